@@ -1,0 +1,194 @@
+"""LLVM text to machine code in this process, with an object cache on disk.
+
+The cache can only save time: an entry that is missing, damaged or unreadable is compiled again, and a directory that
+cannot be written is ignored.
+"""
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import tempfile
+import threading
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+from treadle.codegen.target import Target, host
+
+# Bump when the layout of a cache file changes; the LLVM text itself is part of every key.
+CACHE_FORMAT = 1
+CHECKSUM_BYTES = 32
+
+stats: dict[str, int] = {"llvm_compiles": 0, "object_cache_hits": 0, "object_cache_writes": 0}
+# llvmlite is not re-entrant, and MCJIT registers frames in global tables.
+_lock = threading.RLock()
+
+
+class CompiledModule:
+    """Machine code of one LLVM module. Addresses stay valid as long as this object lives."""
+
+    __slots__ = ("_engine", "_keep", "_names")
+
+    def __init__(self, object_code: bytes, names: frozenset[str]) -> None:
+        machine = _create_machine(host(), 2)
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        self._keep = llvm.ObjectFileRef.from_data(object_code)
+        self._engine.add_object_file(self._keep)
+        self._engine.finalize_object()
+        self._names = names
+
+    def address(self, name: str) -> int:
+        """The address of function `name`; KeyError when the module does not define it."""
+        if name not in self._names:
+            raise KeyError(f"the module defines no function {name!r}")
+        with _lock:
+            return self._engine.get_function_address(name)
+
+
+def compile_text(text: str, passes: bool = True) -> CompiledModule:
+    """Compile LLVM IR text for this CPU, or load it from the object cache.
+
+    `passes` runs the cheap IR pipeline first (stack slots to registers, instruction combining). Raises RuntimeError
+    when LLVM rejects the text or when it calls a C function this process does not have.
+    """
+    directory = cache_directory()
+    key = _cache_key(text, passes)
+    with _lock:
+        code = _read_object(directory, key)
+        if code is None:
+            code = _compile(text, passes)
+            _write_object(directory, key, code)
+        _check_externals(text)
+        return CompiledModule(code, _defined_names(text))
+
+
+def assembly(text: str, passes: bool = True, target: Target | None = None) -> str:
+    """The assembly that `compile_text` would run, or that of another target (`treadle.codegen.target.describe`)."""
+    target = target or host()
+    with _lock:
+        machine = _create_machine(target, 2)
+        return machine.emit_assembly(_prepare(text, passes, machine))
+
+
+def optimized(text: str) -> str:
+    """The LLVM text after the IR pipeline."""
+    with _lock:
+        machine = _create_machine(host(), 2)
+        return str(_prepare(text, True, machine))
+
+
+# -- compiling -------------------------------------------------------------------------------------------------------
+@functools.cache
+def _initialize(all_targets: bool) -> None:
+    if all_targets:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    else:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        # Inline assembly (the arm pause hint) goes through the assembly parser.
+        llvm.initialize_native_asmparser()
+
+
+def _create_machine(target: Target, opt: int) -> llvm.TargetMachine:
+    _initialize(target.triple != host().triple)
+    machine = llvm.Target.from_triple(target.triple)
+    return machine.create_target_machine(cpu=target.cpu, features=target.features, opt=opt, reloc="pic", codemodel="default", jit=True)
+
+
+def _prepare(text: str, passes: bool, machine: llvm.TargetMachine) -> llvm.ModuleRef:
+    module = llvm.parse_assembly(text)
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    module.verify()
+    if passes:
+        _run_pipeline(module, machine)
+    return module
+
+
+def _run_pipeline(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
+    """Loops are already unrolled and vectorized by the emitters, so only scalar clean-ups run."""
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(1))
+    manager = llvm.create_new_function_pass_manager()
+    manager.add_sroa_pass()
+    manager.add_instruction_combine_pass()
+    manager.add_simplify_cfg_pass()
+    for function in module.functions:
+        if not function.is_declaration:
+            manager.run(function, builder)
+
+
+def _compile(text: str, passes: bool) -> bytes:
+    stats["llvm_compiles"] += 1
+    machine = _create_machine(host(), 2)
+    return machine.emit_object(_prepare(text, passes, machine))
+
+
+_DEFINE = re.compile(r"^define (?!internal|private)[^@\n]*@([\w.$]+)\(", re.MULTILINE)
+_DECLARE = re.compile(r"^declare [^@\n]*@(?!llvm\.)([\w.$]+)\(", re.MULTILINE)
+
+
+def _defined_names(text: str) -> frozenset[str]:
+    return frozenset(_DEFINE.findall(text))
+
+
+def _check_externals(text: str) -> None:
+    """A symbol that LLVM cannot find would end the process, so look first."""
+    for name in _DECLARE.findall(text):
+        if llvm.address_of_symbol(name) is None:
+            raise RuntimeError(f"generated code calls {name!r}, which this process does not provide")
+
+
+# -- object cache ----------------------------------------------------------------------------------------------------
+def cache_directory() -> Path | None:
+    """Where compiled objects are kept: `TREADLE_CACHE_DIR`, by default `~/.cache/treadle`; None when it is `off`."""
+    setting = os.environ.get("TREADLE_CACHE_DIR", "")
+    if setting == "off":
+        return None
+    if setting:
+        return Path(setting) / f"v{CACHE_FORMAT}"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "treadle" / f"v{CACHE_FORMAT}"
+
+
+def _cache_key(text: str, passes: bool) -> str:
+    target = host()
+    parts = [text, target.triple, target.cpu, target.features, llvmlite.__version__, str(passes)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _read_object(directory: Path | None, key: str) -> bytes | None:
+    """The cached object, or None when it is missing, unreadable or damaged."""
+    if directory is None:
+        return None
+    try:
+        content = (directory / key).read_bytes()
+    except OSError:
+        return None
+    checksum, code = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+    if hashlib.sha256(code).digest() != checksum:
+        return None
+    stats["object_cache_hits"] += 1
+    return code
+
+
+def _write_object(directory: Path | None, key: str, code: bytes) -> None:
+    """Store atomically: readers see the whole file or none. A read-only or full disk is not an error."""
+    if directory is None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        os.replace(temporary, directory / key)
+        stats["object_cache_writes"] += 1
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
