@@ -1,0 +1,113 @@
+"""Element types and PyTorch's type promotion."""
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+# Categories order promotion: a higher category wins over a lower one whatever the widths.
+BOOL, INT, FLOAT = 0, 1, 2
+
+
+class DType:
+    """An element type. There is one object per type, so `is` and identity hashing are right."""
+
+    __slots__ = ("category", "itemsize", "mlir", "name", "np", "signed")
+
+    def __init__(self, name: str, np_type: type, category: int, mlir: str, signed: bool = True) -> None:
+        self.name = name
+        self.np = np.dtype(np_type)
+        self.category = category
+        self.itemsize = self.np.itemsize
+        self.mlir = mlir
+        self.signed = signed
+
+    @property
+    def is_floating_point(self) -> bool:
+        return self.category == FLOAT
+
+    @property
+    def is_complex(self) -> bool:
+        return False
+
+    @property
+    def is_signed(self) -> bool:
+        return self.signed
+
+    def __repr__(self) -> str:
+        return f"treadle.{self.name}"
+
+    def __reduce__(self) -> tuple:
+        return by_name, (self.name,)
+
+
+float16 = DType("float16", np.float16, FLOAT, "f16")
+bfloat16 = DType("bfloat16", ml_dtypes.bfloat16, FLOAT, "bf16")
+float32 = DType("float32", np.float32, FLOAT, "f32")
+float64 = DType("float64", np.float64, FLOAT, "f64")
+int8 = DType("int8", np.int8, INT, "i8")
+int16 = DType("int16", np.int16, INT, "i16")
+int32 = DType("int32", np.int32, INT, "i32")
+int64 = DType("int64", np.int64, INT, "i64")
+uint8 = DType("uint8", np.uint8, INT, "ui8", signed=False)
+bool_ = DType("bool", np.bool_, BOOL, "i1", signed=False)
+
+ALL = (float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8, bool_)
+FLOATS = (float16, bfloat16, float32, float64)
+INTS = (int8, int16, int32, int64, uint8)
+
+_BY_NAME = {d.name: d for d in ALL} | {"half": float16, "float": float32, "double": float64, "short": int16, "int": int32, "long": int64}
+_BY_MLIR = {d.mlir: d for d in ALL}
+_BY_NP = {d.np: d for d in ALL}
+_PYTHON = {bool: bool_, int: int64, float: float64}
+
+
+def by_name(name: str) -> DType:
+    return _BY_NAME[name]
+
+
+def by_mlir(text: str) -> DType:
+    return _BY_MLIR[text]
+
+
+def from_numpy(np_type: np.dtype) -> DType:
+    """The DType of a numpy dtype; TypeError if Treadle has none."""
+    found = _BY_NP.get(np.dtype(np_type).newbyteorder("="))
+    if found is None:
+        raise TypeError(f"can't convert an array of numpy dtype {np_type}; supported are {', '.join(d.name for d in ALL)}")
+    return found
+
+
+def _promote_ints(a: DType, b: DType) -> DType:
+    if a.signed == b.signed:
+        return a if a.itemsize >= b.itemsize else b
+    signed, unsigned = (a, b) if a.signed else (b, a)
+    if signed.itemsize > unsigned.itemsize:
+        return signed
+    return {1: int16, 2: int32, 4: int64}[unsigned.itemsize]
+
+
+def promote(a: DType, b: DType) -> DType:
+    """The common type of two types of equal standing (PyTorch's `promote_types`)."""
+    if a is b:
+        return a
+    if a.category != b.category:
+        return a if a.category > b.category else b
+    if a.category == FLOAT:
+        if a.itemsize == b.itemsize:  # float16 with bfloat16
+            return float32
+        return a if a.itemsize > b.itemsize else b
+    return _promote_ints(a, b)
+
+
+_default = [float32]
+
+
+def default_float() -> DType:
+    """The dtype of new floating tensors and of integer inputs to floating functions (`set_default_dtype`)."""
+    return _default[0]
+
+
+def set_default_float(dtype: DType) -> None:
+    if dtype.category != FLOAT:
+        raise TypeError(f"only floating-point types are supported as the default type, got {dtype!r}")
+    _default[0] = dtype

@@ -1,0 +1,138 @@
+"""The op record: everything Treadle knows about an operation, declared once.
+
+An op's operands are tensors (or Python numbers used as data, which become run-time scalars); its attributes are what
+shapes the result: axes, sizes, flags, dtypes. Rules are written against an *emitter* `b`: a recorder (eager code) or a
+graph builder (a pass), each offering every op of the table as a method, so one rule serves both.
+"""
+from __future__ import annotations
+
+import enum
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from treadle.ir.types import TensorType
+
+Attrs = tuple[Any, ...]
+
+
+class Kind(enum.Enum):
+    """The vocabulary of fusion."""
+
+    ELEMENTWISE = "elementwise"  # out[i] depends on operands at i, broadcasting included
+    VIEW = "view"                # an affine re-indexing of one operand
+    REDUCE = "reduce"            # folds axes
+    CONTRACT = "contract"        # matrix product
+    GATHER = "gather"            # reads at data-dependent places
+    SCATTER = "scatter"          # writes at data-dependent places
+    SCAN = "scan"                # prefix operations
+    SORT = "sort"
+    RANDOM = "random"
+    CREATE = "create"            # no operands: constants, ranges
+    COMPOSITE = "composite"      # one node in the record, decomposed by a pass
+    CONTROL = "control"          # holds sub-graphs
+    COMM = "comm"
+    EXTERN = "extern"            # computed by a library on the host
+
+
+@dataclass(slots=True, eq=False)
+class Op:
+    """One operation.
+
+    operands: names, for vjp rules and messages; one ending in `*` takes any number of operands.
+    attrs: attribute names, in the order in which they are stored.
+    type_rule: `(types, *attrs) -> TensorType` or a tuple of them; raises the user's errors.
+    reference: numpy semantics, `(*arrays, *attrs) -> array` or a tuple. Operands arrive already cast and not broadcast.
+    vjp: one rule per operand, `(b, g, ...) -> value` or None; further parameters are chosen by name among operands,
+        `out` (results), attributes, and `<operand>_type`, `out_type`: only named values are kept for the backward pass.
+        A single callable gives all gradients at once as a tuple.
+    decompose: `(b, *operands, *attrs) -> value(s)` in terms of simpler ops; required for COMPOSITE.
+    scalar: for ELEMENTWISE, the scalar function's name in the kernel IR; a callable for a user's own op.
+    compute: dtype in which the operands are combined, given their types: "promote" (result_dtype), "float" (promote,
+        integers become the default float), "same" (operands are used as they are).
+    samples: example calls `[(operand shapes or arrays, attrs)]` from which tests are made.
+    """
+
+    name: str
+    kind: Kind
+    operands: tuple[str, ...]
+    attrs: tuple[str, ...]
+    type_rule: Callable[..., Any]
+    reference: Callable[..., Any] | None = None
+    vjp: Any = None
+    decompose: Callable[..., Any] | None = None
+    scalar: str | Callable[..., Any] | None = None
+    compute: str = "same"
+    samples: Sequence[Any] = ()
+    doc: str = ""
+    mlir: str = ""
+    onnx: str = ""
+    differentiable: bool = True
+    domain: tuple[float, float] | None = None  # where samples for gradients may lie
+    rules: tuple["VjpRule | None", ...] | "VjpRule | None" = None
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def __reduce__(self) -> tuple:
+        return get, (self.name,)
+
+
+@dataclass(slots=True)
+class VjpRule:
+    """A vjp function with the values it asks for by name, resolved against the op's record."""
+
+    function: Callable[..., Any]
+    needs: tuple[tuple[str, int], ...]  # ("operand", i), ("operand_type", i), ("out", 0), ("out_type", 0), ("attr", i), ("operands", 0)
+
+
+TABLE: dict[str, Op] = {}
+
+
+def get(name: str) -> Op:
+    return TABLE[name]
+
+
+def _resolve(op: Op, function: Callable[..., Any]) -> VjpRule:
+    needs: list[tuple[str, int]] = []
+    plain = [o.rstrip("*") for o in op.operands]
+    for name in list(inspect.signature(function).parameters)[2:]:
+        if name in ("out", "out_type", "operands", "operand_types"):
+            needs.append((name, 0))
+        elif name in plain:
+            needs.append(("operand", plain.index(name)))
+        elif name.endswith("_type") and name[:-5] in plain:
+            needs.append(("operand_type", plain.index(name[:-5])))
+        elif name in op.attrs:
+            needs.append(("attr", op.attrs.index(name)))
+        else:
+            raise ValueError(f"op {op.name}: the vjp rule asks for {name!r}, which is no operand, attribute, or out")
+    return VjpRule(function, tuple(needs))
+
+
+def register(op: Op) -> Op:
+    """Add `op` to the table; ValueError when the name is taken or the record is incomplete."""
+    if op.name in TABLE:
+        raise ValueError(f"op {op.name!r} is already declared")
+    if op.kind is Kind.COMPOSITE and op.decompose is None:
+        raise ValueError(f"composite op {op.name!r} needs a decompose rule")
+    if op.vjp is None:
+        op.rules = None
+    elif callable(op.vjp):
+        op.rules = _resolve(op, op.vjp)
+    else:
+        op.rules = tuple(None if f is None else _resolve(op, f) for f in op.vjp)
+    TABLE[op.name] = op
+    return op
+
+
+def declare(name: str, kind: Kind, operands: str, attrs: str = "", **facts: Any) -> Op:
+    """`declare("sum", Kind.REDUCE, "x", "dims keepdim", type_rule=..., ...)`: build and register a record."""
+    return register(Op(name, kind, tuple(operands.split()), tuple(attrs.split()), **facts))
+
+
+def result_types(op: Op, types: tuple[TensorType, ...], attrs: Attrs) -> tuple[TensorType, ...]:
+    """Run the type rule; always a tuple."""
+    found = op.type_rule(types, *attrs)
+    return found if isinstance(found, tuple) else (found,)

@@ -1,0 +1,194 @@
+"""Elementwise operations: arithmetic, comparison, logic, transcendental functions, casts and selection."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from treadle.ir import dtypes
+from treadle.ir.dtypes import BOOL, FLOAT, DType
+from treadle.ir.op import Kind, Op, declare
+from treadle.ir.ops import special
+from treadle.ir.types import TensorType, broadcast_shapes, result_dtype, tensor_type
+
+Types = tuple[TensorType, ...]
+
+
+def compute_dtype(op: Op, types: Types) -> DType | None:
+    """The dtype to which an elementwise op casts its operands; None leaves them as they are."""
+    if op.compute == "same":
+        return None
+    if op.compute == "where":
+        return result_dtype(types[1:])
+    dtype = result_dtype(types)
+    if op.compute == "float" and dtype.category != FLOAT:
+        return dtypes.default_float()
+    return dtype
+
+
+def _device(name: str, types: Types) -> str:
+    devices = {t.device for t in types if t.shape and not t.weak} or {t.device for t in types if not t.weak} or {"cpu"}
+    if len(devices) > 1:
+        raise RuntimeError(f"{name}: Expected all tensors to be on the same device, but found at least two devices, "
+                           + " and ".join(sorted(devices)) + "!")
+    return devices.pop()
+
+
+def _rule(name: str, compute: str, to_bool: bool, refuse: tuple[int, ...]) -> Callable[..., TensorType]:
+    def type_rule(types: Types) -> TensorType:
+        shape = types[0].shape if len(types) == 1 else broadcast_shapes(name, *[t.shape for t in types])
+        dtype = result_dtype(types)
+        if dtype.category in refuse:
+            raise RuntimeError(f'"{name}" not implemented for \'{dtype.name.capitalize()}\' (operands: {", ".join(map(str, types))})')
+        if to_bool:
+            dtype = dtypes.bool_
+        elif compute == "float" and dtype.category != FLOAT:
+            dtype = dtypes.default_float()
+        return tensor_type(shape, dtype, _device(name, types))
+    return type_rule
+
+
+def _elementwise(name: str, operands: str, reference: Callable[..., Any], vjp: Any = None, compute: str = "promote",
+                 to_bool: bool = False, refuse: tuple[int, ...] = (), **facts: Any) -> Op:
+    facts.setdefault("differentiable", vjp is not None)
+    facts.setdefault("scalar", name)
+    return declare(name, Kind.ELEMENTWISE, operands, type_rule=_rule(name, compute, to_bool, refuse), reference=reference, vjp=vjp,
+                   compute=compute, **facts)
+
+
+def _unary(name: str, reference: Callable[..., Any], vjp: Any = None, **facts: Any) -> Op:
+    return _elementwise(name, "x", reference, None if vjp is None else (vjp,), **facts)
+
+
+def _floating(name: str, reference: Callable[..., Any], vjp: Any = None, **facts: Any) -> Op:
+    return _unary(name, reference, vjp, compute="float", **facts)
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------------------
+def _np_sub(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.subtract(x, y)
+
+
+def _np_pow(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if x.dtype.kind in "iu" and y.dtype.kind == "i" and np.any(np.asarray(y) < 0):
+        # PyTorch: an integer to a negative power truncates 1 / x**n, which is 0 unless |x| is 1.
+        odd = np.asarray(y) % 2 != 0
+        tiny = np.where(x == 1, 1, np.where(x == -1, np.where(odd, -1, 1), 0)).astype(x.dtype)
+        return np.where(np.asarray(y) < 0, tiny, np.power(x, np.maximum(y, 0)))
+    return np.power(x, y)
+
+
+_elementwise("add", "x y", lambda x, y: np.logical_or(x, y) if x.dtype == bool else np.add(x, y),
+             (lambda b, g: g, lambda b, g: g), onnx="Add")
+_elementwise("sub", "x y", _np_sub, (lambda b, g: g, lambda b, g: b.neg(g)), refuse=(BOOL,), onnx="Sub")
+_elementwise("mul", "x y", np.multiply, (lambda b, g, y: b.mul(g, y), lambda b, g, x: b.mul(g, x)), onnx="Mul")
+_elementwise("div", "x y", np.true_divide,
+             (lambda b, g, y: b.div(g, y), lambda b, g, y, out: b.neg(b.mul(g, b.div(out, y)))), compute="float", onnx="Div")
+_elementwise("floor_divide", "x y", special.floor_divide, refuse=(BOOL,))
+_elementwise("trunc_divide", "x y", special.trunc_divide, refuse=(BOOL,))
+_elementwise("remainder", "x y", special.remainder,
+             (lambda b, g: g, lambda b, g, x, y: b.neg(b.mul(g, b.floor_divide(x, y)))), refuse=(BOOL,))
+_elementwise("fmod", "x y", special.fmod,
+             (lambda b, g: g, lambda b, g, x, y: b.neg(b.mul(g, b.trunc_divide(x, y)))), refuse=(BOOL,))
+_elementwise("pow", "x y", _np_pow, (
+    lambda b, g, x, y: b.mul(g, b.where(b.eq(y, 0), 0.0, b.mul(y, b.pow(x, b.sub(y, 1))))),
+    lambda b, g, x, y, out: b.mul(g, b.where(b.logical_and(b.eq(x, 0), b.ge(y, 0)), 0.0, b.mul(out, b.log(x)))),
+), refuse=(BOOL,), domain=(0.2, 2.0), onnx="Pow")
+
+
+def _share(b: Any, g: Any, x: Any, out: Any) -> Any:
+    """Gradient of maximum/minimum and amax/amin: ties share it."""
+    return b.where(b.eq(x, out), g, 0.0)
+
+
+_elementwise("maximum", "x y", np.maximum, (
+    lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.gt(x, y), g.type.dtype))),
+    lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.lt(x, y), g.type.dtype)))), onnx="Max")
+_elementwise("minimum", "x y", np.minimum, (
+    lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.lt(x, y), g.type.dtype))),
+    lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.gt(x, y), g.type.dtype)))), onnx="Min")
+_elementwise("atan2", "x y", np.arctan2, (
+    lambda b, g, x, y: b.mul(g, b.div(y, b.add(b.mul(x, x), b.mul(y, y)))),
+    lambda b, g, x, y: b.neg(b.mul(g, b.div(x, b.add(b.mul(x, x), b.mul(y, y)))))), compute="float")
+
+_unary("neg", np.negative, lambda b, g: b.neg(g), refuse=(BOOL,), onnx="Neg")
+_unary("abs", lambda x: x if x.dtype == bool else np.abs(x), lambda b, g, x: b.mul(g, b.sign(x)), onnx="Abs")
+_unary("sign", lambda x: x if x.dtype == bool else np.sign(x), lambda b, g: b.mul(g, 0.0), onnx="Sign")
+for _name, _fn in {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint}.items():
+    _unary(_name, lambda x, _fn=_fn: x if x.dtype.kind in "iub" else _fn(x), lambda b, g: b.mul(g, 0.0), refuse=(BOOL,))
+_unary("relu", lambda x: np.maximum(x, np.zeros((), x.dtype)), lambda b, g, out: b.where(b.gt(out, 0), g, 0.0), refuse=(BOOL,), onnx="Relu")
+
+# -- transcendental --------------------------------------------------------------------------------------------------
+_LN2, _LN10 = math.log(2.0), math.log(10.0)
+_TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)
+
+_floating("exp", np.exp, lambda b, g, out: b.mul(g, out), onnx="Exp")
+_floating("exp2", np.exp2, lambda b, g, out: b.mul(g, b.mul(out, _LN2)))
+_floating("expm1", np.expm1, lambda b, g, out: b.mul(g, b.add(out, 1)))
+_floating("log", np.log, lambda b, g, x: b.div(g, x), domain=(0.2, 3.0), onnx="Log")
+_floating("log2", np.log2, lambda b, g, x: b.div(g, b.mul(x, _LN2)), domain=(0.2, 3.0))
+_floating("log10", np.log10, lambda b, g, x: b.div(g, b.mul(x, _LN10)), domain=(0.2, 3.0))
+_floating("log1p", np.log1p, lambda b, g, x: b.div(g, b.add(x, 1)), domain=(-0.7, 3.0))
+_floating("sqrt", np.sqrt, lambda b, g, out: b.div(g, b.mul(out, 2)), domain=(0.2, 3.0), onnx="Sqrt")
+_floating("rsqrt", lambda x: (1 / np.sqrt(x)).astype(x.dtype), lambda b, g, out: b.mul(g, b.mul(-0.5, b.mul(out, b.mul(out, out)))),
+          domain=(0.2, 3.0))
+_floating("reciprocal", lambda x: (1 / x).astype(x.dtype), lambda b, g, out: b.neg(b.mul(g, b.mul(out, out))), domain=(0.3, 3.0))
+_floating("sin", np.sin, lambda b, g, x: b.mul(g, b.cos(x)), onnx="Sin")
+_floating("cos", np.cos, lambda b, g, x: b.neg(b.mul(g, b.sin(x))), onnx="Cos")
+_floating("tan", np.tan, lambda b, g, out: b.mul(g, b.add(b.mul(out, out), 1)), domain=(-1.2, 1.2))
+_floating("asin", np.arcsin, lambda b, g, x: b.mul(g, b.rsqrt(b.sub(1, b.mul(x, x)))), domain=(-0.9, 0.9))
+_floating("acos", np.arccos, lambda b, g, x: b.neg(b.mul(g, b.rsqrt(b.sub(1, b.mul(x, x))))), domain=(-0.9, 0.9))
+_floating("atan", np.arctan, lambda b, g, x: b.div(g, b.add(b.mul(x, x), 1)))
+_floating("sinh", np.sinh, lambda b, g, x: b.mul(g, b.cosh(x)))
+_floating("cosh", np.cosh, lambda b, g, x: b.mul(g, b.sinh(x)))
+_floating("tanh", np.tanh, lambda b, g, out: b.mul(g, b.sub(1, b.mul(out, out))), onnx="Tanh")
+_floating("asinh", np.arcsinh, lambda b, g, x: b.mul(g, b.rsqrt(b.add(b.mul(x, x), 1))))
+_floating("acosh", np.arccosh, lambda b, g, x: b.mul(g, b.rsqrt(b.sub(b.mul(x, x), 1))), domain=(1.2, 3.0))
+_floating("atanh", np.arctanh, lambda b, g, x: b.div(g, b.sub(1, b.mul(x, x))), domain=(-0.9, 0.9))
+_floating("erf", special.erf, lambda b, g, x: b.mul(g, b.mul(_TWO_OVER_SQRT_PI, b.exp(b.neg(b.mul(x, x))))), onnx="Erf")
+_floating("erfc", special.erfc, lambda b, g, x: b.neg(b.mul(g, b.mul(_TWO_OVER_SQRT_PI, b.exp(b.neg(b.mul(x, x)))))))
+_floating("erfinv", special.erfinv, lambda b, g, out: b.mul(g, b.mul(1 / _TWO_OVER_SQRT_PI, b.exp(b.mul(out, out)))), domain=(-0.9, 0.9))
+_floating("lgamma", special.lgamma, lambda b, g, x: b.mul(g, b.digamma(x)), domain=(0.3, 3.0))
+_floating("digamma", special.digamma, domain=(0.3, 3.0))
+_floating("sigmoid", special.sigmoid, lambda b, g, out: b.mul(g, b.mul(out, b.sub(1, out))), onnx="Sigmoid")
+
+# -- logic and comparison ----------------------------------------------------------------------------------------------
+_unary("logical_not", np.logical_not, compute="same", to_bool=True, onnx="Not")
+_unary("isnan", lambda x: np.isnan(x) if x.dtype.kind not in "iub" else np.zeros(x.shape, bool), to_bool=True)
+_unary("isinf", lambda x: np.isinf(x) if x.dtype.kind not in "iub" else np.zeros(x.shape, bool), to_bool=True)
+_unary("isfinite", lambda x: np.isfinite(x) if x.dtype.kind not in "iub" else np.ones(x.shape, bool), to_bool=True)
+for _name, _fn in {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}.items():
+    _elementwise(_name, "x y", _fn, to_bool=True)
+for _name, _fn in {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}.items():
+    _elementwise(_name, "x y", _fn, compute="same", to_bool=True)
+for _name, _fn in {"bitwise_and": np.bitwise_and, "bitwise_or": np.bitwise_or, "bitwise_xor": np.bitwise_xor}.items():
+    _elementwise(_name, "x y", _fn, refuse=(FLOAT,))
+_unary("bitwise_not", np.invert, refuse=(FLOAT,))
+_elementwise("shift_left", "x y", np.left_shift, refuse=(FLOAT, BOOL))
+_elementwise("shift_right", "x y", np.right_shift, refuse=(FLOAT, BOOL))
+
+
+# -- selection and casts -----------------------------------------------------------------------------------------------
+def _where_type(types: Types) -> TensorType:
+    if types[0].dtype is not dtypes.bool_:
+        raise RuntimeError(f"where: expected condition to be a boolean tensor, but got a tensor with dtype {types[0].dtype.name}")
+    shape = broadcast_shapes("where", *[t.shape for t in types])
+    return tensor_type(shape, result_dtype(types[1:]), _device("where", types))
+
+
+declare("where", Kind.ELEMENTWISE, "c x y", type_rule=_where_type, reference=np.where, compute="where", scalar="select",
+        vjp=(None, lambda b, g, c: b.where(c, g, 0.0), lambda b, g, c: b.where(c, 0.0, g)), onnx="Where")
+
+
+def _np_cast(x: np.ndarray, dtype: DType) -> np.ndarray:
+    if dtype.category != FLOAT and x.dtype.kind not in "iub":
+        if dtype is dtypes.bool_:
+            return x != 0
+        return np.asarray(x, np.float64).astype(np.int64).astype(dtype.np)  # wraps as C does, whatever the width
+    return x.astype(dtype.np)
+
+
+declare("cast", Kind.ELEMENTWISE, "x", "dtype", type_rule=lambda t, dtype: t[0].with_(dtype=dtype), reference=_np_cast, scalar="cast",
+        vjp=(lambda b, g, x_type: b.cast(g, x_type.dtype) if x_type.dtype.category == FLOAT else None,), onnx="Cast")

@@ -1,0 +1,188 @@
+"""Views (affine re-indexings of one operand), their in-place inverses, and joining ops."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from treadle.ir.op import Kind, declare
+from treadle.ir.types import Shape, TensorType, result_dtype
+
+Types = tuple[TensorType, ...]
+Ints = tuple[int, ...]
+
+
+def _reshape_type(types: Types, shape: Shape) -> TensorType:
+    if math.prod(shape) != types[0].numel:
+        raise RuntimeError(f"shape '{list(shape)}' is invalid for input of size {types[0].numel}")
+    return types[0].with_(shape=shape)
+
+
+declare("reshape", Kind.VIEW, "x", "shape", type_rule=_reshape_type, reference=lambda x, shape: np.ascontiguousarray(x).reshape(shape),
+        vjp=(lambda b, g, x_type: b.reshape(g, x_type.shape),), samples=[(((2, 3, 4),), ((6, 4),)), (((2, 0),), ((0, 5),)), (((1,),), ((),))],
+        onnx="Reshape")
+
+
+def _permute_type(types: Types, dims: Ints) -> TensorType:
+    if sorted(dims) != list(range(types[0].ndim)):
+        raise RuntimeError(f"permute: the dims {list(dims)} are not a permutation of the axes of a tensor of shape {list(types[0].shape)}")
+    return types[0].with_(shape=tuple([types[0].shape[d] for d in dims]))
+
+
+def inverse_permutation(dims: Ints) -> Ints:
+    out = [0] * len(dims)
+    for i, d in enumerate(dims):
+        out[d] = i
+    return tuple(out)
+
+
+declare("permute", Kind.VIEW, "x", "dims", type_rule=_permute_type, reference=np.transpose,
+        vjp=(lambda b, g, dims: b.permute(g, inverse_permutation(dims)),),
+        samples=[(((2, 3, 4),), ((2, 0, 1),)), (((3, 5),), ((1, 0),))], onnx="Transpose")
+
+
+def _expand_type(types: Types, shape: Shape) -> TensorType:
+    have = types[0].shape
+    lead = len(shape) - len(have)
+    if lead < 0 or any(n not in (1, m) for n, m in zip(have, shape[lead:], strict=True)):
+        raise RuntimeError(f"expand: The expanded size of the tensor must match the existing size at non-singleton dimensions. "
+                           f"Target sizes: {list(shape)}. Tensor sizes: {list(have)}")
+    return types[0].with_(shape=shape)
+
+
+def sum_to(b: Any, g: Any, shape: Shape) -> Any:
+    """Sum `g` over the axes along which `shape` was broadcast to `g`'s shape."""
+    have = g.type.shape
+    if have == shape:
+        return g
+    lead = len(have) - len(shape)
+    dims = tuple([i for i, n in enumerate(have) if i < lead or (shape[i - lead] == 1 and n != 1)])
+    total = b.sum(g, dims, False, None) if dims else g
+    return total if total.type.shape == shape else b.reshape(total, shape)
+
+
+declare("expand", Kind.VIEW, "x", "shape", type_rule=_expand_type, reference=np.broadcast_to,
+        vjp=(lambda b, g, x_type: sum_to(b, g, x_type.shape),),
+        samples=[(((3, 1),), ((2, 3, 4),)), (((),), ((2, 2),)), (((1,),), ((0,),))], onnx="Expand")
+
+
+def slice_shape(shape: Shape, starts: Ints, stops: Ints, steps: Ints) -> Shape:
+    return tuple([max(0, -(-(hi - lo) // st)) for lo, hi, st in zip(starts, stops, steps, strict=True)])
+
+
+def _slices(starts: Ints, stops: Ints, steps: Ints) -> tuple[slice, ...]:
+    return tuple([slice(*t) for t in zip(starts, stops, steps, strict=True)])
+
+
+def _slice_type(types: Types, starts: Ints, stops: Ints, steps: Ints) -> TensorType:
+    return types[0].with_(shape=slice_shape(types[0].shape, starts, stops, steps))
+
+
+def _slice_vjp(b: Any, g: Any, x_type: TensorType, starts: Ints, stops: Ints, steps: Ints) -> Any:
+    return b.slice_scatter(b.full(0, x_type.shape, g.type.dtype, g.type.device), g, starts, stops, steps)
+
+
+declare("slice", Kind.VIEW, "x", "starts stops steps", type_rule=_slice_type,
+        reference=lambda x, starts, stops, steps: x[_slices(starts, stops, steps)], vjp=(_slice_vjp,),
+        samples=[(((4, 5),), ((1, 0), (3, 5), (1, 2))), (((4,),), ((2,), (2,), (1,)))], onnx="Slice",
+        doc="Elements starts[i] : stops[i] : steps[i] of every axis; bounds are normalised to 0 <= start <= stop <= size, steps are positive.")
+
+
+def _np_slice_scatter(x: np.ndarray, y: np.ndarray, starts: Ints, stops: Ints, steps: Ints) -> np.ndarray:
+    out = x.copy()
+    out[_slices(starts, stops, steps)] = y
+    return out
+
+
+declare("slice_scatter", Kind.SCATTER, "x y", "starts stops steps", type_rule=lambda t, *_: t[0], reference=_np_slice_scatter, vjp=(
+    lambda b, g, y_type, starts, stops, steps: b.slice_scatter(g, b.full(0, y_type.shape, g.type.dtype, g.type.device), starts, stops, steps),
+    lambda b, g, starts, stops, steps: b.slice(g, starts, stops, steps)),
+    samples=[(((4, 5), (2, 3)), ((1, 0), (3, 5), (1, 2)))], doc="x with y written over the slice.")
+
+declare("flip", Kind.VIEW, "x", "dims", type_rule=lambda t, dims: t[0], reference=lambda x, dims: np.flip(x, dims),
+        vjp=(lambda b, g, dims: b.flip(g, dims),), samples=[(((3, 4),), ((0,),)), (((3, 4),), ((0, 1),))])
+
+
+def _strided_index(shape: Shape, strides: Ints, offset: int) -> np.ndarray:
+    index = np.full(shape, offset, np.int64)
+    for axis, (n, stride) in enumerate(zip(shape, strides, strict=True)):
+        index += (np.arange(n) * stride).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    return index
+
+
+def _np_strided_scatter(x: np.ndarray, y: np.ndarray, shape: Shape, strides: Ints, offset: int) -> np.ndarray:
+    out = x.copy()
+    out.reshape(-1)[_strided_index(shape, strides, offset)] = y
+    return out
+
+
+def _as_strided_type(types: Types, shape: Shape, strides: Ints, offset: int) -> TensorType:
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if 0 not in shape and last >= types[0].numel:
+        raise RuntimeError(f"as_strided: sizes {list(shape)}, strides {list(strides)} and offset {offset} reach element {last}, "
+                           f"out of bounds for storage of {types[0].numel} elements")
+    return types[0].with_(shape=shape)
+
+
+declare("as_strided", Kind.VIEW, "x", "shape strides offset", type_rule=_as_strided_type,
+        reference=lambda x, shape, strides, offset: np.ascontiguousarray(x).reshape(-1)[_strided_index(shape, strides, offset)],
+        vjp=(lambda b, g, x_type, shape, strides, offset: b.as_strided_add(
+            b.full(0, x_type.shape, g.type.dtype, g.type.device), g, shape, strides, offset),),
+        samples=[(((4, 4),), ((4,), (5,), 0)), (((8,),), ((3, 4), (2, 1), 0))], doc="Any strided view of x's contiguous elements.")
+
+
+def _np_strided_add(x: np.ndarray, y: np.ndarray, shape: Shape, strides: Ints, offset: int) -> np.ndarray:
+    out = x.copy()
+    np.add.at(out.reshape(-1), _strided_index(shape, strides, offset), y)
+    return out
+
+
+declare("as_strided_add", Kind.SCATTER, "x y", "shape strides offset", type_rule=lambda t, *_: t[0], reference=_np_strided_add,
+        vjp=(lambda b, g: g, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
+        samples=[(((8,), (3, 4)), ((3, 4), (2, 1), 0))])
+declare("as_strided_scatter", Kind.SCATTER, "x y", "shape strides offset", type_rule=lambda t, *_: t[0], reference=_np_strided_scatter, vjp=(
+    lambda b, g, y_type, shape, strides, offset: b.as_strided_scatter(
+        g, b.full(0, y_type.shape, g.type.dtype, g.type.device), shape, strides, offset),
+    lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)), samples=[(((4, 4), (4,)), ((4,), (5,), 0))])
+
+
+def _cat_type(types: Types, dim: int) -> TensorType:
+    shapes = [t.shape for t in types]
+    first = shapes[0]
+    for i, s in enumerate(shapes[1:], 1):
+        if len(s) != len(first) or any(a != c for d, (a, c) in enumerate(zip(s, first, strict=True)) if d != dim):
+            raise RuntimeError(f"cat: Sizes of tensors must match except in dimension {dim}. Expected {list(first)} but got {list(s)} "
+                               f"for tensor number {i} in the list.")
+    size = sum(s[dim] for s in shapes)
+    return types[0].with_(shape=first[:dim] + (size,) + first[dim + 1:], dtype=result_dtype(types))
+
+
+def _cat_vjp(b: Any, g: Any, operand_types: Types, dim: int) -> tuple[Any, ...]:
+    grads, at = [], 0
+    shape = g.type.shape
+    for t in operand_types:
+        end = at + t.shape[dim]
+        starts = tuple([at if d == dim else 0 for d in range(len(shape))])
+        stops = tuple([end if d == dim else n for d, n in enumerate(shape)])
+        grads.append(b.slice(g, starts, stops, (1,) * len(shape)))
+        at = end
+    return tuple(grads)
+
+
+declare("cat", Kind.GATHER, "xs*", "dim", type_rule=_cat_type,
+        reference=lambda *a: np.concatenate([x.astype(np.result_type(*a[:-1])) for x in a[:-1]], a[-1]), compute="promote",
+        vjp=_cat_vjp, samples=[(((2, 3), (4, 3)), (0,)), (((2, 3), (2, 0), (2, 1)), (1,))], onnx="Concat")
+
+
+def _pad_type(types: Types, low: Ints, high: Ints) -> TensorType:
+    shape = tuple([n + lo + hi for n, lo, hi in zip(types[0].shape, low, high, strict=True)])
+    if any(n < 0 for n in shape):
+        raise RuntimeError(f"pad: padding {list(low)}, {list(high)} of shape {list(types[0].shape)} gives a negative size")
+    return types[0].with_(shape=shape)
+
+
+declare("pad", Kind.GATHER, "x value", "low high", type_rule=_pad_type,
+        reference=lambda x, value, low, high: np.pad(x, tuple(zip(low, high, strict=True)), constant_values=np.asarray(value).astype(x.dtype)),
+        vjp=(lambda b, g, x_type, low, high: b.slice(g, low, tuple([lo + n for lo, n in zip(low, x_type.shape, strict=True)]), (1,) * len(low)), None),
+        samples=[(((2, 3), 0.5), ((1, 0), (0, 2)))], doc="x surrounded by `value`; low and high are non-negative widths per axis.", onnx="Pad")
