@@ -1,0 +1,295 @@
+"""The Tensor: a handle on a recorded value, its place in a storage, and its place in the autograd tape."""
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from treadle.ir import op as op_table
+from treadle.ir.builder import Emitter
+from treadle.ir.dtypes import FLOAT, DType
+from treadle.ir.op import Attrs, Kind, Op, result_types
+from treadle.ir.types import TensorType
+from treadle.runtime.recorder import STATE, Data, computed, record
+
+if TYPE_CHECKING:
+    from treadle.autograd import GradNode
+
+_PYTHON_NUMBERS = (float, int, bool)
+
+
+class Tensor:
+    """A multi-dimensional array with PyTorch's semantics. Operations are recorded; values appear when looked at.
+
+    Class attributes are the defaults of rarely set instance attributes, which keeps making a Tensor cheap.
+    """
+
+    _data: Data                       # current value; for a view, as of storage version `_seen`
+    _storage: Storage | None = None   # made with the first view, in-place write or export
+    _chain: tuple[tuple[Op, Attrs], ...] = ()
+    _seen: int = 0
+    _node: GradNode | None = None     # what produced the value, when gradients flow through it
+    _out: int = 0
+    _requires_grad: bool = False      # for leaves
+    _grad: Tensor | None = None
+    _hooks: Any = None
+    _writes: int = 0                  # version while there is no storage
+    _is_inference: bool = False
+    __array_priority__ = 1000
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any) -> None:
+        from treadle import creation
+        source = creation.legacy_tensor(args)
+        self._data = source._data
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class Storage:
+    """Memory shared by a tensor and its views: the current value of the whole, as a tensor of the tape, and its version.
+
+    `export` is set while numpy (or DLPack) can see the memory: a weak reference to an exported array, or the imported array.
+    `leaf` refers to the leaf tensor that owns the storage, so that views made stale by an update still lead to its gradient.
+    """
+
+    __slots__ = ("base", "export", "leaf", "version")
+
+    def __init__(self, base: Tensor, version: int) -> None:
+        self.base = base
+        self.version = version
+        self.export: Any = None
+        self.leaf: weakref.ref[Tensor] | None = None
+
+
+_new = object.__new__
+
+
+def wrap(data: Data) -> Tensor:
+    """A tensor of its own for a value."""
+    t: Tensor = _new(Tensor)
+    t._data = data
+    return t
+
+
+def read(t: Tensor) -> Data:
+    """The current value of `t`: a view of a storage written since is derived anew."""
+    storage = t._storage
+    if storage is not None and (t._seen != storage.version or storage.export is not None):
+        refresh(t, storage)
+    return t._data
+
+
+def refresh(t: Tensor, storage: Storage) -> None:
+    if storage.export is not None and still_shared(storage):
+        from treadle.interop import snapshot
+        t._data = snapshot(t, storage)
+        return
+    if t._seen == storage.version:
+        return
+    current = storage.base
+    leaf = storage.leaf() if storage.leaf is not None else None
+    if leaf is not None and leaf._requires_grad and current._node is None and t is not leaf:
+        current = wrap(current._data)
+        current._node, current._out = leaf_edge(leaf)
+    for op, attrs in t._chain:
+        current = apply(op, (current,), attrs)
+    t._data, t._seen = current._data, storage.version
+    if not t._requires_grad:
+        t._node, t._out = current._node, current._out
+
+
+def leaf_edge(leaf: Tensor) -> tuple[Any, int]:
+    from treadle.autograd import LeafNode
+    return LeafNode(leaf), 0
+
+
+def still_shared(storage: Storage) -> bool:
+    """Whether anything outside can still see the storage's memory; forgets the export when not."""
+    from treadle.interop import export_alive
+    if export_alive(storage.export):
+        return True
+    storage.export = None
+    storage.version += 1
+    return False
+
+
+def apply(op: Op, inputs: Iterable[Any], attrs: Attrs = ()) -> Any:
+    """Record `op` on tensors and Python numbers, and on the tape when a gradient may flow through it."""
+    state = STATE.here
+    datas = []
+    track = False
+    for x in inputs:
+        if isinstance(x, Tensor):
+            storage = x._storage
+            if storage is not None and (x._seen != storage.version or storage.export is not None):
+                refresh(x, storage)
+            datas.append(x._data)
+            if x._node is not None or x._requires_grad:
+                track = True
+        else:
+            datas.append(x)
+    if track and state.grad and op.differentiable:
+        return _apply_tracked(state, op, inputs, datas, attrs)
+    out = record(state, op, datas, attrs)
+    if out.__class__ is Data:
+        t = _new(Tensor)
+        t._data = out
+        return t
+    return tuple([wrap(d) for d in out])
+
+
+def _apply_tracked(state: Any, op: Op, inputs: Any, datas: list[Any], attrs: Attrs) -> Any:
+    if op.rules is None and op.decompose is not None:
+        return op.decompose(EMITTER, *inputs, *attrs)
+    out = record(state, op, datas, attrs)
+    results = (out,) if out.__class__ is Data else out
+    from treadle.autograd import attach
+    tensors = tuple([wrap(d) for d in results])
+    attach(op, attrs, inputs, datas, tensors)
+    return tensors[0] if out.__class__ is Data else tensors
+
+
+class TensorEmitter(Emitter):
+    """Lets vjp and decompose rules run eagerly: their ops are recorded (and taped, when gradients are on)."""
+
+    def apply(self, op: Op, operands: tuple[Any, ...], attrs: Attrs) -> Any:
+        return apply(op, operands, attrs)
+
+
+EMITTER = TensorEmitter()
+# Rules read `.type` of the values they are given.
+Tensor.type_ = property(lambda self: self._data.type)  # type: ignore[attr-defined]
+
+
+def storage_of(t: Tensor) -> Storage:
+    """The storage of `t`, made on first need."""
+    storage = t._storage
+    if storage is None:
+        base = wrap(t._data)
+        base._node, base._out = t._node, t._out
+        storage = t._storage = Storage(base, t._writes)
+        t._seen = t._writes
+        if t._requires_grad:
+            storage.leaf = weakref.ref(t)
+    return storage
+
+
+def view(op: Op, x: Tensor, attrs: Attrs) -> Tensor:
+    """Apply a view op: the result shares `x`'s storage."""
+    storage = storage_of(x)
+    if storage.export is not None and still_shared(storage):
+        t = wrap(computed(result_types(op, (x._data.type,), attrs)[0], None))
+        t._seen = -1
+        t._node, t._out = x._node, x._out
+    else:
+        t = apply(op, (x,), attrs)
+        t._seen = storage.version
+    t._storage = storage
+    t._chain = (*x._chain, (op, attrs))
+    return t
+
+
+def alias(x: Tensor) -> Tensor:
+    """Another tensor on the same storage and view, off the tape (`detach`)."""
+    read(x)
+    storage = storage_of(x)
+    t = wrap(x._data)
+    t._storage, t._chain, t._seen = storage, x._chain, x._seen
+    return t
+
+
+def _put(base: Tensor, chain: tuple[tuple[Op, Attrs], ...], value: Tensor) -> Tensor:
+    """The value of the whole storage after `value` is written through the view `chain`."""
+    steps = [base]
+    for op, attrs in chain[:-1]:
+        steps.append(apply(op, (steps[-1],), attrs))
+    for (op, attrs), whole in zip(reversed(chain), reversed(steps), strict=True):
+        value = INVERSES[op.name](whole, value, attrs)
+    return value
+
+
+def _inverse_permute(whole: Tensor, value: Tensor, attrs: Attrs) -> Tensor:
+    from treadle.ir.ops.view import inverse_permutation
+    return apply(op_table.get("permute"), (value,), (inverse_permutation(attrs[0]),))
+
+
+def _inverse_expand(whole: Tensor, value: Tensor, attrs: Attrs) -> Tensor:
+    if whole._data.type.numel != value._data.type.numel:
+        raise RuntimeError("unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
+                           "Please clone() the tensor before performing the operation.")
+    return apply(op_table.get("reshape"), (value,), (whole._data.type.shape,))
+
+
+# How a write through a view changes the whole: one inverse per view op.
+INVERSES = {
+    "reshape": lambda whole, value, attrs: apply(op_table.get("reshape"), (value,), (whole._data.type.shape,)),
+    "permute": _inverse_permute,
+    "expand": _inverse_expand,
+    "slice": lambda whole, value, attrs: apply(op_table.get("slice_scatter"), (whole, value), attrs),
+    "as_strided": lambda whole, value, attrs: apply(op_table.get("as_strided_scatter"), (whole, value), attrs),
+}
+
+
+def check_writable(t: Tensor, name: str) -> None:
+    """RuntimeError, as PyTorch's, when an in-place op on `t` would break the tape."""
+    if STATE.here.grad:
+        if t._requires_grad and t._node is None:
+            raise RuntimeError(f"{name}: a leaf Variable that requires grad is being used in an in-place operation.")
+        storage = t._storage
+        if storage is not None and storage.leaf is not None and t._chain:
+            leaf = storage.leaf()
+            if leaf is not None and leaf._requires_grad:
+                raise RuntimeError(f"{name}: a view of a leaf Variable that requires grad is being used in an in-place operation.")
+
+
+def assign(t: Tensor, value: Tensor, name: str) -> Tensor:
+    """Make `value` (fresh, of `t`'s shape) the new content of `t`: the last step of every in-place op."""
+    check_writable(t, name)
+    have, got = t._data.type, value._data.type
+    if got.shape != have.shape:
+        raise RuntimeError(f"{name}: output with shape {list(have.shape)} doesn't match the broadcast shape {list(got.shape)}")
+    if got.dtype is not have.dtype:
+        if got.dtype.category > have.dtype.category:
+            raise RuntimeError(f"{name}: result type {got.dtype.name} can't be cast to the desired output type {have.dtype.name}")
+        value = apply(op_table.get("cast"), (value,), (have.dtype,))
+    storage = t._storage
+    if storage is None:
+        t._data.stale = True
+        t._data = value._data
+        t._writes += 1
+        _move_edge(t, value)
+        return t
+    base = _put(storage.base, t._chain, value) if t._chain else value
+    storage.base._data.stale = True
+    old = storage.base
+    storage.base = wrap(base._data)
+    storage.base._node, storage.base._out = base._node, base._out
+    storage.version += 1
+    if storage.export is not None and still_shared(storage):
+        from treadle.interop import write_back
+        write_back(storage, old._data)
+    t._seen = storage.version
+    t._data = value._data
+    _move_edge(t, value)
+    return t
+
+
+def _move_edge(t: Tensor, value: Tensor) -> None:
+    if not t._requires_grad:
+        t._node, t._out = value._node, value._out
+
+
+def differentiable_dtype(dtype: DType) -> bool:
+    return dtype.category == FLOAT
+
+
+def make_type(t: Tensor) -> TensorType:
+    return t._data.type
+
+
+VIEW_KINDS = frozenset({"reshape", "permute", "expand", "slice", "as_strided"})
+assert all(op_table.TABLE[name].kind is Kind.VIEW for name in VIEW_KINDS if name in op_table.TABLE)

@@ -1,0 +1,228 @@
+"""The engine: turns a recorded trace into results. First sighting: the numpy interpreter. Second: machine code.
+
+The tier is chosen by counting sightings, never by time, so a seeded run always gives the same bits.
+"""
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import treadle.ir.ops  # noqa: F401  (declares the op table)
+from treadle.ir.graph import Graph, Value
+from treadle.ir.interpreter import DataError, evaluate
+from treadle.ir.types import TensorType
+from treadle.passes.basic import dce
+from treadle.runtime import log, memory, recorder
+from treadle.runtime.recorder import STATE, Data, Step, Trace, build_graph, computed, fresh_trace
+
+counters: Counter[str] = Counter()
+flushes: Counter[str] = Counter()
+
+
+class Plan:
+    """What computes the wanted results of a trace: its graph, and, from the second run on, compiled code."""
+
+    __slots__ = ("compiled", "graph", "inputs", "lock", "outputs", "runs")
+
+    def __init__(self, step: Step, wanted: list[int]) -> None:
+        graph, self.inputs = build_graph(step, wanted)
+        self.graph: Graph = dce(graph)
+        self.outputs = wanted
+        self.runs = 0
+        self.compiled: Any = None
+        self.lock = threading.Lock()
+
+    def run(self, values: list[Data], scalars: Sequence[float | int | bool]) -> None:
+        """Compute the wanted values and put them into `values`. DataError when the data is at fault."""
+        compiled = self.compiled
+        if compiled is None:
+            compiled = self._prepare()
+        buffers = [values[slot].buffer for slot in self.inputs]
+        if compiled is False:
+            counters["interpreted"] += 1
+            results: Sequence[Any] = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
+        else:
+            counters["compiled_runs"] += 1
+            results = compiled.run(buffers, scalars)
+            if results is None:  # a kernel found a fault: the interpreter words the error and saves what it can
+                results = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
+        for slot, buffer in zip(self.outputs, results, strict=True):
+            data = values[slot]
+            data.buffer = buffer
+            data.trace = None
+
+    def _prepare(self) -> Any:
+        """False for the interpreter, else the compiled form."""
+        with self.lock:
+            self.runs += 1
+            if self.runs < COMPILE_AT:
+                return False
+            if self.compiled is None:
+                self.compiled = COMPILE(self.graph)
+            return self.compiled
+
+
+COMPILE_AT = 2
+
+
+def COMPILE(graph: Graph) -> Any:
+    """Replaced by `treadle.runtime.compiled` when it loads; False keeps the interpreter."""
+    from treadle.runtime.compiled import compile_graph
+    return compile_graph(graph)
+
+
+def array_of(buffer: memory.Buffer, type: TensorType) -> np.ndarray:
+    return memory.as_numpy(buffer, type.shape, type.dtype.np)
+
+
+def interpret(graph: Graph, buffers: Sequence[Any], scalars: Sequence[Any], wanted: list[Data]) -> list[Any]:
+    """Run the graph on numpy. When an op fails, everything that does not depend on it is still computed and stored."""
+    env: dict[Value, np.ndarray] = {}
+    for value, buffer in zip(graph.inputs, buffers, strict=False):
+        env[value] = array_of(buffer, value.type)
+    for value, number in zip(graph.inputs[len(buffers):], scalars, strict=True):
+        env[value] = np.asarray(number)
+    failure = _interpret_nodes(graph, env)
+    inputs = [env[v] for v in graph.inputs]
+    if failure is None:
+        return [_own(env[v], v.type, inputs) for v in graph.outputs]
+    for value, data in zip(graph.outputs, wanted, strict=True):
+        if value in env:
+            data.buffer = _own(env[value], value.type, inputs)
+        data.trace = None
+    raise failure
+
+
+def _interpret_nodes(graph: Graph, env: dict[Value, np.ndarray]) -> DataError | None:
+    last: dict[Value, int] = {}
+    for i, node in enumerate(graph.nodes):
+        for value in node.inputs:
+            last[value] = i
+    keep = set(graph.outputs) | set(graph.inputs)
+    failure: DataError | None = None
+    with np.errstate(all="ignore"):
+        for i, node in enumerate(graph.nodes):
+            if failure is not None and not all(v in env for v in node.inputs):
+                continue
+            assert node.op is not None
+            types = tuple([v.type for v in node.inputs])
+            try:
+                results = evaluate(node.op, [env[v] for v in node.inputs], node.attrs, types, tuple([o.type for o in node.outputs]))
+            except (IndexError, RuntimeError, ValueError, ArithmeticError, DataError) as error:
+                failure = failure or DataError(error.error if isinstance(error, DataError) else error, node)
+                continue
+            env.update(zip(node.outputs, results, strict=True))
+            if failure is None:
+                for value in node.inputs:
+                    if last[value] == i and value not in keep:
+                        env.pop(value, None)
+    return failure
+
+
+def _own(array: np.ndarray, type: TensorType, inputs: list[np.ndarray]) -> memory.Buffer:
+    """A buffer that shares memory with nothing else."""
+    array = np.asarray(array, type.dtype.np)
+    if not array.flags.c_contiguous or array.base is not None or not array.flags.owndata or not array.flags.writeable:
+        array = np.array(array, order="C", copy=True)
+    elif any(array is x for x in inputs):
+        array = array.copy()
+    return memory.from_numpy(array)
+
+
+def _references(values: list[Data]) -> bytes:
+    """One byte per value: 1 when something besides the trace still refers to it."""
+    count = sys.getrefcount
+    return bytes([count(d) > _BASELINE for d in values])
+
+
+_BASELINE = 1 << 30
+_probe = [computed(None, None)]  # type: ignore[arg-type]
+_BASELINE = next(n for n in range(1, 12) if (globals().__setitem__("_BASELINE", n), _references(_probe) == b"\0")[1])
+
+
+def flush(reason: str) -> None:
+    """Compute everything this thread has recorded and somebody still wants."""
+    state = STATE.here
+    trace = state.trace
+    values = trace.values
+    at = trace.at
+    if at.ops == 0:
+        if values:
+            state.trace = fresh_trace()
+        return
+    state.trace = fresh_trace()
+    trace.leaves = {}
+    live = _references(values)
+    flushes[reason] += 1
+    recorder.counters["ops_recorded"] += at.ops
+    plan = at.plans.get(live)
+    if plan is None:
+        plan = at.plans.setdefault(live, Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace]))
+        counters["plans"] += 1
+    if log.enabled("flush"):
+        where = recorder.user_location()
+        log.log("flush", f"{reason}: {at.ops} ops, {len(plan.outputs)} results kept" + (f", at {where[0]}:{where[1]}" if where else ""))
+    try:
+        plan.run(values, trace.scalars)
+    except DataError as error:
+        _poison(values, trace, error.error)
+        raise _located(error) from error.error
+    except BaseException as error:
+        _poison(values, trace, error)
+        raise
+
+
+def _poison(values: list[Data], trace: Trace, error: BaseException) -> None:
+    for data in values:
+        if data.trace is trace:
+            data.trace = None
+            data.error = error
+
+
+def _located(error: DataError) -> BaseException:
+    """The error the user sees: the reference's type and text, with the op and the user's line."""
+    node = error.node
+    name = node.op.name if node.op else "input"
+    text = str(error.error)
+    where = f" [{name} at {node.loc[0]}:{node.loc[1]}]" if node.loc else f" [{name}]"
+    kind = type(error.error)
+    return (kind if kind in (IndexError, RuntimeError, ValueError) else RuntimeError)(text + where)
+
+
+def materialize(data: Data, reason: str = "value read") -> None:
+    """Make sure `data.buffer` is there."""
+    trace = data.trace
+    if data.buffer is not None:
+        return
+    if data.error is not None:
+        raise RuntimeError(f"this tensor was never computed, because an earlier operation failed: {data.error}") from data.error
+    if trace is STATE.here.trace:
+        flush(reason)
+        if data.buffer is None:
+            raise RuntimeError(f"this tensor was never computed, because an earlier operation failed: {data.error}") from data.error
+    elif trace is not None:
+        _compute_foreign(data, trace)
+
+
+def _compute_foreign(data: Data, trace: Trace) -> None:
+    """Compute a value that is pending in another thread's trace, from a snapshot: that thread goes on undisturbed.
+
+    A trace only grows, and its steps are immutable, so any prefix that contains the value is enough.
+    """
+    at, values, scalars = trace.at, list(trace.values), list(trace.scalars)
+    if data.buffer is not None:  # its owner flushed meanwhile
+        return
+    graph, leaves = build_graph(at, [data.slot])
+    used = len(graph.inputs) - len(leaves)
+    results = interpret(dce(graph), [values[slot].buffer for slot in leaves], scalars[:used], [data])
+    if data.buffer is None:
+        data.buffer = results[0]
+
+
+recorder.FLUSH = flush
+recorder.MATERIALIZE = materialize
