@@ -47,6 +47,10 @@ class CompiledModule:
         with _lock:
             return self._engine.get_function_address(name)
 
+    def defines(self, name: str) -> bool:
+        """Does the module define function `name`?"""
+        return name in self._names
+
 
 def compile_text(text: str, passes: bool = True) -> CompiledModule:
     """Compile LLVM IR text for this CPU, or load it from the object cache.
@@ -89,8 +93,7 @@ def _initialize(all_targets: bool) -> None:
     else:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        # Inline assembly (the arm pause hint) goes through the assembly parser.
-        llvm.initialize_native_asmparser()
+        llvm.initialize_native_asmparser()  # for inline assembly
 
 
 def _create_machine(target: Target, opt: int) -> llvm.TargetMachine:

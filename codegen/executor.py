@@ -1,0 +1,154 @@
+"""The native executor: walks a plan, which is a table of numbers, and calls its kernels.
+
+Layouts (all fields i64):
+- plan header: frame, operations, their number, relocations, their number, toggles, their number.
+- frame: pool, scratch, then the buffers' addresses (the first is the error cell), then the scalars.
+- relocation: address of an argument, frame index, byte offset: argument = frame[index] + offset.
+- toggle: address of a word, frame index and offset of one pointer, of another: word = one xor other.
+- operation, kernel: 0, function, arguments, units, grain, 0, 0, 0.
+- operation, loop: 1, trip count, operations in the body, steps, their number, flips, their number, 0. After each
+  iteration a step (address, bytes) adds to an argument and a flip (address, address of a toggle) exclusive-ors it.
+"""
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from treadle.codegen.jit import CompiledModule, compile_text
+from treadle.codegen.llvm_text import Function, Module, Val, const
+from treadle.codegen.pool import emit_pool
+from treadle.codegen.target import Target, host
+
+POOL_SLOT, SCRATCH_SLOT, FIRST_BUFFER = 0, 1, 2
+HEADER_WORDS, OPERATION_WORDS, RELOCATION_WORDS, TOGGLE_WORDS, STEP_WORDS = 8, 8, 3, 5, 2
+KERNEL, LOOP = 0, 1
+ERROR_CELL_WORDS = 8
+
+ZERO = const("i64", 0)
+
+
+class Native(NamedTuple):
+    """Entry points: `run_plan(header address) -> status` drops the GIL; the others are addresses of C functions."""
+
+    run_plan: Callable[[int], int]
+    run_plan_address: int
+    parallel: int
+    worker: int | None
+    module: CompiledModule
+
+
+@functools.cache
+def native() -> Native:
+    """The executor for this CPU, compiled (or loaded from the cache) at the first call."""
+    module = compile_text(executor_text(host()))
+    # Worker threads stay in this code until the process is gone: it must outlive the interpreter's clean-up.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
+    address = module.address("run_plan")
+    run_plan = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(address)
+    worker = module.address("worker") if module.defines("worker") else None
+    return Native(run_plan, address, module.address("parallel"), worker, module)
+
+
+def executor_text(target: Target) -> str:
+    """LLVM text of the executor and the thread pool."""
+    module = Module()
+    emit_pool(module, target)
+    _emit_operations(module)
+    _emit_run_plan(module)
+    return module.text()
+
+
+def _word(f: Function, base: Val, index: int, ty: str = "i64") -> Val:
+    return f.load(f.gep(base, index, "i64"), ty)
+
+
+def _emit_run_plan(module: Module) -> None:
+    """`i64 run_plan(ptr header)`: fill in the arguments, clear the error cell, run; the error cell's first word."""
+    header = Val("ptr", "%header")
+    f = Function(module, "run_plan", [header], ret="i64")
+    frame, operations, count = _word(f, header, 0, "ptr"), _word(f, header, 1, "ptr"), _word(f, header, 2)
+    error = _word(f, frame, FIRST_BUFFER, "ptr")
+    for i in range(ERROR_CELL_WORDS):
+        f.store(ZERO, f.gep(error, i, "i64"))
+    _emit_relocations(f, frame, _word(f, header, 3, "ptr"), _word(f, header, 4))
+    _emit_toggles(f, frame, _word(f, header, 5, "ptr"), _word(f, header, 6))
+    status = f.op(f"call i64 @run_operations({operations}, {count}, {frame})", "i64")
+    f.line(f"ret {status}")
+    f.finish()
+
+
+def _pointer_in_frame(f: Function, frame: Val, record: Val, first: int) -> Val:
+    return f.add(f.load(f.gep(frame, _word(f, record, first), "i64"), "i64"), _word(f, record, first + 1))
+
+
+def _emit_relocations(f: Function, frame: Val, table: Val, count: Val) -> None:
+    with f.loop(ZERO, count) as loop:
+        record = f.gep(table, f.mul(loop.index, RELOCATION_WORDS), "i64")
+        f.store(_pointer_in_frame(f, frame, record, 1), _word(f, record, 0, "ptr"))
+
+
+def _emit_toggles(f: Function, frame: Val, table: Val, count: Val) -> None:
+    with f.loop(ZERO, count) as loop:
+        record = f.gep(table, f.mul(loop.index, TOGGLE_WORDS), "i64")
+        one, other = _pointer_in_frame(f, frame, record, 1), _pointer_in_frame(f, frame, record, 3)
+        f.store(f.binary("xor", one, other), _word(f, record, 0, "ptr"))
+
+
+def _emit_operations(module: Module) -> None:
+    """`i64 run_operations(ptr operations, i64 count, ptr frame)`: 0, or the error that stopped the run."""
+    operations, count, frame = Val("ptr", "%operations"), Val("i64", "%count"), Val("ptr", "%frame")
+    f = Function(module, "run_operations", [operations, count, frame], ret="i64", linkage="internal")
+    pool, scratch = _word(f, frame, POOL_SLOT, "ptr"), _word(f, frame, SCRATCH_SLOT, "ptr")
+    error = _word(f, frame, FIRST_BUFFER, "ptr")
+    position = f.variable(ZERO)
+    head, step, kernel, loop, check, fine, failed = (f.label(x) for x in ("head", "step", "kernel", "loop", "check", "fine", "failed"))
+    f.branch(head)
+    f.start(head)
+    index = f.load(position, "i64")
+    f.branch_if(f.compare("slt", index, count), step, fine)
+    f.start(step)
+    record = f.gep(operations, f.mul(index, OPERATION_WORDS), "i64")
+    f.store(f.add(index, 1), position)
+    f.branch_if(f.compare("eq", _word(f, record, 0), const("i64", KERNEL)), kernel, loop)
+
+    f.start(kernel)
+    fn, args = _word(f, record, 1, "ptr"), _word(f, record, 2, "ptr")
+    f.line(f"call void @parallel({pool}, {fn}, {args}, {_word(f, record, 3)}, {_word(f, record, 4)}, {scratch})")
+    f.branch(check)
+
+    f.start(loop)
+    body_count = _word(f, record, 2)
+    f.store(f.add(f.add(index, 1), body_count), position)
+    _emit_loop(f, record, body_count, frame, failed)
+    f.branch(check)
+
+    f.start(check)
+    f.branch_if(f.compare("eq", f.load(error, "i64"), ZERO), head, failed)
+    f.start(failed)
+    f.line(f"ret {f.load(error, 'i64')}")
+    f.start(fine)
+    f.line("ret i64 0")
+    f.finish()
+
+
+def _emit_loop(f: Function, record: Val, body_count: Val, frame: Val, failed: str) -> None:
+    """Run the body `trip` times, moving arguments between iterations; leave at once when an iteration fails."""
+    body = f.gep(record, OPERATION_WORDS, "i64")
+    steps, step_count = _word(f, record, 3, "ptr"), _word(f, record, 4)
+    flips, flip_count = _word(f, record, 5, "ptr"), _word(f, record, 6)
+    with f.loop(ZERO, _word(f, record, 1)):
+        status = f.op(f"call i64 @run_operations({body}, {body_count}, {frame})", "i64")
+        advance = f.label("advance")
+        f.branch_if(f.compare("eq", status, ZERO), advance, failed)
+        f.start(advance)
+        with f.loop(ZERO, step_count) as step:
+            item = f.gep(steps, f.mul(step.index, STEP_WORDS), "i64")
+            argument = _word(f, item, 0, "ptr")
+            f.store(f.add(f.load(argument, "i64"), _word(f, item, 1)), argument)
+        with f.loop(ZERO, flip_count) as flip:
+            item = f.gep(flips, f.mul(flip.index, STEP_WORDS), "i64")
+            argument = _word(f, item, 0, "ptr")
+            toggle = f.load(_word(f, item, 1, "ptr"), "i64")
+            f.store(f.binary("xor", f.load(argument, "i64"), toggle), argument)
