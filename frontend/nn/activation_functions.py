@@ -1,0 +1,199 @@
+"""Activation functions of `nn.functional` that are compositions of tensor operations.
+
+Each is right at its corners: kinks take PyTorch's subgradient, NaN passes through, and no branch that is not taken can
+overflow into the gradient. Inputs are floating-point tensors of any shape unless stated.
+"""
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import treadle
+from treadle.tensor import Tensor
+
+
+def _written(input: Tensor, result: Tensor, inplace: bool) -> Tensor:
+    return input.copy_(result) if inplace else result
+
+
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """max(input, 0)."""
+    return _written(input, treadle.relu(input), inplace)
+
+
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    """The input held within [min_val, max_val]; the gradient is zero at both ends."""
+    if min_val > max_val:
+        raise ValueError("min_val cannot be greater than max_val")
+    inside = (input > min_val) & (input < max_val)
+    return _written(input, treadle.where(inside, input, input.detach().clamp(min_val, max_val)), inplace)
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """min(max(input, 0), 6)."""
+    return hardtanh(input, 0.0, 6.0, inplace)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """input where positive, else input * negative_slope."""
+    return _written(input, treadle.where(input > 0, input, input * negative_slope), inplace)
+
+
+def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """input where positive, else alpha * (exp(input) - 1)."""
+    return _written(input, treadle.where(input > 0, input, input.clamp(max=0).expm1() * alpha), inplace)
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """The self-normalizing scaled ELU."""
+    return _written(input, elu(input, 1.6732632423543772848170429916717) * 1.0507009873554804934193349852946, inplace)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """input where positive, else alpha * (exp(input / alpha) - 1)."""
+    if alpha == 0:
+        raise RuntimeError("ZeroDivisionError: alpha cannot be 0 for CELU")
+    return _written(input, treadle.where(input > 0, input, (input.clamp(max=0) / alpha).expm1() * alpha), inplace)
+
+
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """input * tanh(softplus(input))."""
+    return _written(input, input * softplus(input).tanh(), inplace)
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    return input.sigmoid()
+
+
+def tanh(input: Tensor) -> Tensor:
+    return input.tanh()
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """log(1 + exp(beta * input)) / beta, and input itself where beta * input > threshold."""
+    scaled = input * beta
+    linear = scaled > threshold
+    return treadle.where(linear, input, treadle.where(linear, 0.0, scaled).exp().log1p() / beta)
+
+
+def logsigmoid(input: Tensor) -> Tensor:
+    """log(sigmoid(input)) without overflow."""
+    return -softplus(-input, 1.0, 90.0 if input.dtype in (treadle.float64, treadle.float32) else 20.0)
+
+
+def softsign(input: Tensor) -> Tensor:
+    """input / (1 + |input|)."""
+    return input / (input.abs() + 1)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """input - tanh(input)."""
+    return input - input.tanh()
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """The input moved towards zero by lambd, zero where it would change sign."""
+    if lambd < 0:
+        raise RuntimeError(f"lambda must be greater or equal to 0, but found to be {lambd:g}.")
+    return treadle.where(input > lambd, input - lambd, treadle.where(input < -lambd, input + lambd, input * 0))
+
+
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """The input, zero where |input| <= lambd."""
+    return treadle.where((input >= -lambd) & (input <= lambd), 0.0, input)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """min(max(input + 3, 0), 6) / 6."""
+    return _written(input, hardtanh(input + 3, 0.0, 6.0) / 6, inplace)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """input * hardsigmoid(input)."""
+    inside = (input > -3) & (input < 3)
+    curved = treadle.where(inside, input, 0.0)
+    curved = curved * (curved + 3) / 6
+    return _written(input, treadle.where(inside, curved, treadle.where(input <= -3, input * 0, input)), inplace)
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """input where it is above `threshold`, else `value`."""
+    return _written(input, treadle.where(input <= threshold, float(value), input), inplace)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """input where positive, else weight * input; weight has 1 element or one per channel (dimension 1)."""
+    if weight.numel() != 1:
+        if input.dim() == 0:
+            raise RuntimeError("Not allow zero-dim input tensor.")
+        channels = input.size(1) if input.dim() >= 2 else 1
+        if channels != weight.numel():
+            raise RuntimeError("Mismatch of parameter numbers and input channel size. Found parameter numbers = "
+                               f"{weight.numel()} and channel size = {channels}.")
+        weight = weight.view(-1, *[1] * (input.dim() - 2))
+    return treadle.where(input > 0, input, weight * input)
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """The first half along `dim` times the sigmoid of the second; RuntimeError when the size is odd."""
+    if input.dim() == 0:
+        raise RuntimeError("glu does not support scalars because halving size must be even")
+    if input.size(dim) % 2:
+        raise RuntimeError(f"Halving dimension must be even, but dimension {dim % input.dim()} is size {input.size(dim)}")
+    value, gate = input.chunk(2, dim)
+    return value * gate.sigmoid()
+
+
+def _softmax_dim(name: str, n_dims: int) -> int:
+    warnings.warn(f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an argument.",
+                  stacklevel=4)
+    return 0 if n_dims in (0, 1, 3) else 1
+
+
+def _over_dim(name: str, function: Callable[..., Tensor], input: Tensor, dim: int | None, dtype: Any) -> Tensor:
+    dim = _softmax_dim(name, input.dim()) if dim is None else dim
+    return function(input if dtype is None else input.to(dtype), dim)
+
+
+def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    """exp(input) normalized to sum 1 along `dim`; the input is cast to `dtype` first if one is given."""
+    return _over_dim("softmax", treadle.softmax, input, dim, dtype)
+
+
+def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    """softmax of -input."""
+    return _over_dim("softmin", treadle.softmax, -input, dim, dtype)
+
+
+def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:
+    """log(softmax(input)) along `dim`, computed without overflow."""
+    return _over_dim("log_softmax", treadle.log_softmax, input, dim, dtype)
+
+
+def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    """A sample of the Gumbel-softmax distribution; one-hot with a straight-through gradient if `hard`."""
+    uniform = treadle.rand(logits.shape, dtype=logits.dtype, device=logits.device)
+    # 1 - u lies in (0, 1], so the inner logarithm is finite and at most 0; the floor keeps the outer one finite.
+    exponential = (-(1 - uniform).log()).clamp(min=treadle.finfo(logits.dtype).tiny)
+    soft = treadle.softmax((logits - exponential.log()) / tau, dim)
+    if not hard:
+        return soft
+    index = soft.max(dim, keepdim=True)[1]
+    return treadle.zeros_like(logits).scatter(dim, index, 1.0) - soft.detach() + soft
+
+
+def relu_(input: Tensor) -> Tensor:
+    return relu(input, inplace=True)
+
+
+def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    return leaky_relu(input, negative_slope, inplace=True)
+
+
+def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    return elu(input, alpha, inplace=True)
+
+
+def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    return hardtanh(input, min_val, max_val, inplace=True)

@@ -1,0 +1,358 @@
+"""`treadle.nn.functional`: PyTorch's functions on tensors. The one place in nn that calls op records directly."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import treadle
+from treadle.nn.activation_functions import (
+    celu,
+    elu,
+    elu_,
+    glu,
+    gumbel_softmax,
+    hardshrink,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    hardtanh_,
+    leaky_relu,
+    leaky_relu_,
+    log_softmax,
+    logsigmoid,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    relu_,
+    selu,
+    sigmoid,
+    softmax,
+    softmin,
+    softplus,
+    softshrink,
+    softsign,
+    tanh,
+    tanhshrink,
+    threshold,
+)
+from treadle.nn.loss_functions import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cosine_embedding_loss,
+    cosine_similarity,
+    cross_entropy,
+    gaussian_nll_loss,
+    hinge_embedding_loss,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    margin_ranking_loss,
+    mse_loss,
+    nll_loss,
+    pairwise_distance,
+    poisson_nll_loss,
+    smooth_l1_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
+)
+from treadle.tensor import Tensor
+
+__all__ = [
+    "alpha_dropout", "bilinear", "binary_cross_entropy", "binary_cross_entropy_with_logits", "celu", "cosine_embedding_loss",
+    "cosine_similarity", "cross_entropy", "dropout", "dropout1d", "dropout2d", "dropout3d", "elu", "elu_", "embedding",
+    "gaussian_nll_loss", "gelu", "glu", "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "hardtanh_",
+    "hinge_embedding_loss", "huber_loss", "kl_div", "l1_loss", "layer_norm", "leaky_relu", "leaky_relu_", "linear", "log_softmax",
+    "logsigmoid", "margin_ranking_loss", "mish", "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "pairwise_distance",
+    "poisson_nll_loss", "prelu", "relu", "relu6", "relu_", "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid", "silu",
+    "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink",
+    "threshold", "triplet_margin_loss",
+]
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """input (..., in) @ weight (out, in).T + bias (out) -> (..., out)."""
+    return treadle._ops.linear(input, weight) if bias is None else treadle._ops.linear_bias(input, weight, bias)
+
+
+def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """input1 (..., i), input2 (..., j), weight (out, i, j), bias (out) -> (..., out)."""
+    if input1.shape[:-1] != input2.shape[:-1]:
+        raise RuntimeError(f"bilinear(): input batch dimensions do not match: got {list(input1.shape)} and {list(input2.shape)}")
+    out, n, m = weight.shape
+    mixed = (input1 @ weight.reshape(out * n, m).t().reshape(m, out, n).permute(2, 1, 0).reshape(n, out * m))
+    mixed = mixed.reshape(*input1.shape[:-1], out, m)
+    found = (mixed * input2.unsqueeze(-2)).sum(-1)
+    return found if bias is None else found + bias
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """input times the normal distribution function of input; `approximate` is "none" or "tanh"."""
+    if approximate not in ("none", "tanh"):
+        raise RuntimeError("approximate argument must be either none or tanh.")
+    return treadle._ops.gelu(input, approximate)
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """input * sigmoid(input)."""
+    result = treadle._ops.silu(input)
+    return input.copy_(result) if inplace else result
+
+
+def _check_probability(p: float) -> None:
+    if p < 0.0 or p > 1.0:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+
+
+def _dropped(input: Tensor, shape: Sequence[int], p: float, training: bool, inplace: bool) -> Tensor:
+    """Zero with probability p, one draw per element of `shape` (which broadcasts over input); the rest is scaled by 1 / (1 - p)."""
+    _check_probability(p)
+    if not training or p == 0.0:
+        return input
+    if p == 1.0:
+        result = input * 0.0
+    else:
+        keep = treadle.rand(tuple(shape), device=input.device) >= p
+        result = input * (keep.to(input.dtype) * (1.0 / (1.0 - p)))
+    return input.copy_(result) if inplace else result
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Zero each element with probability `p` when training, scaling the others by 1 / (1 - p)."""
+    return _dropped(input, input.shape, p, training, inplace)
+
+
+def _feature_dropout(input: Tensor, n_spatial: int, p: float, training: bool, inplace: bool) -> Tensor:
+    _check_probability(p)
+    if input.dim() not in (n_spatial + 1, n_spatial + 2):
+        raise RuntimeError(f"dropout{n_spatial}d: Expected {n_spatial + 1}D or {n_spatial + 2}D input, "
+                           f"but received a {input.dim()}D input.")
+    kept = input.dim() - n_spatial
+    return _dropped(input, tuple(input.shape[:kept]) + (1,) * n_spatial, p, training, inplace)
+
+
+def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Zero whole channels of (N, C, L) or (C, L)."""
+    return _feature_dropout(input, 1, p, training, inplace)
+
+
+def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Zero whole channels of (N, C, H, W) or (C, H, W)."""
+    return _feature_dropout(input, 2, p, training, inplace)
+
+
+def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Zero whole channels of (N, C, D, H, W) or (C, D, H, W)."""
+    return _feature_dropout(input, 3, p, training, inplace)
+
+
+def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """Dropout that keeps mean and variance of SELU outputs: dropped elements take SELU's negative limit."""
+    _check_probability(p)
+    if not training or p == 0.0:
+        return input
+    if p == 1.0:
+        return input * 0.0
+    limit = -1.7580993408473766
+    scale = 1.0 / math.sqrt((1 - p) * (1 + p * limit * limit))
+    keep = treadle.rand(tuple(input.shape), device=input.device) >= p
+    result = treadle.where(keep, input, limit) * scale - scale * limit * p
+    return input.copy_(result) if inplace else result
+
+
+def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None, norm_type: float = 2.0,
+              scale_grad_by_freq: bool = False, sparse: bool = False) -> Tensor:
+    """Rows of `weight` (V, D) at the integer indices `input` (...) -> (..., D).
+
+    Row `padding_idx` gets no gradient. With `max_norm`, rows looked up are first renormalized in place. Gradients are dense.
+    """
+    if scale_grad_by_freq:
+        raise NotImplementedError("embedding(): scale_grad_by_freq=True is not supported")
+    if padding_idx is not None:
+        if not -weight.size(0) <= padding_idx < weight.size(0):
+            raise AssertionError("Padding_idx must be within num_embeddings")
+        padding_idx %= weight.size(0)
+    if max_norm is not None:
+        _renormalize_rows(weight, input, max_norm, norm_type)
+    found = treadle._ops.embedding(weight, input)
+    if padding_idx is None or not found.requires_grad:
+        return found
+    return treadle.where((input == padding_idx).unsqueeze(-1), found.detach(), found)
+
+
+def _renormalize_rows(weight: Tensor, index: Tensor, max_norm: float, norm_type: float) -> None:
+    with treadle.no_grad():
+        length = treadle.norm(weight, norm_type, 1, True)
+        used = treadle.zeros(weight.size(0), device=weight.device).scatter(0, index.reshape(-1).to(treadle.int64), 1.0) > 0
+        shrink = used.unsqueeze(1) & (length > max_norm)
+        weight.copy_(treadle.where(shrink, weight * (max_norm / (length + 1e-7)), weight))
+
+
+def layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
+               eps: float = 1e-5) -> Tensor:
+    """Normalize over the last dimensions, whose sizes are `normalized_shape`, then scale by weight and add bias of that shape."""
+    shape = _check_normalized("layer_norm", input, normalized_shape, weight=weight, bias=bias)
+    return treadle._ops.layer_norm(input, weight, bias, len(shape), eps)
+
+
+def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """input / sqrt(mean(input^2) + eps) over the last dimensions, scaled by weight; eps None is the dtype's epsilon."""
+    shape = _check_normalized("rms_norm", input, normalized_shape, weight=weight)
+    low_precision = input.dtype in (treadle.float16, treadle.bfloat16)
+    wide = input.float() if low_precision else input
+    dims = tuple(range(-len(shape), 0))
+    floor = treadle.finfo(wide.dtype).eps if eps is None else eps
+    result = wide * (wide.square().mean(dims, keepdim=True) + floor).rsqrt()
+    result = result.to(input.dtype) if low_precision else result
+    return result if weight is None else result * weight
+
+
+def _check_normalized(name: str, input: Tensor, normalized_shape: Sequence[int], **affine: Tensor | None) -> tuple[int, ...]:
+    shape = tuple(normalized_shape)
+    if not shape:
+        raise RuntimeError(f"{name}(): expected normalized_shape to be at least 1-dimensional, but got {list(shape)}")
+    for label, value in affine.items():
+        if value is not None and tuple(value.shape) != shape:
+            raise RuntimeError(f"Expected {label} to be of same shape as normalized_shape, but got {label} of shape "
+                               f"{list(value.shape)} and normalized_shape = {list(shape)}")
+    if tuple(input.shape[-len(shape):]) != shape:
+        raise RuntimeError(f"Given normalized_shape={list(shape)}, expected input with shape "
+                           f"[*, {', '.join(map(str, shape))}], but got input of size{list(input.shape)}")
+    return shape
+
+
+def normalize(input: Tensor, p: float = 2.0, dim: int | tuple[int, ...] = 1, eps: float = 1e-12, out: Tensor | None = None) -> Tensor:
+    """input divided by its p-norm along `dim`, the norm held at `eps`."""
+    result = input / treadle.norm(input, p, dim, True).clamp(min=eps)
+    return result if out is None else out.copy_(result)
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """int64 indices (...) -> int64 zeros and ones (..., num_classes); -1 takes one more than the largest index."""
+    if tensor.dtype is not treadle.int64:
+        raise RuntimeError("one_hot is only applicable to index tensor of type LongTensor.")
+    if num_classes == -1:
+        if tensor.numel() == 0:
+            raise RuntimeError("Can not infer total number of classes from empty tensor.")
+        num_classes = int(tensor.max().item()) + 1
+    elif num_classes < 1 and tensor.numel():
+        raise RuntimeError("num_classes should be positive")
+    if tensor.numel():
+        if tensor.min().item() < 0:
+            raise RuntimeError("Class values must be non-negative.")
+        if tensor.max().item() >= num_classes:
+            raise RuntimeError("Class values must be smaller than num_classes.")
+    return (tensor.unsqueeze(-1) == treadle.arange(num_classes, device=tensor.device)).to(treadle.int64)
+
+
+def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Pad from the last dimension backwards by (left, right) pairs; negative numbers crop.
+
+    Modes: "constant", and for whole sides "reflect", "replicate", "circular".
+    """
+    sizes = list(pad)
+    if len(sizes) % 2:
+        raise RuntimeError("Padding length must be divisible by 2")
+    if len(sizes) // 2 > input.dim():
+        raise RuntimeError(f"Padding length should be less than or equal to two times the input dimension but got padding length "
+                           f"{len(sizes)} and input of dimension {input.dim()}")
+    pairs = [(input.dim() - 1 - i, sizes[2 * i], sizes[2 * i + 1]) for i in range(len(sizes) // 2)]
+    if mode != "constant":
+        return _pad_by_index(input, pairs, mode, value)
+    low, high = [0] * input.dim(), [0] * input.dim()
+    for dim, left, right in pairs:
+        if input.size(dim) + left + right < 0:
+            raise RuntimeError(f"The input size {input.size(dim)}, plus negative padding {left} and {right}, resulted in a "
+                               f"negative output size, which is invalid. Check dimension {dim} of your input.")
+        begin, end = max(0, -left), max(0, -right)
+        if begin or end:
+            input = input.narrow(dim, begin, input.size(dim) - begin - end)
+        low[dim], high[dim] = max(0, left), max(0, right)
+    if not any(low) and not any(high):
+        return input.clone()
+    return treadle._ops.pad(input, 0.0 if value is None else value, tuple(low), tuple(high))
+
+
+def _pad_by_index(input: Tensor, pairs: list[tuple[int, int, int]], mode: str, value: float | None) -> Tensor:
+    if mode not in ("reflect", "replicate", "circular"):
+        raise NotImplementedError(f"Unrecognised padding mode {mode}")
+    if value is not None and value != 0:
+        raise ValueError(f"Padding mode '{mode}' doesn't take in value argument")
+    for dim, left, right in pairs:
+        size = input.size(dim)
+        limit = size - 1 if mode == "reflect" else size
+        if mode != "replicate" and max(left, right) > limit:
+            raise RuntimeError(f"Padding size should be less than the corresponding input dimension, but got: padding "
+                               f"({left}, {right}) at dimension {dim} of input {list(input.shape)}")
+        places = [_source(i, size, mode) for i in range(-left, size + right)]
+        input = input.index_select(dim, treadle.tensor(places, dtype=treadle.int64, device=input.device))
+    return input
+
+
+def _source(i: int, size: int, mode: str) -> int:
+    """Which element stands at position i of the padded line."""
+    if mode == "replicate":
+        return min(max(i, 0), size - 1)
+    if mode == "circular":
+        return i % size
+    return abs(i) if i < size else 2 * (size - 1) - i
+
+
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+                                 is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> Tensor:
+    """softmax(query @ key.T * scale + mask) @ value for (..., L, E), (..., S, E), (..., S, V) -> (..., L, V).
+
+    A bool mask is true where attention is allowed, a float one is added. `enable_gqa` repeats key and value heads (dimension -3).
+    """
+    if is_causal and attn_mask is not None:
+        raise RuntimeError("_scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True")
+    scale = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
+    if enable_gqa:
+        repeats = query.size(-3) // key.size(-3)
+        key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
+    scores = (query * scale) @ key.transpose(-2, -1)
+    if is_causal:
+        rows = treadle.arange(query.size(-2), device=query.device).unsqueeze(1)
+        attn_mask = rows >= treadle.arange(key.size(-2), device=query.device)
+    if attn_mask is not None:
+        if attn_mask.dtype is treadle.bool:
+            scores = treadle.where(attn_mask, scores, float("-inf"))
+        else:
+            scores = scores + attn_mask
+    weights = treadle.softmax(scores, -1)
+    return dropout(weights, dropout_p) @ value
+
+
+def _rnn_layer(mode: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
+               b_hh: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One direction of one recurrent layer: x (T, N, I), h0 (N, H or P), c0 (N, H) for LSTM -> outputs (T, N, H), last h, last c.
+
+    `mode` is "RNN_TANH", "RNN_RELU", "LSTM" or "GRU". The input's product with w_ih is one matrix product for all steps.
+    """
+    projected = linear(x, w_ih, b_ih)
+    h, c = h0, c0
+    outputs: list[Any] = [None] * x.size(0)
+    for t in range(x.size(0) - 1, -1, -1) if reverse else range(x.size(0)):
+        h, c = _rnn_step(mode, projected[t], h, c, w_hh, b_hh)
+        outputs[t] = h
+    return treadle.stack(outputs), h, c
+
+
+def _rnn_step(mode: str, projected: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor,
+              b_hh: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """One time step from the input already multiplied by w_ih: (new h, new c)."""
+    recurrent = linear(h, w_hh, b_hh)
+    if mode == "LSTM":
+        assert c is not None
+        i, f, g, o = (projected + recurrent).chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+    if mode == "GRU":
+        x_r, x_z, x_n = projected.chunk(3, -1)
+        h_r, h_z, h_n = recurrent.chunk(3, -1)
+        update = (x_z + h_z).sigmoid()
+        candidate = (x_n + (x_r + h_r).sigmoid() * h_n).tanh()
+        return candidate + update * (h - candidate), None
+    total = projected + recurrent
+    return total.tanh() if mode == "RNN_TANH" else treadle.relu(total), None

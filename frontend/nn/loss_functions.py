@@ -1,0 +1,294 @@
+"""Losses of `nn.functional`, composed of tensor operations."""
+from __future__ import annotations
+
+import math
+import warnings
+
+import treadle
+from treadle.tensor import Tensor
+
+
+def reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """The reduction, taking account of the two deprecated switches that came before it."""
+    if size_average is None and reduce is None:
+        return reduction
+    average = size_average is None or size_average
+    found = "none" if reduce is False else "mean" if average else "sum"
+    warnings.warn(f"size_average and reduce args will be deprecated, please use reduction='{found}' instead.", stacklevel=3)
+    return found
+
+
+def _reduced(loss: Tensor, size_average: bool | None, reduce: bool | None, reduction: str) -> Tensor:
+    reduction = reduction_name(size_average, reduce, reduction)
+    if reduction == "none":
+        return loss
+    if reduction == "mean":
+        return loss.mean()
+    if reduction == "sum":
+        return loss.sum()
+    raise ValueError(f"{reduction} is not a valid value for reduction")
+
+
+def _warn_sizes(input: Tensor, target: Tensor) -> None:
+    if input.size() != target.size():
+        warnings.warn(f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). This will "
+                      "likely lead to incorrect results due to broadcasting. Please ensure they have the same size.", stacklevel=3)
+
+
+def _check_same(input: Tensor, target: Tensor) -> None:
+    if input.size() != target.size():
+        raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
+
+
+def mse_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
+             reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
+    """(input - target)^2, weighted by `weight` if given; mean is then the weighted mean."""
+    _warn_sizes(input, target)
+    loss = (input - target).square()
+    if weight is None:
+        return _reduced(loss, size_average, reduce, reduction)
+    return _weighted(loss, weight, reduction_name(size_average, reduce, reduction))
+
+
+def _weighted(loss: Tensor, weight: Tensor, reduction: str) -> Tensor:
+    if weight.size() != loss.size():
+        raise ValueError("Weights and input must have the same size.")
+    loss = loss * weight
+    if reduction == "mean":
+        return loss.sum() / weight.sum()
+    return _reduced(loss, None, None, reduction)
+
+
+def l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
+            reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
+    """|input - target|."""
+    _warn_sizes(input, target)
+    loss = (input - target).abs()
+    if weight is None:
+        return _reduced(loss, size_average, reduce, reduction)
+    return _weighted(loss, weight, reduction_name(size_average, reduce, reduction))
+
+
+def smooth_l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
+                   reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """Squared below `beta`, linear above; `beta` 0 is l1_loss."""
+    _warn_sizes(input, target)
+    if beta < 0:
+        raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
+    size = (input - target).abs()
+    loss = size if beta == 0 else treadle.where(size < beta, size.square() * (0.5 / beta), size - 0.5 * beta)
+    return _reduced(loss, size_average, reduce, reduction)
+
+
+def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None) -> Tensor:
+    """Squared below `delta`, linear with slope `delta` above."""
+    _warn_sizes(input, target)
+    if delta <= 0:
+        raise RuntimeError("huber_loss does not support non-positive values for delta.")
+    size = (input - target).abs()
+    loss = treadle.where(size < delta, size.square() * 0.5, (size - 0.5 * delta) * delta)
+    return _reduced(loss, None, None, reduction) if weight is None else _weighted(loss, weight, reduction)
+
+
+def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+             ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """Negative log likelihood: input (C) or (N, C, ...) of log probabilities, target int64 () or (N, ...).
+
+    Targets equal to `ignore_index` count nothing; mean divides by the sum of the weights of the others.
+    """
+    reduction = reduction_name(size_average, reduce, reduction)
+    _check_classes(input, target, weight)
+    dim = 0 if input.dim() == 1 else 1
+    counted = target != ignore_index
+    safe = treadle.where(counted, target, 0)
+    loss = -input.gather(dim, safe.unsqueeze(dim)).squeeze(dim)
+    if weight is None:
+        scale = counted.to(input.dtype)
+    else:
+        scale = treadle.where(counted, weight[safe], 0.0)
+    loss = treadle.where(counted, loss * scale, 0.0)
+    if reduction == "mean":
+        return loss.sum() / scale.sum()
+    return _reduced(loss, None, None, reduction)
+
+
+def _check_classes(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    if input.dim() == 0:
+        raise ValueError("Expected input to have at least 1 dimension")
+    if input.dim() > 1 and target.dim() and input.size(0) != target.size(0):
+        raise ValueError(f"Expected input batch_size ({input.size(0)}) to match target batch_size ({target.size(0)}).")
+    wanted = tuple(input.shape[:1]) + tuple(input.shape[2:]) if input.dim() > 1 else ()
+    if tuple(target.shape) != wanted:
+        raise RuntimeError(f"Expected target size {list(wanted)}, got {list(target.shape)}")
+    if target.dtype not in (treadle.int64, treadle.uint8):
+        raise RuntimeError(f"expected scalar type Long but found {target.dtype}")
+    classes = input.size(0 if input.dim() == 1 else 1)
+    if weight is not None and tuple(weight.shape) != (classes,):
+        raise RuntimeError(f"weight tensor should be defined either for all {classes} classes or no classes "
+                           f"but got weight tensor of shape: {list(weight.shape)}")
+
+
+def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+                  ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
+    """Softmax cross entropy of logits (C) or (N, C, ...) with class indices () or (N, ...), or probabilities shaped as the logits."""
+    reduction = reduction_name(size_average, reduce, reduction)
+    if not 0 <= label_smoothing <= 1:
+        raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+    dim = 0 if input.dim() == 1 else 1
+    log_probs = treadle.log_softmax(input, dim)
+    if target.shape == input.shape and target.is_floating_point():
+        if ignore_index >= 0:
+            raise RuntimeError(f"ignore_index is not supported for floating point target: {ignore_index}")
+        return _probability_loss(log_probs, target, weight, dim, reduction, label_smoothing)
+    loss = nll_loss(log_probs, target, weight, ignore_index=ignore_index, reduction=reduction)
+    if label_smoothing == 0:
+        return loss
+    return loss * (1 - label_smoothing) + _smooth_part(log_probs, target, weight, dim, ignore_index, reduction) * label_smoothing
+
+
+def _per_class(weight: Tensor, log_probs: Tensor, dim: int) -> Tensor:
+    """`weight` (C) shaped to multiply along `dim`."""
+    shape = [1] * log_probs.dim()
+    shape[dim] = weight.numel()
+    return weight.view(shape)
+
+
+def _probability_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, dim: int, reduction: str, smoothing: float) -> Tensor:
+    classes = log_probs.size(dim)
+    if smoothing > 0:
+        target = target * (1 - smoothing) + smoothing / classes
+    if weight is not None:
+        target = target * _per_class(weight, log_probs, dim)
+    loss = -(log_probs * target).sum(dim)
+    # The mean is over samples: every position except the class dimension.
+    return loss.sum() / max(1, log_probs.numel() // max(1, classes)) if reduction == "mean" else _reduced(loss, None, None, reduction)
+
+
+def _smooth_part(log_probs: Tensor, target: Tensor, weight: Tensor | None, dim: int, ignore_index: int, reduction: str) -> Tensor:
+    """Cross entropy with the uniform distribution over classes, reduced as the main part is."""
+    classes = log_probs.size(dim)
+    counted = target != ignore_index
+    weighted = log_probs if weight is None else log_probs * _per_class(weight, log_probs, dim)
+    loss = treadle.where(counted, -weighted.sum(dim) / classes, 0.0)
+    if reduction != "mean":
+        return _reduced(loss, None, None, reduction)
+    if weight is None:
+        return loss.sum() / counted.to(log_probs.dtype).sum()
+    return loss.sum() / treadle.where(counted, weight[treadle.where(counted, target, 0)], 0.0).sum()
+
+
+def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+                         reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """Cross entropy of probabilities in [0, 1]; logarithms are held at -100 as in PyTorch."""
+    if target.size() != input.size():
+        raise ValueError(f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is deprecated. "
+                         "Please ensure they have the same size.")
+    loss = -(target * input.log().clamp(min=-100) + (1 - target) * (-input).log1p().clamp(min=-100))
+    return _reduced(loss if weight is None else loss * weight, size_average, reduce, reduction)
+
+
+def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+                                     reduce: bool | None = None, reduction: str = "mean", pos_weight: Tensor | None = None) -> Tensor:
+    """Cross entropy of sigmoid(input), computed without overflow; `pos_weight` multiplies the positive part."""
+    _check_same(input, target)
+    log_sigmoid = treadle.nn.functional.logsigmoid(input)
+    scale = 1 if pos_weight is None else (pos_weight - 1) * target + 1
+    loss = (1 - target) * input - scale * log_sigmoid
+    return _reduced(loss if weight is None else loss * weight, size_average, reduce, reduction)
+
+
+def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean",
+           log_target: bool = False) -> Tensor:
+    """target * (log(target) - input), input being log probabilities; target is too if `log_target`."""
+    reduction = reduction_name(size_average, reduce, reduction)
+    if reduction == "mean":
+        warnings.warn("reduction: 'mean' divides the total loss by both the batch size and the support size. "
+                      "'batchmean' divides only by the batch size, and aligns with the KL div math definition.", stacklevel=2)
+    if log_target:
+        loss = target.exp() * (target - input)
+    else:
+        known = target > 0
+        entropy = treadle.where(known, target * treadle.where(known, target, 1.0).log(), target * 0)
+        loss = entropy - target * input
+    if reduction == "batchmean":
+        return loss.sum() / input.size(0) if input.dim() else loss.sum()
+    return _reduced(loss, None, None, reduction)
+
+
+def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full: bool = False, size_average: bool | None = None,
+                     eps: float = 1e-8, reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """Poisson negative log likelihood; `full` adds Stirling's approximation of log(target!)."""
+    loss = input.exp() - target * input if log_input else input - target * (input + eps).log()
+    if full:
+        many = treadle.where(target > 1, target, 1.0)
+        loss = loss + treadle.where(target > 1, many * many.log() - many + 0.5 * (many * (2 * math.pi)).log(), 0.0)
+    return _reduced(loss, size_average, reduce, reduction)
+
+
+def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6,
+                      reduction: str = "mean") -> Tensor:
+    """Gaussian negative log likelihood with variance `var` (a number, of input's shape, or without its last dimension)."""
+    if not isinstance(var, Tensor):
+        var = input * 0 + var
+    elif var.size() != input.size():
+        if tuple(var.shape) == tuple(input.shape[:-1]):
+            var = var.unsqueeze(-1)
+        elif not (tuple(var.shape[:-1]) == tuple(input.shape[:-1]) and var.size(-1) == 1):
+            raise ValueError("var is of incorrect size")
+    var = var + (var.detach().clamp(min=eps) - var.detach())  # held at eps; the gradient ignores it
+    loss = (var.log() + (input - target).square() / var) * 0.5
+    return _reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, None, None, reduction)
+
+
+def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, size_average: bool | None = None,
+                         reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """input where target is 1, max(0, margin - input) where it is -1."""
+    zero = input * 0
+    loss = treadle.where(target != 1, (margin - input).clamp(min=0), zero) + treadle.where(target != -1, input, zero)
+    return _reduced(loss, size_average, reduce, reduction)
+
+
+def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
+                     reduction: str = "mean") -> Tensor:
+    """log(1 + exp(-target * input))."""
+    return _reduced(-treadle.nn.functional.logsigmoid(target * input), size_average, reduce, reduction)
+
+
+def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,
+                        reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """max(0, -target * (input1 - input2) + margin)."""
+    return _reduced((-target * (input1 - input2) + margin).clamp(min=0), size_average, reduce, reduction)
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """The cosine of the angle along `dim`, each norm held at `eps`."""
+    length1 = x1.square().sum(dim, keepdim=True).sqrt().clamp(min=eps)
+    length2 = x2.square().sum(dim, keepdim=True).sqrt().clamp(min=eps)
+    return ((x1 / length1) * (x2 / length2)).sum(dim)
+
+
+def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,
+                          reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """1 - cos where target is 1, max(0, cos - margin) where it is -1; inputs (N, D) or (D)."""
+    epsilon = 1e-12
+    product = (input1 * input2).sum(-1)
+    cosine = product / ((input1.square().sum(-1) + epsilon) * (input2.square().sum(-1) + epsilon)).sqrt()
+    zero = cosine * 0
+    loss = treadle.where(target == 1, 1 - cosine, zero) + treadle.where(target == -1, (cosine - margin).clamp(min=0), zero)
+    return _reduced(loss, size_average, reduce, reduction)
+
+
+def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    """The p-norm of x1 - x2 + eps along the last dimension."""
+    return treadle.norm(x1 - x2 + eps, p, -1, keepdim)
+
+
+def triplet_margin_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, p: float = 2, eps: float = 1e-6,
+                        swap: bool = False, size_average: bool | None = None, reduce: bool | None = None,
+                        reduction: str = "mean") -> Tensor:
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) with the p-norm distance d."""
+    near = pairwise_distance(anchor, positive, p, eps)
+    far = pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = treadle.minimum(far, pairwise_distance(positive, negative, p, eps))
+    return _reduced((near - far + margin).clamp(min=0), size_average, reduce, reduction)

@@ -1,0 +1,1 @@
+"""`treadle.utils`: tools around training, chiefly `treadle.utils.data`."""
