@@ -10,6 +10,7 @@ import treadle.ir.ops  # noqa: F401  declares every op
 from treadle.ir import dtypes
 from treadle.ir.graph import Graph, Location, Node, Value
 from treadle.ir.op import TABLE, Attrs, Op
+from treadle.ir.text import format_type
 from treadle.ir.types import TensorType, tensor_type
 
 _STRING = r'"(?:[^"\\\n]|\\.)*"'
@@ -253,7 +254,7 @@ class _Parser:
             if value is None:
                 self.fail(f"{name} is not defined at this point of its block", place)
             if value.type is not type:
-                self.fail(f"{name} is a {value.type}, used here as {type}", place)
+                self.fail(f"{name} is a {format_type(value.type)}, used here as {format_type(type)}", place)
             values.append(value)
         return values
 

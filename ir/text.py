@@ -33,12 +33,12 @@ def print_graph(graph: Graph) -> str:
 
 
 def print_node(node: Node) -> str:
-    """One node by itself, for messages: its operands are numbered in order of appearance."""
+    """One node by itself, for messages: operands numbered in order of appearance, regions as `{...}`."""
     printer = _Printer()
     env: dict[Value, str] = {}
     for value in node.inputs:
         env.setdefault(value, f"%{len(env)}")
-    printer.values = len(env)
+    printer.values, printer.whole = len(env), False
     return printer.node(node, env, "").lstrip()
 
 
@@ -111,6 +111,8 @@ class _Printer:
     def __init__(self) -> None:
         self.values = 0
         self.arguments = 0
+        self.whole = True  # print what is inside regions
+        self.open: list[Graph] = []  # the graphs around the text being printed
 
     def function(self, graph: Graph) -> str:
         kind = _signature([v.type for v in graph.inputs], [v.type for v in graph.outputs])
@@ -118,7 +120,10 @@ class _Printer:
         return f'"func.func"() <{{function_type = {kind}, sym_name = {quote(graph.name)}}}> ({body}) : () -> ()\n'
 
     def block(self, graph: Graph, terminator: str, indent: str) -> str:
-        """`{ ^bb0(...): ... }`, closing brace at `indent`."""
+        """`{ ^bb0(...): ... }`, closing brace at `indent`; `{...}` where a malformed graph contains itself."""
+        if graph in self.open or not self.whole:
+            return "{...}"
+        self.open.append(graph)
         env: dict[Value, str] = {}
         for value in graph.inputs:
             env[value] = f"%arg{self.arguments}"
@@ -126,6 +131,7 @@ class _Printer:
         arguments = ", ".join([f"{env[v]}: {format_type(v.type)}" for v in graph.inputs])
         lines = ["{", f"{indent}^bb0({arguments}):"]
         lines += [self.node(node, env, indent + "  ") for node in graph.nodes]
+        self.open.pop()
         names, kind = _operands(graph.outputs, env), _signature([v.type for v in graph.outputs], [])
         lines += [f'{indent}  "{terminator}"({names}) : {kind}', indent + "}"]
         return "\n".join(lines)

@@ -169,7 +169,8 @@ def test_locations_and_weakness_are_restored() -> None:
     assert graph.nodes[0].out.type.weak and not graph.nodes[1].out.type.weak
 
 
-ATTRIBUTES = [None, True, False, 0, -7, 2**40, 0.5, -0.0, 1e-5, 1e22, 5e-324, 0.1, math.inf, -math.inf, "none", "", 'a"b\\c\n\t\x01é', "\udcff",
+ATTRIBUTES = [None, True, False, 0, -7, 2**40, 0.5, -0.0, 1e-5,
+              1e22, 5e-324, 0.1, math.inf, -math.inf, "none", "", 'a"b\\c\n\t\x01é', "\udcff",
               dtypes.bfloat16, dtypes.uint8, dtypes.bool_, (), (3, -1), (True, False), (0.5, 1.0), (1, (2, None)),
               ("a",), ((),), F32]
 
