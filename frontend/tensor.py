@@ -48,6 +48,9 @@ class Tensor:
     def __hash__(self) -> int:
         return id(self)
 
+    if TYPE_CHECKING:  # methods are installed from the function tables
+        def __getattr__(self, name: str) -> Any: ...
+
 
 class Storage:
     """Memory shared by a tensor and its views: the current value of the whole, as a tensor of the tape, and its version.
@@ -161,8 +164,25 @@ class TensorEmitter(Emitter):
 
 
 EMITTER = TensorEmitter()
-# Rules read `.type` of the values they are given.
-Tensor.type_ = property(lambda self: self._data.type)  # type: ignore[attr-defined]
+
+
+class TypeOf:
+    """What `x.type` is: the value's type for the op table's rules, and, called, PyTorch's `Tensor.type([dtype])`."""
+
+    __slots__ = ("_tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tensor._data.type, name)
+
+    def __call__(self, dtype: Any = None, non_blocking: bool = False) -> Any:
+        from treadle.interop import legacy_type
+        return legacy_type(self._tensor, dtype)
+
+
+Tensor.type = property(TypeOf)  # type: ignore[attr-defined]
 
 
 def storage_of(t: Tensor) -> Storage:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 import treadle.ir.ops  # noqa: F401  (declares the op table)
 from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import DataError, evaluate

@@ -1,0 +1,66 @@
+"""Treadle: PyTorch-style Python, recorded into an IR, compiled to machine code. `import treadle as torch`."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from treadle.ir import op as _op_table
+from treadle.ir.dtypes import (
+    DType as dtype,
+)
+from treadle.ir.dtypes import (
+    bfloat16,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+)
+from treadle.ir.dtypes import bool_ as bool  # noqa: A004
+from treadle.runtime import engine as _engine  # the engine declares the op table and hooks into the recorder
+from treadle.version import __version__
+
+# isort: split
+from treadle import autograd
+from treadle import tensor as _tensor_module
+from treadle.creation import *  # noqa: F403
+from treadle.creation import tensor
+from treadle.device import device
+from treadle.functions import *  # noqa: F403
+from treadle.gathering import *  # noqa: F403
+from treadle.grad_mode import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_grad_enabled,
+)
+from treadle.interop import from_dlpack, from_numpy
+from treadle.linear_algebra import *  # noqa: F403
+from treadle.methods import install as _install
+from treadle.printing import set_printoptions
+from treadle.random import Generator, default_generator, fork_rng, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
+from treadle.reductions import *  # noqa: F403
+from treadle.shaping import *  # noqa: F403
+from treadle.tensor import EMITTER as _EMITTER
+from treadle.tensor import Tensor
+from treadle.types import *  # noqa: F403
+
+_install()
+
+# isort: split
+from treadle import cpu, cuda, nn, optim, ops as _ops, random, utils  # noqa: E402
+from treadle.custom_function import Function as _Function  # noqa: E402
+from treadle.inspection import inspect  # noqa: E402
+from treadle.serialization import load, save  # noqa: E402
+from treadle.settings import *  # noqa: E402, F403
+
+autograd.Function = _Function  # type: ignore[attr-defined]
+half, float, double = float16, float32, float64  # noqa: A001
+short, int, long = int16, int32, int64  # noqa: A001
+pi, e, inf, nan = math.pi, math.e, math.inf, math.nan
+newaxis = None

@@ -1,0 +1,371 @@
+"""Making tensors: from Python data, filled, ranges, and random."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from treadle.device import device_name
+from treadle.ir import dtypes
+from treadle.ir import op as op_table
+from treadle.ir.dtypes import FLOAT, DType
+from treadle.ir.types import tensor_type
+from treadle.random import Generator, reserve
+from treadle.runtime import engine, memory
+from treadle.runtime.recorder import computed
+from treadle.tensor import Tensor, apply, read, wrap
+
+FULL, IOTA = op_table.get("full"), op_table.get("iota")
+
+
+def from_array(array: np.ndarray) -> Tensor:
+    """A tensor with a copy of the array's elements."""
+    array = np.array(array, order="C", copy=True)
+    return adopt(array)
+
+
+def adopt(array: np.ndarray) -> Tensor:
+    """A tensor that takes over a C-contiguous array nobody else will write to."""
+    dtype = dtypes.from_numpy(array.dtype)
+    return wrap(computed(tensor_type(array.shape, dtype), memory.from_numpy(np.ascontiguousarray(array, dtype.np).reshape(array.shape))))
+
+
+def _finish(t: Tensor, requires_grad: bool) -> Tensor:
+    return t.requires_grad_() if requires_grad else t
+
+
+def _to_array(data: Any) -> np.ndarray:
+    """Python data as an array of the dtype PyTorch would choose."""
+    if isinstance(data, Tensor):
+        return to_array(data)
+    if isinstance(data, np.ndarray | np.generic):
+        return np.asarray(data)
+    if isinstance(data, bool):
+        return np.asarray(data)
+    if isinstance(data, int):
+        return np.asarray(data, np.int64)
+    if isinstance(data, float):
+        return np.asarray(data, dtypes.default_float().np)
+    if isinstance(data, Sequence) and not isinstance(data, str | bytes):
+        return _sequence_to_array(data)
+    if hasattr(data, "__array__") or hasattr(data, "__array_interface__"):
+        return np.asarray(data)
+    raise TypeError(f"tensor: can't infer the dtype of {type(data).__name__}; expected numbers, nested sequences, arrays or tensors")
+
+
+def _sequence_to_array(data: Sequence[Any]) -> np.ndarray:
+    shape = _shape_of(data)
+    if any(isinstance(x, Tensor | np.ndarray) for x in data):
+        parts = [_to_array(x) for x in data]
+        return np.stack(parts) if parts else np.zeros((0,), dtypes.default_float().np)
+    try:
+        array = np.array(data)
+    except ValueError as error:
+        raise ValueError(f"expected sequence of length {shape[-1] if shape else 0} at dim {len(shape) - 1} (got a ragged sequence)") from error
+    if array.dtype == object:
+        array = _nested_tensors(data)
+    if array.size == 0 and array.dtype == np.float64:
+        return array.astype(dtypes.default_float().np)
+    if array.dtype.kind in "US":
+        raise TypeError("new(): invalid data type 'str'")
+    if array.dtype == np.float64 and not _has_numpy_double(data):
+        return array.astype(dtypes.default_float().np)
+    return array
+
+
+def _nested_tensors(data: Any) -> np.ndarray:
+    def convert(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return x.tolist()
+        if isinstance(x, list | tuple):
+            return [convert(y) for y in x]
+        if isinstance(x, int | float | bool | np.generic):
+            return x
+        raise TypeError(f"new(): invalid data type '{type(x).__name__}'")
+    array = np.array(convert(data))
+    if array.dtype == object:
+        raise RuntimeError("Overflow when unpacking long, or a sequence of unequal lengths")
+    return array
+
+
+def _has_numpy_double(data: Any) -> bool:
+    while isinstance(data, list | tuple) and data:
+        data = data[0]
+    return isinstance(data, np.generic) and data.dtype == np.float64
+
+
+def _shape_of(data: Any) -> list[int]:
+    shape = []
+    while isinstance(data, list | tuple):
+        shape.append(len(data))
+        if not data:
+            break
+        data = data[0]
+    return shape
+
+
+def to_array(t: Tensor) -> np.ndarray:
+    """The tensor's current elements, sharing memory: for reading only."""
+    data = read(t)
+    if data.buffer is None:
+        engine.materialize(data)
+    return engine.array_of(data.buffer, data.type)
+
+
+def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:
+    """A new tensor with a copy of `data`: numbers, nested sequences, arrays or tensors."""
+    device_name(device)
+    array = _to_array(data)
+    if dtype is None:
+        dtype = dtypes.from_numpy(array.dtype)
+    elif array.dtype.kind == "f" and dtype.category != FLOAT and dtype is not dtypes.bool_:
+        array = array.astype(np.int64)
+    if isinstance(data, int) and not isinstance(data, bool) and dtype.category == 1 and not _fits(data, dtype):
+        raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
+    return _finish(adopt(np.array(array, dtype.np, order="C", copy=True)), requires_grad)
+
+
+def _fits(value: int, dtype: DType) -> bool:
+    info = np.iinfo(dtype.np)
+    return int(info.min) <= value <= int(info.max)
+
+
+def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
+    """`data` itself when it is a tensor of the right dtype; shares memory with numpy arrays when it can."""
+    if isinstance(data, Tensor):
+        return data if dtype is None or data.dtype is dtype else data.to(dtype)
+    if isinstance(data, np.ndarray) and (dtype is None or dtypes.from_numpy(data.dtype) is dtype):
+        from treadle.interop import from_numpy
+        return from_numpy(data)
+    return tensor(data, dtype=dtype, device=device)
+
+
+def asarray(obj: Any, *, dtype: DType | None = None, device: Any = None, copy: bool | None = None, requires_grad: bool = False) -> Tensor:
+    return _finish(tensor(obj, dtype=dtype, device=device) if copy else as_tensor(obj, dtype, device), requires_grad)
+
+
+def scalar_tensor(value: Any, *, dtype: DType | None = None, device: Any = None) -> Tensor:
+    return full((), value, dtype=dtype or dtypes.default_float(), device=device)
+
+
+def legacy_tensor(args: tuple[Any, ...]) -> Tensor:
+    """`Tensor()`, `Tensor(2, 3)` (uninitialised sizes), `Tensor([1, 2])` (data): PyTorch's old constructor, float32."""
+    if not args:
+        return empty(0)
+    if all(isinstance(a, int) and not isinstance(a, bool) for a in args):
+        return empty(*args)
+    if len(args) == 1 and isinstance(args[0], tuple) and type(args[0]).__name__ == "Size":
+        return empty(args[0])
+    if len(args) == 1 and isinstance(args[0], Tensor):
+        return wrap(read(args[0]))
+    return tensor(args[0], dtype=dtypes.default_float())
+
+
+def _shape(size: Any) -> tuple[int, ...]:
+    if len(size) == 1 and isinstance(size[0], list | tuple):
+        size = size[0]
+    out = []
+    for n in size:
+        if isinstance(n, Tensor | np.generic):
+            n = int(n)
+        if not isinstance(n, int):
+            raise TypeError(f"a size must be an int, got {type(n).__name__}")
+        if n < 0:
+            raise RuntimeError(f"Trying to create tensor with negative dimension {n}: {list(size)}")
+        out.append(n)
+    return tuple(out)
+
+
+def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+         pin_memory: bool = False, out: Any = None) -> Tensor:
+    """Every element is `fill_value`; dtype from the value when not given."""
+    value = fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value
+    if dtype is None:
+        dtype = {bool: dtypes.bool_, int: dtypes.int64}.get(type(value), dtypes.default_float())
+    shape = _shape((size,) if isinstance(size, int) else tuple(size))
+    return _finish(apply(FULL, (value,), (shape, dtype, device_name(device))), requires_grad)
+
+
+def zeros(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+          pin_memory: bool = False, out: Any = None, names: Any = None) -> Tensor:
+    return _finish(apply(FULL, (0,), (_shape(size), dtype or dtypes.default_float(), device_name(device))), requires_grad)
+
+
+def ones(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+         pin_memory: bool = False, out: Any = None) -> Tensor:
+    return _finish(apply(FULL, (1,), (_shape(size), dtype or dtypes.default_float(), device_name(device))), requires_grad)
+
+
+def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+          pin_memory: bool = False, memory_format: Any = None, out: Any = None) -> Tensor:
+    """Treadle fills new memory with zeros: a value must be a function of the program."""
+    return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
+def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool) -> Tensor:
+    t = x._data.type
+    return _finish(apply(FULL, (value,), (t.shape, dtype or t.dtype, t.device if device is None else device_name(device))), requires_grad)
+
+
+def zeros_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+               memory_format: Any = None) -> Tensor:
+    return _like(input, 0, dtype, device, requires_grad)
+
+
+def ones_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+              memory_format: Any = None) -> Tensor:
+    return _like(input, 1, dtype, device, requires_grad)
+
+
+empty_like = zeros_like
+
+
+def full_like(input: Tensor, fill_value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
+              layout: Any = None, memory_format: Any = None) -> Tensor:
+    return _like(input, fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value, dtype, device, requires_grad)
+
+
+def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+           start: Any = None, end: Any = None, step: Any = None) -> Tensor:
+    """`arange(end)`, `arange(start, end)`, `arange(start, end, step)`."""
+    numbers = [a.item() if isinstance(a, Tensor | np.generic) else a for a in args]
+    begin = start if start is not None else (numbers.pop(0) if len(numbers) > 1 else 0)
+    stop = end if end is not None else numbers.pop(0)
+    by = step if step is not None else (numbers.pop(0) if numbers else 1)
+    if by == 0:
+        raise RuntimeError("arange: step must be nonzero")
+    if (stop - begin) / by < 0:
+        raise RuntimeError(f"arange: upper bound and lower bound inconsistent with step sign (start {begin}, end {stop}, step {by})")
+    size = max(0, math.ceil((stop - begin) / by))
+    integral = all(isinstance(v, int) for v in (begin, stop, by))
+    dtype = dtype or (dtypes.int64 if integral else dtypes.default_float())
+    return _finish(_ramp(size, begin, by, dtype, device_name(device)), requires_grad)
+
+
+def _ramp(size: int, begin: Any, by: Any, dtype: DType, device: str) -> Tensor:
+    """begin + by * (0, 1, ..., size - 1)"""
+    wide = dtypes.int64 if isinstance(begin, int) and isinstance(by, int) else dtypes.float64
+    t = apply(IOTA, (), (size, dtype if (begin, by) == (0, 1) else wide, device))
+    if (begin, by) == (0, 1):
+        return t
+    if by != 1:
+        t = apply(op_table.TABLE["mul"], (t, by))
+    if begin != 0:
+        t = apply(op_table.TABLE["add"], (t, begin))
+    return t if wide is dtype else apply(op_table.TABLE["cast"], (t,), (dtype,))
+
+
+def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """`steps` values from start to end, both included."""
+    start, end = float(start), float(end)
+    values = np.linspace(start, end, steps)
+    return _finish(adopt(values.astype((dtype or dtypes.default_float()).np)), requires_grad)
+
+
+def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: DType | None = None, device: Any = None,
+             requires_grad: bool = False) -> Tensor:
+    values = np.logspace(float(start), float(end), steps, base=base)
+    return _finish(adopt(values.astype((dtype or dtypes.default_float()).np)), requires_grad)
+
+
+def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    return _finish(adopt(np.eye(n, m, dtype=(dtype or dtypes.default_float()).np)), requires_grad)
+
+
+# -- random ----------------------------------------------------------------------------------------------------------------
+def _draw(op_name: str, draws: int, shape: tuple[int, ...], dtype: DType | None, device: Any, generator: Generator | None) -> Tensor:
+    dtype = dtype or dtypes.default_float()
+    if dtype.category != FLOAT:
+        raise RuntimeError(f'"{op_name}" not implemented for \'{dtype.name.capitalize()}\'')
+    seed, offset = reserve(math.prod(shape), generator, draws)
+    return apply(op_table.TABLE[op_name], (seed, offset), (shape, dtype, device_name(device)))
+
+
+def rand(*size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
+         layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
+    """Uniform in [0, 1)."""
+    return _finish(_draw("random_uniform", 1, _shape(size), dtype, device, generator), requires_grad)
+
+
+def randn(*size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
+          layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
+    """Standard normal."""
+    return _finish(_draw("random_normal", 2, _shape(size), dtype, device, generator), requires_grad)
+
+
+def rand_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
+              layout: Any = None, memory_format: Any = None) -> Tensor:
+    return rand(input._data.type.shape, dtype=dtype or input._data.type.dtype, device=device, requires_grad=requires_grad, generator=generator)
+
+
+def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
+               layout: Any = None, memory_format: Any = None) -> Tensor:
+    return randn(input._data.type.shape, dtype=dtype or input._data.type.dtype, device=device, requires_grad=requires_grad, generator=generator)
+
+
+def randint(low: int, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
+            device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Integers uniform in [low, high); `randint(high, size)` starts at 0."""
+    if size is None:
+        low, high, size = 0, low, high
+    if high is None or low >= high:
+        raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}")
+    shape = _shape((size,) if isinstance(size, int) else tuple(size))
+    seed, offset = reserve(math.prod(shape), generator)
+    bits = apply(op_table.TABLE["random_bits"], (seed, offset), (shape, device_name(device)))
+    table = op_table.TABLE
+    unsigned = apply(table["bitwise_and"], (apply(table["cast"], (bits,), (dtypes.int64,)), 0xFFFFFFFF))
+    # Fixed-point multiplication maps 32 bits onto the range with a bias below range / 2**32.
+    value = apply(table["add"], (apply(table["shift_right"], (apply(table["mul"], (unsigned, int(high) - int(low))), 32)), int(low)))
+    dtype = dtype or dtypes.int64
+    return _finish(value if dtype is dtypes.int64 else apply(table["cast"], (value,), (dtype,)), requires_grad)
+
+
+def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DType | None = None) -> Tensor:
+    shape = input._data.type.shape
+    dtype = dtype or input._data.type.dtype
+    return randint(low, shape, dtype=dtype) if high is None else randint(low, high, shape, dtype=dtype)
+
+
+def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A random permutation of 0..n-1: the order that sorts n random words (Philox, so any process agrees)."""
+    from treadle.ir.random_reference import philox_bits
+    seed, offset = reserve(n, generator, 2)
+    high = philox_bits(seed, offset, n).astype(np.uint64)
+    low = philox_bits(seed, offset + (n + 3) // 4, n)
+    order = np.argsort(high << np.uint64(32) | low, kind="stable")
+    return adopt(order.astype((dtype or dtypes.int64).np))
+
+
+def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
+           device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Normal with the given mean and standard deviation: numbers with `size`, or tensors."""
+    if size is None:
+        shapes = [x._data.type.shape for x in (mean, std) if isinstance(x, Tensor)]
+        size = np.broadcast_shapes(*shapes)
+        dtype = dtype or next(x._data.type.dtype for x in (mean, std) if isinstance(x, Tensor))
+    if not isinstance(std, Tensor) and std < 0:
+        raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
+    z = randn(*_shape((tuple(size),)), generator=generator, dtype=dtype, device=device)
+    table = op_table.TABLE
+    return _finish(apply(table["add"], (apply(table["mul"], (z, std)), mean)), requires_grad)
+
+
+def bernoulli(input: Any, p: float | None = None, *, generator: Generator | None = None) -> Tensor:
+    """1 with probability `input` (or p), else 0, in the input's dtype."""
+    t = input._data.type
+    dtype = t.dtype if t.dtype.category == FLOAT else dtypes.default_float()
+    u = rand(t.shape, generator=generator, dtype=dtypes.float32)
+    table = op_table.TABLE
+    return apply(table["cast"], (apply(table["lt"], (u, input if p is None else p)),), (dtype if p is None else t.dtype,))
+
+
+def frombuffer(buffer: Any, *, dtype: DType, count: int = -1, offset: int = 0, requires_grad: bool = False) -> Tensor:
+    return _finish(from_array(np.frombuffer(buffer, ml_dtypes.bfloat16 if dtype is dtypes.bfloat16 else dtype.np, count, offset)), requires_grad)
+
+
+__all__ = ["arange", "as_tensor", "asarray", "bernoulli", "empty", "empty_like", "eye", "frombuffer", "full", "full_like", "linspace",
+           "logspace", "normal", "ones", "ones_like", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm",
+           "scalar_tensor", "tensor", "zeros", "zeros_like"]

@@ -1,0 +1,147 @@
+"""`autograd.Function`: differentiable operations with a user's own backward."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from treadle.autograd import Edge, edge_of
+from treadle.ir.dtypes import FLOAT
+from treadle.runtime.recorder import STATE
+from treadle.tensor import Tensor, alias, read, wrap
+
+
+class Context:
+    """What `forward` leaves for `backward`: `save_for_backward`, `saved_tensors`, `needs_input_grad`, and any attribute."""
+
+    def __init__(self) -> None:
+        self._saved: tuple[Any, ...] = ()
+        self._versions: list[Any] = []
+        self._not_differentiable: tuple[Tensor, ...] = ()
+        self._dirty: tuple[Tensor, ...] = ()
+        self._materialize = True
+        self.needs_input_grad: tuple[bool, ...] = ()
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self._saved = tensors
+        self._versions = [t._data if isinstance(t, Tensor) else None for t in tensors]
+
+    @property
+    def saved_tensors(self) -> tuple[Any, ...]:
+        for t, data in zip(self._saved, self._versions, strict=True):
+            if data is not None and (data.stale or read(t) is not data and t._storage is not None):
+                raise RuntimeError("one of the variables needed for gradient computation has been modified by an inplace operation: "
+                                   f"{t._data.type} saved by save_for_backward")
+        return self._saved
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None:
+        self._not_differentiable = tensors
+
+    def mark_dirty(self, *tensors: Tensor) -> None:
+        self._dirty = tensors
+
+    def set_materialize_grads(self, value: bool) -> None:
+        self._materialize = value
+
+
+class FunctionNode:
+    """A custom function on the tape: calls the user's `backward`."""
+
+    __slots__ = ("__weakref__", "context", "edges", "function", "hooks", "out_types", "released", "retained")
+
+    def __init__(self, function: type, context: Context, edges: tuple[Edge, ...], out_types: tuple[Any, ...]) -> None:
+        self.function = function
+        self.context = context
+        self.edges = edges
+        self.out_types = out_types
+        self.hooks: Any = None
+        self.retained: Any = None
+        self.released = False
+
+    def name(self) -> str:
+        return f"{self.function.__name__}Backward"
+
+    @property
+    def next_functions(self) -> tuple[Any, ...]:
+        return tuple([(None, 0) if e is None else e for e in self.edges])
+
+    def release(self) -> None:
+        self.released = True
+
+    def gradients(self, grads: list[Tensor | None]) -> Sequence[Tensor | None]:
+        if self.released:
+            raise RuntimeError("Trying to backward through the graph a second time. Specify retain_graph=True if you need to.")
+        if self.context._materialize:
+            from treadle.creation import zeros
+            grads = [zeros(t.shape, dtype=t.dtype) if g is None else g for g, t in zip(grads, self.out_types, strict=True)]
+        found = self.function.backward(self.context, *grads)  # type: ignore[attr-defined]
+        found = found if isinstance(found, tuple) else (found,)
+        if len(found) < len(self.edges) or any(g is not None for g in found[len(self.edges):]):
+            raise RuntimeError(f"function {self.name()} returned an incorrect number of gradients (expected {len(self.edges)}, got {len(found)})")
+        return found[:len(self.edges)]
+
+
+class Function:
+    """Base class of custom differentiable functions.
+
+    Subclasses define static methods `forward(ctx, *args)` and `backward(ctx, *grads)` (one gradient, or None, per argument);
+    or `forward(*args)` with `setup_context(ctx, inputs, output)`. Use it as `MyFunction.apply(*args)`.
+    """
+
+    @staticmethod
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("You must implement the forward function for custom autograd.Function.")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError("You must implement either the backward or vjp method for your custom autograd.Function to use it "
+                                  "with backward mode AD.")
+
+    @classmethod
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        context = Context()
+        edges = tuple([edge_of(a) for a in args])
+        context.needs_input_grad = tuple([e is not None for e in edges])
+        state = STATE.here
+        before, state.grad = state.grad, False
+        try:
+            if "setup_context" in dir(cls):
+                result = cls.forward(*args, **kwargs)
+                cls.setup_context(context, args, result)  # type: ignore[attr-defined]
+            else:
+                result = cls.forward(context, *args, **kwargs)
+        finally:
+            state.grad = before
+        if not before or all(e is None for e in edges):
+            return result
+        return _attach(cls, context, edges, result, args)
+
+
+def _attach(function: type, context: Context, edges: tuple[Edge, ...], result: Any, args: tuple[Any, ...]) -> Any:
+    several = isinstance(result, tuple)
+    results = list(result) if several else [result]
+    tensors = [t for t in results if isinstance(t, Tensor)]
+    node = FunctionNode(function, context, edges, tuple([read(t).type for t in tensors]))
+    out = []
+    for t in results:
+        if isinstance(t, Tensor):
+            index = next(i for i, other in enumerate(tensors) if other is t)
+            if any(t is a for a in args) and not any(t is d for d in context._dirty):
+                t = alias(t)
+            elif t._node is not None or t._requires_grad:
+                t = t if any(t is d for d in context._dirty) else wrap(read(t))
+            if read(t).type.dtype.category == FLOAT and not any(t is n for n in context._not_differentiable):
+                t._node, t._out = node, index
+        out.append(t)
+    return tuple(out) if several else out[0]
+
+
+def once_differentiable(function: Any) -> Any:
+    """Decorator of `backward` methods that cannot be differentiated again."""
+    def wrapped(ctx: Any, *grads: Any) -> Any:
+        state = STATE.here
+        before, state.grad = state.grad, False
+        try:
+            return function(ctx, *grads)
+        finally:
+            state.grad = before
+    return staticmethod(wrapped)

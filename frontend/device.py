@@ -1,0 +1,55 @@
+"""`treadle.device`."""
+from __future__ import annotations
+
+from typing import Any
+
+
+class device:
+    """Where a tensor lives: `device("cpu")`, `device("cuda", 1)`, `device("cuda:1")`. RuntimeError for an unknown type."""
+
+    __slots__ = ("index", "type")
+    KNOWN = ("cpu", "cuda", "meta")
+
+    def __init__(self, type: Any, index: int | None = None) -> None:
+        if isinstance(type, device):
+            type, index = type.type, type.index if index is None else index
+        elif isinstance(type, int):
+            type, index = "cuda", type
+        elif ":" in str(type):
+            type, _, number = str(type).partition(":")
+            if not number.isdigit() or index is not None:
+                raise RuntimeError(f"Invalid device string: '{type}:{number}'")
+            index = int(number)
+        if type not in self.KNOWN:
+            raise RuntimeError(f"Expected one of {', '.join(self.KNOWN)} device type at start of device string: {type}")
+        self.type: str = type
+        self.index = index
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+    def __repr__(self) -> str:
+        index = "" if self.index is None else f", index={self.index}"
+        return f"device(type='{self.type}'{index})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, device) and (self.type, self.index) == (other.type, other.index)
+
+    def __hash__(self) -> int:
+        return hash((self.type, self.index))
+
+    def __reduce__(self) -> tuple:
+        return device, (self.type, self.index)
+
+
+def device_name(where: Any) -> str:
+    """The IR's name of a device argument (None: the default). RuntimeError when this process cannot use it."""
+    if where is None:
+        return "cpu"
+    found = where if isinstance(where, device) else device(where)
+    if found.type == "cuda":
+        raise RuntimeError(f"device '{found}' is not available: Treadle found no usable CUDA device. "
+                           "Install the driver and the extra: pip install 'treadle[cuda]'.")
+    if found.type != "cpu":
+        raise RuntimeError(f"device '{found}' is not supported")
+    return "cpu"

@@ -1,0 +1,206 @@
+"""`x[...]` and `x[...] = v`: basic indexing is a chain of views, advanced indexing a gather or scatter."""
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from treadle.creation import adopt, tensor, to_array
+from treadle.ir import dtypes
+from treadle.ir import op as op_table
+from treadle.tensor import Tensor, alias, apply, assign, check_writable, view
+
+SLICE, RESHAPE, PERMUTE = op_table.get("slice"), op_table.get("reshape"), op_table.get("permute")
+
+
+class _Parsed:
+    """An index split into its view part and its advanced part.
+
+    `slices`: one slice per axis of the tensor, integers as slices of length one; `shape`: the shape after dropping integer
+    axes and inserting None; `advanced`: (axis of that shape, index tensor) pairs.
+    """
+
+    def __init__(self) -> None:
+        self.slices: list[tuple[int, int, int]] = []
+        self.shape: list[int] = []
+        self.advanced: list[tuple[int, Tensor]] = []
+
+
+def _items(index: Any) -> tuple[Any, ...]:
+    if isinstance(index, tuple):
+        return index
+    if isinstance(index, list) and any(isinstance(i, slice | Tensor | list | np.ndarray) or i is None or i is Ellipsis for i in index):
+        return tuple(index)
+    return (index,)
+
+
+def _normalize(item: Any) -> Any:
+    """Numpy scalars and arrays, lists and 0-d integer tensors in their plain form."""
+    if isinstance(item, bool | int | slice) or item is None or item is Ellipsis:
+        return item
+    if isinstance(item, Tensor):
+        t = item._data.type
+        if t.dtype.category == dtypes.FLOAT:
+            raise IndexError(f"tensors used as indices must be long, int, byte or bool tensors, got {t.dtype.name}")
+        return item
+    if isinstance(item, np.bool_):
+        return bool(item)
+    if isinstance(item, np.ndarray | list | range):
+        array = np.asarray(item)
+        return adopt(array.astype(np.int64) if array.size == 0 or array.dtype.kind in "iu" else array.copy())
+    if hasattr(item, "__index__"):
+        return operator.index(item)
+    raise TypeError(f"only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices (got {type(item).__name__})")
+
+
+def _axes_used(item: Any) -> int:
+    if item is None or item is Ellipsis or isinstance(item, bool):
+        return 0
+    if isinstance(item, Tensor) and item._data.type.dtype in (dtypes.bool_, dtypes.uint8):
+        return item._data.type.ndim
+    return 1
+
+
+def _parse(x: Tensor, index: Any) -> _Parsed:
+    shape = x._data.type.shape
+    items = [_normalize(i) for i in _items(index)]
+    used = sum(_axes_used(i) for i in items)
+    if used > len(shape):
+        raise IndexError(f"too many indices for tensor of dimension {len(shape)}")
+    if sum(1 for i in items if i is Ellipsis) > 1:
+        raise IndexError("an index can only have a single ellipsis ('...')")
+    rest = [slice(None)] * (len(shape) - used)
+    at = next((k for k, i in enumerate(items) if i is Ellipsis), None)
+    items = items + rest if at is None else items[:at] + rest + items[at + 1:]
+    parsed = _Parsed()
+    for item in items:
+        _take(parsed, item, shape)
+    return parsed
+
+
+def _take(parsed: _Parsed, item: Any, shape: tuple[int, ...]) -> None:
+    axis = len(parsed.slices)
+    if item is None:
+        parsed.shape.append(1)
+    elif isinstance(item, bool):
+        parsed.advanced.append((len(parsed.shape), tensor([0] if item else [], dtype=dtypes.int64)))
+        parsed.shape.append(1)
+    elif isinstance(item, int):
+        size = shape[axis]
+        if not -size <= item < size:
+            raise IndexError(f"index {item} is out of bounds for dimension {axis} with size {size}")
+        item += size if item < 0 else 0
+        parsed.slices.append((item, item + 1, 1))
+    elif isinstance(item, slice):
+        parsed.slices.append(_bounds(item, shape[axis]))
+        lo, hi, step = parsed.slices[-1]
+        parsed.shape.append(max(0, -(-(hi - lo) // step)))
+    elif item._data.type.dtype in (dtypes.bool_, dtypes.uint8):
+        _take_mask(parsed, item, shape)
+    else:
+        parsed.slices.append((0, shape[axis], 1))
+        parsed.advanced.append((len(parsed.shape), item))
+        parsed.shape.append(shape[axis])
+
+
+def _take_mask(parsed: _Parsed, mask: Tensor, shape: tuple[int, ...]) -> None:
+    """A mask selects where it is true: it is looked at (a flush) and becomes index tensors, one an axis."""
+    axis, have = len(parsed.slices), mask._data.type.shape
+    for d, n in enumerate(have):
+        if n != shape[axis + d]:
+            raise IndexError(f"The shape of the mask {list(have)} at index {d} does not match the shape of the indexed tensor "
+                             f"{list(shape)} at index {axis + d}")
+    for d, places in enumerate(np.nonzero(np.atleast_1d(to_array(mask)))):
+        if not have:
+            parsed.advanced.append((len(parsed.shape), adopt(places)))
+            parsed.shape.append(1)
+            continue
+        parsed.slices.append((0, shape[axis + d], 1))
+        parsed.advanced.append((len(parsed.shape), adopt(places)))
+        parsed.shape.append(shape[axis + d])
+
+
+def _bounds(item: slice, size: int) -> tuple[int, int, int]:
+    parts = [int(p) if isinstance(p, Tensor) else p for p in (item.start, item.stop, item.step)]
+    step = 1 if parts[2] is None else operator.index(parts[2])
+    if step <= 0:
+        raise ValueError("step must be greater than zero")
+    lo, hi, step = slice(parts[0], parts[1], step).indices(size)
+    return lo, max(lo, hi), step
+
+
+def _basic(x: Tensor, parsed: _Parsed) -> Tensor:
+    """The view part. Always a tensor of its own, even for `x[...]`."""
+    shape = x._data.type.shape
+    out = x
+    if any(s != (0, n, 1) for s, n in zip(parsed.slices, shape, strict=True)):
+        starts, stops, steps = zip(*parsed.slices, strict=True)
+        out = view(SLICE, out, (starts, stops, steps))
+    if tuple(parsed.shape) != out._data.type.shape:
+        out = view(RESHAPE, out, (tuple(parsed.shape),))
+    if out is x:
+        out = alias(x)
+        out._node, out._out = (x._node, x._out) if not x._requires_grad else _leaf(x)
+    return out
+
+
+def _leaf(x: Tensor) -> Any:
+    from treadle.autograd import edge_of
+    return edge_of(x)
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """`x[index]`: a view for integers, slices, None and `...`; a copy when an index is a tensor, list or mask."""
+    parsed = _parse(x, index)
+    out = _basic(x, parsed)
+    if not parsed.advanced:
+        return out
+    dims = tuple([d for d, _ in parsed.advanced])
+    return apply(op_table.TABLE["index"], (out, *[i for _, i in parsed.advanced]), (dims,))
+
+
+def setitem(x: Tensor, index: Any, value: Any) -> None:
+    """`x[index] = value`, broadcasting value and casting it to x's dtype."""
+    check_writable(x, "__setitem__")
+    parsed = _parse(x, index)
+    target = _basic(x, parsed)
+    if not isinstance(value, Tensor):
+        value = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(value, int | float | bool):
+            value = tensor(value)
+    dtype = x._data.type.dtype
+    if parsed.advanced:
+        if isinstance(value, Tensor) and value._data.type.dtype is not dtype:
+            value = apply(op_table.TABLE["cast"], (value,), (dtype,))
+        dims = tuple([d for d, _ in parsed.advanced])
+        new = apply(op_table.TABLE["index_put"], (target, value, *[i for _, i in parsed.advanced]), (dims, False))
+    else:
+        new = broadcast_to(value, target)
+    assign(target, new, "__setitem__")
+    if target._storage is not None and target._storage is x._storage:
+        from treadle.tensor import read
+        read(x)
+
+
+def broadcast_to(value: Any, target: Tensor) -> Tensor:
+    """`value` as a fresh tensor of target's shape and dtype: what an in-place copy stores."""
+    t = target._data.type
+    if not isinstance(value, Tensor):
+        return apply(op_table.TABLE["full"], (value,), (t.shape, t.dtype, t.device))
+    have = value._data.type
+    if have.shape != t.shape:
+        shape = have.shape
+        while len(shape) > len(t.shape) and shape[0] == 1:
+            shape = shape[1:]
+        if len(shape) > len(t.shape) or any(n not in (1, m) for n, m in zip(reversed(shape), reversed(t.shape), strict=False)):
+            raise RuntimeError(f"shape mismatch: value tensor of shape {list(have.shape)} cannot be broadcast to indexing result of shape {list(t.shape)}")
+        if shape != have.shape:
+            value = apply(RESHAPE, (value,), (shape,))
+        value = apply(op_table.TABLE["expand"], (value,), (t.shape,))
+    if have.dtype is not t.dtype:
+        return apply(op_table.TABLE["cast"], (value,), (t.dtype,))
+    return apply(op_table.TABLE["copy"], (value,), ())
+
+
+__all__ = ["getitem", "setitem"]

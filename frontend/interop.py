@@ -1,0 +1,133 @@
+"""Exchange with numpy and DLPack, sharing memory as PyTorch does.
+
+A recorded program treats values as immutable, so a storage that numpy can see is handled apart: every read takes a
+snapshot, every write is carried out at once and copied back, for as long as anything outside still refers to the memory.
+"""
+from __future__ import annotations
+
+import sys
+import weakref
+from typing import Any
+
+import numpy as np
+from treadle.creation import adopt, from_array, to_array
+from treadle.ir import dtypes
+from treadle.ir.types import tensor_type
+from treadle.runtime import engine, memory
+from treadle.runtime.recorder import Data, computed
+from treadle.tensor import Storage, Tensor, read, still_shared, storage_of, wrap
+
+
+def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
+    """The tensor as an array that shares its memory (`Tensor.numpy`)."""
+    if not force and (t._requires_grad or t._node is not None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+    if force:
+        return to_array(t).copy()
+    storage = storage_of(t)
+    if storage.export is None or not still_shared(storage):
+        base = read(storage.base)
+        engine.materialize(base, "numpy")
+        array = engine.array_of(base.buffer, base.type)
+        storage.export = weakref.ref(array)
+    else:
+        array = shared_array(storage)
+    return through_chain(array, t)
+
+
+def shared_array(storage: Storage) -> np.ndarray:
+    """The storage's memory, as the outside sees it."""
+    export = storage.export
+    found = export() if isinstance(export, weakref.ref) else export
+    assert found is not None
+    return found
+
+
+def export_alive(export: Any) -> bool:
+    if isinstance(export, weakref.ref):
+        return export() is not None
+    # An imported array is kept by its buffer, the storage and this call alone once everybody else let go.
+    return sys.getrefcount(export) > 4
+
+
+def through_chain(array: np.ndarray, t: Tensor) -> np.ndarray:
+    """The view of the whole array that `t` is. Numpy expresses every view op without a copy."""
+    for op, attrs in t._chain:
+        if op.name == "reshape":
+            array = array.reshape(attrs[0])
+        elif op.name == "as_strided":
+            shape, strides, offset = attrs
+            flat = array.reshape(-1)[offset:]
+            array = np.lib.stride_tricks.as_strided(flat, shape, [s * array.itemsize for s in strides])
+        else:
+            assert op.reference is not None
+            array = op.reference(array, *attrs)
+    return array
+
+
+def snapshot(t: Tensor, storage: Storage) -> Data:
+    """A private copy of what `t` shows of shared memory at this moment."""
+    array = np.array(through_chain(shared_array(storage), t), order="C", copy=True)
+    return computed(tensor_type(array.shape, t._data.type.dtype), memory.from_numpy(array))
+
+
+def write_back(storage: Storage, old: Data) -> None:
+    """Carry out a write to shared memory now."""
+    data = storage.base._data
+    engine.materialize(data, "write to memory shared with numpy")
+    target = shared_array(storage)
+    np.copyto(target, engine.array_of(data.buffer, data.type))
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    """A tensor sharing memory with the array; TypeError when it is not an array or has no matching dtype."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"expected np.ndarray (got {type(array).__name__})")
+    dtype = dtypes.from_numpy(array.dtype)
+    if any(s < 0 for s in array.strides):
+        raise ValueError("At least one stride in the given numpy array is negative, and tensors with negative strides are not currently "
+                         "supported. (You can probably work around this by making a copy of your array with array.copy().)")
+    if not array.flags.c_contiguous or array.dtype.byteorder == ">" or not array.flags.writeable:
+        return from_array(array.astype(dtype.np))
+    t = wrap(computed(tensor_type(array.shape, dtype), memory.from_numpy(array)))
+    storage = storage_of(t)
+    storage.export = array
+    return t
+
+
+def legacy_type(t: Tensor, dtype: Any) -> Any:
+    """`Tensor.type()`: its old name; `Tensor.type(dtype)`: cast."""
+    names = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16", "uint8": "Byte", "int8": "Char",
+             "int16": "Short", "int32": "Int", "int64": "Long", "bool": "Bool"}
+    if dtype is None:
+        return f"treadle.{names[t._data.type.dtype.name]}Tensor"
+    if isinstance(dtype, str):
+        wanted = dtype.rpartition(".")[2].removesuffix("Tensor")
+        found = [k for k, v in names.items() if v == wanted]
+        if not found:
+            raise ValueError(f"invalid type: '{dtype}'")
+        dtype = dtypes.by_name(found[0])
+    return t.to(getattr(dtype, "dtype", dtype))
+
+
+def to_dlpack(t: Tensor, **kwargs: Any) -> Any:
+    """A DLPack capsule of the tensor's memory (`Tensor.__dlpack__`); BufferError for dtypes that numpy cannot export."""
+    array = to_numpy(t.detach())
+    if array.dtype.kind not in "iufb":
+        raise BufferError(f"DLPack export of {t._data.type.dtype.name} is not supported")
+    return array.__dlpack__(**{k: v for k, v in kwargs.items() if k in ("max_version", "copy")})
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor sharing memory with any object that speaks DLPack."""
+    array = np.from_dlpack(source)
+    return from_numpy(array) if array.flags.writeable else from_array(array)
+
+
+def host_call(function: Any, *tensors: Tensor) -> Any:
+    """Run a numpy function on the tensors' values (a flush) and wrap its results."""
+    result = function(*[to_array(t) for t in tensors])
+    return tuple([adopt(np.asarray(r)) for r in result]) if isinstance(result, tuple) else adopt(np.asarray(result))
+
+
+__all__ = ["from_dlpack", "from_numpy"]
