@@ -41,7 +41,14 @@ class ScalarRef:
     index: int
 
 
-Argument = int | BufferRef | ScalarRef
+@dataclass(frozen=True)
+class Table:
+    """The address of a further table of arguments, for kernels that call another function with its own."""
+
+    args: tuple[int | BufferRef | ScalarRef | Table, ...]
+
+
+Argument = int | BufferRef | ScalarRef | Table
 
 
 @dataclass
@@ -111,7 +118,10 @@ class PlanBuilder:
         return self._open[-1].body if self._open else self._top
 
     def _check_loops(self, arg: Argument) -> None:
-        if isinstance(arg, BufferRef):
+        if isinstance(arg, Table):
+            for inner in arg.args:
+                self._check_loops(inner)
+        elif isinstance(arg, BufferRef):
             depth = len(self._open)
             if ((arg.stride or arg.alternate is not None) and depth < 1) or (arg.outer_stride and depth < 2):
                 raise ValueError(f"{arg} moves with a loop, but there {'is no loop' if not depth else 'is one loop'} around the step")
@@ -170,11 +180,16 @@ class _Layout:
 
     def _kernel(self, step: _Step, around: list[_Moves]) -> list[int]:
         self.parallel = self.parallel or step.units > step.grain
-        args = self._append([arg if isinstance(arg, int) else 0 for arg in step.args] or [0])
-        for i, arg in enumerate(step.args):
-            if not isinstance(arg, int):
-                self._relocate(args + i, arg, around)
-        return [layout.KERNEL, step.function, args, step.units, step.grain, 0, 0, 0]
+        return [layout.KERNEL, step.function, self._arguments(step.args, around), step.units, step.grain, 0, 0, 0]
+
+    def _arguments(self, args: Sequence[Argument], around: list[_Moves]) -> int:
+        """Lay out a table of arguments (and, first, those it points to)."""
+        inner = {i: self._arguments(arg.args, around) for i, arg in enumerate(args) if isinstance(arg, Table)}
+        start = self._append([inner.get(i, arg if isinstance(arg, int) else 0) for i, arg in enumerate(args)] or [0], tuple(inner))
+        for i, arg in enumerate(args):
+            if isinstance(arg, BufferRef | ScalarRef):
+                self._relocate(start + i, arg, around)
+        return start
 
     def _loop(self, loop: _Loop, around: list[_Moves]) -> list[int]:
         moves = _Moves(loop.trip)

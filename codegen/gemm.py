@@ -1,0 +1,284 @@
+"""Matrix products C[b, m, n] = A[b, m, k] @ B[b, k, n] as kernels of the common calling convention.
+
+One module per element type holds everything; sizes and strides are run-time arguments, so it is compiled once. Units are
+tiles of C: `gemm_plan.py` decides how C is cut and which kernel computes it, here is what each kernel does with a tile.
+K is never divided between threads, so a result has the same bits for any number of them.
+"""
+from __future__ import annotations
+
+import functools
+
+from treadle.codegen.gemm_micro import ZERO, Tile, ceil_div, emit_micro_kernels, tile_for
+from treadle.codegen.gemm_pack import emit_pack
+from treadle.codegen.gemm_plan import Word
+from treadle.codegen.gemm_small import GROUP, emit_small_kernels
+from treadle.codegen.jit import CompiledModule, compile_text
+from treadle.codegen.llvm_text import Function, Module, Val, const
+from treadle.codegen.target import Target, host
+
+# Columns of C finished before the epilogue sees them: few enough to be in the second-level cache still.
+EPILOGUE_COLUMNS = 256
+
+SCALARS = {"float32": "float", "float64": "double"}
+# Every body computes rows x columns of C at (row, column) of batch element `batch`; pointers are to the tile's corner.
+BODY_PARAMETERS = [
+    Val("ptr", "%args"), Val("ptr", "%a"), Val("ptr", "%b"), Val("ptr", "%c"), Val("i64", "%rows"), Val("i64", "%columns"),
+    Val("i64", "%row"), Val("i64", "%column"), Val("i64", "%batch"), Val("ptr", "%scratch"),
+]
+
+
+def gemm_text(target: Target, dtype: str) -> str:
+    """LLVM text of all matrix kernels of an element type."""
+    module = Module()
+    tile = tile_for(target, SCALARS[dtype])
+    emit_micro_kernels(module, tile)
+    emit_pack(module, tile)
+    emit_small_kernels(module, tile)
+    _emit_epilogue(module)
+    for kind, emit in (("blocked", _emit_blocked), ("dot", _emit_dot), ("stream", _emit_stream)):
+        emit(module, tile)
+        _emit_entry(module, tile, kind)
+    return module.text()
+
+
+@functools.cache
+def gemm_module(dtype: str) -> CompiledModule:
+    """The compiled matrix kernels for `float32` or `float64` (KeyError otherwise); kept for the life of the process."""
+    return compile_text(gemm_text(host(), dtype), passes=False)
+
+
+def gemm_address(symbol: str) -> int:
+    """The address of a kernel named by `gemm_plan.gemm_step`."""
+    return gemm_module(symbol.rsplit("_", 1)[1]).address(symbol)
+
+
+def _dtype(tile: Tile) -> str:
+    return {scalar: dtype for dtype, scalar in SCALARS.items()}[tile.scalar]
+
+
+def _arg(f: Function, word: Word, ty: str = "i64") -> Val:
+    return f.load(f.gep(Val("ptr", "%args"), int(word), "i64"), ty)
+
+
+def _call(f: Function, name: str, *arguments: Val) -> None:
+    f.line(f"call void @{name}({', '.join(map(str, arguments))})")
+
+
+# -- from units to tiles ---------------------------------------------------------------------------------------------
+def _emit_entry(module: Module, tile: Tile, kind: str) -> None:
+    """`gemm_<kind>_<dtype>(args, lo, hi, scratch)`: units count columns of tiles fastest, then rows, then the batch."""
+    low, high = Val("i64", "%lo"), Val("i64", "%hi")
+    f = Function(module, f"gemm_{kind}_{_dtype(tile)}", [Val("ptr", "%args"), low, high, Val("ptr", "%scratch")])
+    m, n = _arg(f, Word.M), _arg(f, Word.N)
+    height, width = _arg(f, Word.TILE_ROWS), _arg(f, Word.TILE_COLUMNS)
+    across, down = ceil_div(f, n, width), ceil_div(f, m, height)
+    with f.loop(low, high) as unit:
+        line = f.binary("udiv", unit.index, across)
+        column = f.mul(f.sub(unit.index, f.mul(line, across)), width)
+        batch = f.binary("udiv", line, down)
+        row = f.mul(f.sub(line, f.mul(batch, down)), height)
+        a = _corner(f, tile, Word.A, batch, [(row, Word.A_ROW)])
+        b = _corner(f, tile, Word.B, batch, [(column, Word.B_COLUMN)])
+        c = _corner(f, tile, Word.C, batch, [(row, Word.C_ROW), (column, Word.C_COLUMN)])
+        rows, columns = f.smin(height, f.sub(m, row)), f.smin(width, f.sub(n, column))
+        _call(f, f"{kind}_body_{tile.suffix}", Val("ptr", "%args"), a, b, c, rows, columns, row, column, batch, Val("ptr", "%scratch"))
+    f.line("ret void")
+    f.finish()
+
+
+def _corner(f: Function, tile: Tile, operand: Word, batch: Val, offsets: list[tuple[Val, Word]]) -> Val:
+    """The address of an operand at a batch element (two strides) plus (index, stride) offsets."""
+    inner_count = _arg(f, Word.INNER_BATCH)
+    outer = f.binary("udiv", batch, inner_count)
+    inner = f.sub(batch, f.mul(outer, inner_count))
+    first = {Word.A: Word.A_OUTER, Word.B: Word.B_OUTER, Word.C: Word.C_OUTER}[operand]
+    place = f.add(f.mul(outer, _arg(f, first)), f.mul(inner, _arg(f, Word(first + 1))))
+    for index, stride in offsets:
+        place = f.add(place, f.mul(index, _arg(f, stride)))
+    return f.gep(_arg(f, operand, "ptr"), place, tile.scalar)
+
+
+def _emit_epilogue(module: Module) -> None:
+    """`epilogue(args, row, rows, column, columns, batch)`: tell the caller's function, if any, that a block is final."""
+    names = [Val("ptr", "%args"), *(Val("i64", f"%{n}") for n in ("row", "rows", "column", "columns", "batch"))]
+    f = Function(module, "epilogue", names, linkage="internal")
+    _, row, rows, column, columns, batch = names
+    fn = _arg(f, Word.EPILOGUE, "ptr")
+    with f.if_(f.compare("ne", fn, Val("ptr", "null"))):
+        swapped = f.compare("ne", _arg(f, Word.SWAPPED), ZERO)
+        ranges = [row, f.add(row, rows)], [column, f.add(column, columns)]
+        bounds = [f.select(swapped, y, x) for x, y in zip(ranges[0] + ranges[1], ranges[1] + ranges[0], strict=True)]
+        f.line(f"call void {fn.name}({_arg(f, Word.EPILOGUE_ARGS, 'ptr')}, {', '.join(map(str, bounds))}, {batch})")
+    f.line("ret void")
+    f.finish()
+
+
+# -- blocked: packed panels and register tiles -----------------------------------------------------------------------
+def _emit_blocked(module: Module, tile: Tile) -> None:
+    """Blocks of N, K, M from the outside in: B's block stays in the last cache, A's in the second, a panel of B in the first."""
+    f = Function(module, f"blocked_body_{tile.suffix}", BODY_PARAMETERS, linkage="internal")
+    args, a, b, c, rows, columns, row, column, batch, scratch = BODY_PARAMETERS
+    k = _arg(f, Word.K)
+    depth = ceil_div(f, k, f.smax(ceil_div(f, k, tile.depth), const("i64", 1)))
+    height = ceil_div(f, rows, ceil_div(f, rows, tile.height))
+    _emit_macro(module, tile)
+    with f.loop(ZERO, columns, tile.width) as block:
+        width = f.smin(const("i64", tile.width), f.sub(columns, block.index))
+        here = f.add(column, block.index)
+        b_block = f.gep(b, f.mul(block.index, _arg(f, Word.B_COLUMN)), tile.scalar)
+        c_block = f.gep(c, block.index, tile.scalar)
+        with f.if_(f.compare("eq", k, ZERO)):
+            _fill_zeros(f, tile, c_block, rows, width)
+            _call(f, "epilogue", args, row, rows, here, width, batch)
+        with f.loop(ZERO, k, f.smax(depth, const("i64", 1))) as deep:
+            steps = f.smin(depth, f.sub(k, deep.index))
+            b_panel, b_row = _prepare_b(f, tile, b_block, deep.index, steps, width, scratch)
+            with f.loop(ZERO, rows, height) as high:
+                lines = f.smin(height, f.sub(rows, high.index))
+                a_place = f.add(f.mul(high.index, _arg(f, Word.A_ROW)), f.mul(deep.index, _arg(f, Word.A_COLUMN)))
+                c_place = f.mul(high.index, _arg(f, Word.C_ROW))
+                _call(f, f"macro_{tile.suffix}", args, f.gep(a, a_place, tile.scalar), b_panel, b_row,
+                      f.gep(c_block, c_place, tile.scalar), lines, width, f.add(row, high.index), here, batch, deep.index, steps, scratch)
+    f.line("ret void")
+    f.finish()
+
+
+def _fill_zeros(f: Function, tile: Tile, c: Val, rows: Val, columns: Val) -> None:
+    with f.loop(ZERO, rows) as line:
+        start = f.gep(c, f.mul(line.index, _arg(f, Word.C_ROW)), tile.scalar)
+        f.module.declare("llvm.memset.p0.i64", "void (ptr, i8, i64, i1)")
+        f.line(f"call void @llvm.memset.p0.i64({start}, i8 0, {f.mul(columns, tile.align)}, i1 false)")
+
+
+def _prepare_b(f: Function, tile: Tile, b: Val, k: Val, steps: Val, width: Val, scratch: Val) -> tuple[Val, Val]:
+    """Pack the block of B, unless it is read in place. Returns its address and row stride (0: packed)."""
+    source = f.gep(b, f.mul(k, _arg(f, Word.B_ROW)), tile.scalar)
+    packed = f.gep(scratch, tile.packed_a_bytes, "i8")
+    wanted = f.compare("ne", _arg(f, Word.PACK_B), ZERO)
+    along_n = _arg(f, Word.B_COLUMN)
+    with f.if_(wanted):
+        with f.loop(ZERO, width, tile.columns) as panel:
+            count = f.smin(f.sub(width, panel.index), const("i64", tile.columns))
+            _call(f, f"pack_{tile.suffix}", count, steps, f.gep(source, f.mul(panel.index, along_n), tile.scalar), along_n,
+                  _arg(f, Word.B_ROW), f.gep(packed, f.mul(panel.index, steps), tile.scalar), const("i64", tile.columns))
+    return f.select(wanted, packed, source), f.select(wanted, ZERO, _arg(f, Word.B_ROW))
+
+
+MACRO_PARAMETERS = [
+    Val("ptr", "%args"), Val("ptr", "%a"), Val("ptr", "%b"), Val("i64", "%b_row"), Val("ptr", "%c"), Val("i64", "%rows"),
+    Val("i64", "%columns"), Val("i64", "%row"), Val("i64", "%column"), Val("i64", "%batch"), Val("i64", "%first"),
+    Val("i64", "%steps"), Val("ptr", "%scratch"),
+]
+
+
+def _emit_macro(module: Module, tile: Tile) -> None:
+    """Pack a block of A, multiply it by the block of B, and run the epilogue when this was the last of K."""
+    f = Function(module, f"macro_{tile.suffix}", MACRO_PARAMETERS, linkage="internal", attributes="nounwind noinline")
+    args, a, b, b_row, c, rows, columns, row, column, batch, first, steps, scratch = MACRO_PARAMETERS
+    height = ceil_div(f, rows, ceil_div(f, rows, tile.rows))
+    panel_size = f.mul(steps, tile.pack)
+    along_m = _arg(f, Word.A_ROW)
+    with f.loop(ZERO, rows, height) as panel:
+        count = f.smin(height, f.sub(rows, panel.index))
+        place = f.mul(f.binary("udiv", panel.index, height), panel_size)
+        _call(f, f"pack_{tile.suffix}", count, steps, f.gep(a, f.mul(panel.index, along_m), tile.scalar), along_m,
+              _arg(f, Word.A_COLUMN), f.gep(scratch, place, tile.scalar), const("i64", tile.pack))
+    final = f.compare("sge", f.add(first, steps), _arg(f, Word.K))
+    packed = f.compare("eq", b_row, ZERO)
+    stride = f.select(packed, const("i64", tile.columns), b_row)
+    with f.loop(ZERO, columns, EPILOGUE_COLUMNS) as group:
+        end = f.smin(columns, f.add(group.index, EPILOGUE_COLUMNS))
+        with f.loop(group.index, end, tile.columns) as strip:
+            source = f.gep(b, f.mul(strip.index, f.select(packed, steps, const("i64", 1))), tile.scalar)
+            width = f.smin(const("i64", tile.columns), f.sub(end, strip.index))
+            with f.loop(ZERO, rows, height) as panel:
+                place = f.mul(f.binary("udiv", panel.index, height), panel_size)
+                target = f.gep(c, f.add(f.mul(panel.index, _arg(f, Word.C_ROW)), strip.index), tile.scalar)
+                _register_tile(f, tile, f.smin(height, f.sub(rows, panel.index)), width,
+                               [steps, f.gep(scratch, place, tile.scalar), source, stride, target])
+        with f.if_(final):
+            _call(f, "epilogue", args, row, rows, f.add(column, group.index), f.sub(end, group.index), batch)
+    f.line("ret void")
+    f.finish()
+
+
+def _register_tile(f: Function, tile: Tile, rows: Val, width: Val, operands: list[Val]) -> None:
+    """Call the micro-kernel of this many rows and columns; tiles without masks finish edges in a copy."""
+    target = operands[-1]
+    c_row = _arg(f, Word.C_ROW)
+    again = f.compare("ne", Val("i64", "%first"), ZERO)
+    zeros = Val("ptr", f"@zeros_{tile.suffix}")
+    vectors = ceil_div(f, width, tile.lanes) if tile.masked else const("i64", tile.vectors)
+    index = f.add(f.mul(rows, tile.vectors + 1), vectors)
+    kernel = f.load(f.gep(Val("ptr", f"@micro_{tile.suffix}"), index, "ptr"), "ptr")
+    if tile.masked:
+        old, old_row = f.select(again, target, zeros), f.select(again, c_row, ZERO)
+        f.line(f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, old, old_row]))})")
+        return
+    whole, edge, done = f.label("whole"), f.label("edge"), f.label("done")
+    f.branch_if(f.compare("eq", width, const("i64", tile.columns)), whole, edge)
+    f.start(whole)
+    old, old_row = f.select(again, target, zeros), f.select(again, c_row, ZERO)
+    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, old, old_row]))})")
+    f.branch(done)
+    f.start(edge)
+    _edge_tile(f, tile, kernel, rows, width, operands, again)
+    f.branch(done)
+    f.start(done)
+
+
+def _edge_tile(f: Function, tile: Tile, kernel: Val, rows: Val, width: Val, operands: list[Val], again: Val) -> None:
+    """Compute the whole tile into a copy and add its valid elements to C (or store them, the first time)."""
+    target, c_row = operands[-1], _arg(f, Word.C_ROW)
+    copy = Val("ptr", f.fresh("copy"))
+    f.allocas.append(f"  {copy.name} = alloca [{tile.rows * tile.columns} x {tile.scalar}], align 64")
+    zeros = Val("ptr", f"@zeros_{tile.suffix}")
+    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands[:-1], copy, const('i64', tile.columns), width, zeros, ZERO]))})")
+    with f.loop(ZERO, rows) as line:
+        source = f.gep(copy, f.mul(line.index, tile.columns), tile.scalar)
+        to = f.gep(target, f.mul(line.index, c_row), tile.scalar)
+        with f.loop(ZERO, width) as element:
+            value, place = f.load(f.gep(source, element.index, tile.scalar), tile.scalar), f.gep(to, element.index, tile.scalar)
+            old = f.select(again, f.load(place, tile.scalar, tile.align), const(tile.scalar, 0))
+            f.store(f.binary("fadd", old, value), place, tile.align)
+
+
+# -- few rows --------------------------------------------------------------------------------------------------------
+def _emit_dot(module: Module, tile: Tile) -> None:
+    """Rows in even groups over the same columns of B. A that is not contiguous along K is copied first."""
+    f = Function(module, f"dot_body_{tile.suffix}", BODY_PARAMETERS, linkage="internal")
+    args, a, b, c, rows, columns, row, column, batch, scratch = BODY_PARAMETERS
+    k = _arg(f, Word.K)
+    copied = f.compare("ne", _arg(f, Word.A_COLUMN), const("i64", 1))
+    with f.if_(copied):
+        # The general packer with the roles of i and k exchanged: line after line along k.
+        _call(f, f"pack_any_{tile.suffix}", k, rows, a, _arg(f, Word.A_COLUMN), _arg(f, Word.A_ROW), scratch, k)
+    lines, a_row = f.select(copied, scratch, a), f.select(copied, k, _arg(f, Word.A_ROW))
+    group = ceil_div(f, rows, ceil_div(f, rows, GROUP))
+    c_row, c_column, b_column = _arg(f, Word.C_ROW), _arg(f, Word.C_COLUMN), _arg(f, Word.B_COLUMN)
+    # So many columns of B are read again for each group of rows while they are in the second-level cache.
+    block = f.select(f.compare("sle", rows, const("i64", GROUP)), columns, const("i64", 24))
+    with f.loop(ZERO, columns, block) as strip:
+        width = f.smin(block, f.sub(columns, strip.index))
+        b_strip = f.gep(b, f.mul(strip.index, b_column), tile.scalar)
+        with f.loop(ZERO, rows, group) as some:
+            count = f.smin(group, f.sub(rows, some.index))
+            kernel = f.load(f.gep(Val("ptr", f"@dot_{tile.suffix}"), count, "ptr"), "ptr")
+            place = f.add(f.mul(some.index, c_row), f.mul(strip.index, c_column))
+            operands = [k, f.gep(lines, f.mul(some.index, a_row), tile.scalar), a_row, b_strip, b_column,
+                        f.gep(c, place, tile.scalar), c_row, c_column, width]
+            f.line(f"call void {kernel.name}({', '.join(map(str, operands))})")
+    _call(f, "epilogue", args, row, rows, column, columns, batch)
+    f.line("ret void")
+    f.finish()
+
+
+def _emit_stream(module: Module, tile: Tile) -> None:
+    f = Function(module, f"stream_body_{tile.suffix}", BODY_PARAMETERS, linkage="internal")
+    args, a, b, c, rows, columns, row, column, batch, _ = BODY_PARAMETERS
+    kernel = f.load(f.gep(Val("ptr", f"@stream_{tile.suffix}"), rows, "ptr"), "ptr")
+    operands = [_arg(f, Word.K), a, _arg(f, Word.A_ROW), _arg(f, Word.A_COLUMN), b, _arg(f, Word.B_ROW), c, _arg(f, Word.C_ROW), columns]
+    f.line(f"call void {kernel.name}({', '.join(map(str, operands))})")
+    _call(f, "epilogue", args, row, rows, column, columns, batch)
+    f.line("ret void")
+    f.finish()

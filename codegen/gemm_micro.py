@@ -1,0 +1,177 @@
+"""Register tiles of matrix products: their shapes for a CPU, and the micro-kernel that computes one of them.
+
+A micro-kernel keeps `rows x vectors` accumulators in registers as SSA values while it runs along K. It reads A from a
+packed panel (`pack` values per k, of which it uses `rows`) and B row by row, packed or in place.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from treadle.codegen.llvm_text import Function, Module, Val, const, intrinsic_suffix, scalar_bits, vector_type
+from treadle.codegen.target import Target
+
+ZERO = const("i64", 0)
+UNROLL = 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Shapes of one CPU's kernels for one scalar type.
+
+    `rows x vectors` is the register tile, `pack` the row count of a packed panel of A; `depth`, `height` and `width` are
+    the blocks of K, M and N that stay in the caches. `masked`: edges are done with vector masks, otherwise in a copy.
+    """
+
+    scalar: str
+    lanes: int
+    rows: int
+    vectors: int
+    masked: bool
+    fused: bool
+    depth: int = 256
+    height: int = 168
+    width: int = 4096
+
+    @property
+    def vector(self) -> str:
+        return vector_type(self.scalar, self.lanes)
+
+    @property
+    def columns(self) -> int:
+        return self.lanes * self.vectors
+
+    @property
+    def pack(self) -> int:
+        return -(-self.rows // self.lanes) * self.lanes
+
+    @property
+    def align(self) -> int:
+        return scalar_bits(self.scalar) // 8
+
+    @property
+    def suffix(self) -> str:
+        return intrinsic_suffix(self.scalar)
+
+    @property
+    def packed_a_bytes(self) -> int:
+        """Scratch for a packed block of A. Rows are shared out evenly, which can take one panel more than needed."""
+        return (-(-self.height // self.rows) + 1) * self.pack * self.depth * self.align
+
+
+def tile_for(target: Target, scalar: str) -> Tile:
+    """accumulators + one row of B + one value of A fit the registers: `rows * vectors + vectors + 1`."""
+    lanes = target.lanes(scalar)
+    if target.vector_bits == 512:
+        return Tile(scalar, lanes, 14, 2, True, True)
+    if target.vector_bits == 256:
+        return Tile(scalar, lanes, 6, 2, False, True)
+    if target.registers == 32:
+        return Tile(scalar, lanes, 8, 3, False, True)
+    return Tile(scalar, lanes, 4, 3, False, target.has("fma"))
+
+
+# -- helpers shared by all matrix kernels ----------------------------------------------------------------------------
+def multiply_add(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
+    """a * b + c, in one rounding where the CPU has the instruction."""
+    return f.fma(a, b, c) if tile.fused else f.binary("fadd", f.binary("fmul", a, b), c)
+
+
+def ceil_div(f: Function, a: Val, b: Val | int) -> Val:
+    divisor = b if isinstance(b, Val) else const("i64", b)
+    return f.binary("udiv", f.add(a, f.sub(divisor, 1)), divisor)
+
+
+def lane_mask(f: Function, lanes: int, count: Val) -> Val:
+    """`<lanes x i1>`: the first `count` (i64) lanes."""
+    narrow = f.splat(f.op(f"trunc {count} to i32", "i32"), lanes)
+    numbers = Val(narrow.ty, "<" + ", ".join(f"i32 {i}" for i in range(lanes)) + ">")
+    return f.compare("ult", numbers, narrow)
+
+
+def masked_load(f: Function, tile: Tile, ptr: Val, mask: Val) -> Val:
+    """The lanes of the mask, 0 elsewhere; other lanes are not touched."""
+    name = f"llvm.masked.load.{intrinsic_suffix(tile.vector)}.p0"
+    f.module.declare(name, f"{tile.vector} (ptr, {mask.ty}, {tile.vector})")
+    return f.op(f"call {tile.vector} @{name}(ptr align {tile.align} {ptr.name}, {mask}, {tile.vector} zeroinitializer)", tile.vector)
+
+
+def masked_store(f: Function, tile: Tile, value: Val, ptr: Val, mask: Val) -> None:
+    name = f"llvm.masked.store.{intrinsic_suffix(tile.vector)}.p0"
+    f.module.declare(name, f"void ({tile.vector}, ptr, {mask.ty})")
+    f.line(f"call void @{name}({value}, ptr align {tile.align} {ptr.name}, {mask})")
+
+
+# -- the micro-kernel ------------------------------------------------------------------------------------------------
+MICRO_PARAMETERS = [
+    Val("i64", "%k"), Val("ptr", "%a"), Val("ptr", "%b"), Val("i64", "%b_row"), Val("ptr", "%c"), Val("i64", "%c_row"),
+    Val("i64", "%columns"), Val("ptr", "%old"), Val("i64", "%old_row"),
+]
+
+
+def emit_micro_kernels(module: Module, tile: Tile) -> None:
+    """All micro-kernels of a tile, and the table `micro_<type>[rows * (vectors + 1) + vectors]` of their addresses.
+
+    C[i, j] = old[i, j] + sum over k of A[i, k] B[k, j], where `old` is C itself or zeros with row stride 0. `columns`
+    (1 to all) counts for masked tiles only; the others compute whole tiles.
+    """
+    table = []
+    for rows in range(tile.rows + 1):
+        for vectors in range(tile.vectors + 1):
+            wanted = rows and (vectors if tile.masked else vectors == tile.vectors)
+            table.append(f"ptr @{_emit_micro_kernel(module, tile, rows, vectors)}" if wanted else "ptr null")
+    module.globals.append(f"@micro_{tile.suffix} = internal constant [{len(table)} x ptr] [{', '.join(table)}]")
+    module.globals.append(f"@zeros_{tile.suffix} = internal constant [{tile.columns} x {tile.scalar}] zeroinitializer")
+
+
+def _emit_micro_kernel(module: Module, tile: Tile, rows: int, vectors: int) -> str:
+    name = f"micro_{tile.suffix}_{rows}x{vectors}"
+    f = Function(module, name, MICRO_PARAMETERS, linkage="internal", attributes="nounwind noinline")
+    k, a, b, b_row, _, _, columns, _, _ = MICRO_PARAMETERS
+    mask = lane_mask(f, tile.lanes, f.sub(columns, tile.lanes * (vectors - 1))) if tile.masked else None
+    zero = Val(tile.vector, "zeroinitializer")
+    state = [zero] * (rows * vectors)
+    whole = f.mul(f.binary("udiv", k, const("i64", UNROLL)), UNROLL)
+    carried = [*state, a, b]
+    for low, high, unroll in ((ZERO, whole, UNROLL), (whole, k, 1)):
+        with f.loop(low, high, unroll, carried) as loop:
+            state, a, b = loop.values[:-2], loop.values[-2], loop.values[-1]
+            for u in range(unroll):
+                row = _load_row(f, tile, b, vectors, mask)
+                state = _rank_one(f, tile, state, f.gep(a, u * tile.pack, tile.scalar), row, rows)
+                b = f.gep(b, b_row, tile.scalar)
+            loop.next([*state, f.gep(a, unroll * tile.pack, tile.scalar), b])
+        carried = loop.values
+    _store_tile(f, tile, carried[:-2], rows, vectors, mask)
+    f.line("ret void")
+    f.finish()
+    return name
+
+
+def _load_row(f: Function, tile: Tile, b: Val, vectors: int, mask: Val | None) -> list[Val]:
+    row = [f.load(f.gep(b, v * tile.lanes, tile.scalar), tile.vector, tile.align) for v in range(vectors - 1)]
+    last = f.gep(b, (vectors - 1) * tile.lanes, tile.scalar)
+    row.append(masked_load(f, tile, last, mask) if mask else f.load(last, tile.vector, tile.align))
+    return row
+
+
+def _rank_one(f: Function, tile: Tile, state: list[Val], a: Val, row: list[Val], rows: int) -> list[Val]:
+    """Add the outer product of `rows` values at `a` and a row of B to the accumulators."""
+    result = []
+    for i in range(rows):
+        value = f.splat(f.load(f.gep(a, i, tile.scalar), tile.scalar, tile.align), tile.lanes)
+        result += [multiply_add(f, tile, value, b, state[i * len(row) + v]) for v, b in enumerate(row)]
+    return result
+
+
+def _store_tile(f: Function, tile: Tile, state: list[Val], rows: int, vectors: int, mask: Val | None) -> None:
+    c, c_row, old, old_row = MICRO_PARAMETERS[4], MICRO_PARAMETERS[5], MICRO_PARAMETERS[7], MICRO_PARAMETERS[8]
+    for i in range(rows):
+        to, before = f.gep(c, f.mul(c_row, i), tile.scalar), f.gep(old, f.mul(old_row, i), tile.scalar)
+        values = _load_row(f, tile, before, vectors, mask)
+        for v in range(vectors):
+            value = f.binary("fadd", values[v], state[i * vectors + v])
+            ptr = f.gep(to, v * tile.lanes, tile.scalar)
+            if mask and v == vectors - 1:
+                masked_store(f, tile, value, ptr, mask)
+            else:
+                f.store(value, ptr, tile.align)

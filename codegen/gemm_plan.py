@@ -1,0 +1,166 @@
+"""Which matrix kernel computes a product, and how its result is cut into units. Pure functions of sizes and strides."""
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from treadle.codegen.gemm_micro import Tile, tile_for
+from treadle.codegen.gemm_small import GROUP
+from treadle.codegen.target import host
+
+
+class Word(IntEnum):
+    """The argument table of the matrix kernels. Strides count elements; OUTER and INNER are those of two batch axes."""
+
+    A = 0
+    B = 1
+    C = 2
+    EPILOGUE = 3
+    EPILOGUE_ARGS = 4
+    M = 5
+    N = 6
+    K = 7
+    A_ROW = 8
+    A_COLUMN = 9
+    B_ROW = 10
+    B_COLUMN = 11
+    C_ROW = 12
+    C_COLUMN = 13
+    INNER_BATCH = 14
+    A_OUTER = 15
+    A_INNER = 16
+    B_OUTER = 17
+    B_INNER = 18
+    C_OUTER = 19
+    C_INNER = 20
+    TILE_ROWS = 21
+    TILE_COLUMNS = 22
+    PACK_B = 23
+    SWAPPED = 24
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Element strides of one operand: over the two batch axes, rows and columns."""
+
+    row: int
+    column: int = 1
+    outer: int = 0
+    inner: int = 0
+
+    @property
+    def transposed(self) -> Layout:
+        return Layout(self.column, self.row, self.outer, self.inner)
+
+
+@dataclass(frozen=True)
+class GemmStep:
+    """A plan step: kernel `symbol` (see `gemm.gemm_address`) over `units`, on one thread when units <= `grain`."""
+
+    symbol: str
+    words: tuple[int, ...]
+    swapped: bool
+    units: int
+    grain: int
+
+    def arguments(self, a: Any, b: Any, c: Any, epilogue: Any = 0, epilogue_args: Any = 0) -> list[Any]:
+        """The argument table, from whatever stands for the operands' addresses (integers, `BufferRef`s).
+
+        The epilogue, 0 for none, is the address of `void (ptr args, i64 row_lo, i64 row_hi, i64 col_lo, i64 col_hi, i64 batch)`,
+        called for each block of C once it is final; together the blocks cover C exactly once.
+        """
+        if self.swapped:
+            a, b = b, a
+        return [a, b, c, epilogue, epilogue_args, *self.words]
+
+
+# Multiply-adds that pay for waking another thread.
+THREAD_WORK = 100_000
+# At most so many rows use dot products when both operands lie along K.
+DOT_ROWS = 16
+# Elements of A that dot products may copy to scratch memory to have them along K.
+DOT_COPY = 1 << 20
+# B is packed when it is contiguous along N only from this number of rows on.
+PACK_ROWS = 192
+
+
+def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layout, batch: Sequence[int] = (), threads: int = 1) -> GemmStep:
+    """The step that computes C[.., m, n] = A[.., m, k] @ B[.., k, n] for `float32` or `float64`.
+
+    `batch` has up to two sizes (outer, inner); one size is the inner one. C must be contiguous along its columns unless
+    it has only one. ValueError when it is not, or when there are more than two batch axes.
+    """
+    if len(batch) > 2:
+        raise ValueError(f"a matrix product has at most 2 batch axes, got sizes {tuple(batch)}")
+    if c.column != 1 and n > 1 and m and math.prod(batch):
+        raise ValueError(f"the result of a matrix product must have column stride 1, got {c.column}")
+    outer, inner = (1, 1, *batch)[-2:]
+    return _plan(dtype, (m, n, k), (a, b, c), (outer, inner), threads)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout], batch: tuple[int, int],
+          threads: int) -> GemmStep:
+    m, n, k = sizes
+    a, b, c = layouts
+    tile = tile_for(host(), {"float32": "float", "float64": "double"}[dtype])
+    kind = _small_kind(sizes, layouts)
+    swapped = False
+    if kind is None and n < m:
+        other = b.transposed, a.transposed, c.transposed
+        kind = _small_kind((n, m, k), other)
+        if kind is not None:
+            swapped, (a, b, c), (m, n) = True, other, (n, m)
+    kind = kind or "blocked"
+    pack_b = kind == "blocked" and _packs_b(tile, m, n, b)
+    count = batch[0] * batch[1]
+    height, width = _cut(tile, kind, (m, n, k), count, threads, pack_b)
+    units = count * -(-m // height) * -(-n // width) if m and n else 0
+    words = (m, n, k, a.row, a.column, b.row, b.column, c.row, c.column, max(1, batch[1]), a.outer, a.inner, b.outer, b.inner,
+             c.outer, c.inner, height, width, int(pack_b), int(swapped))
+    work = count * m * n * max(k, 1)
+    grain = max(1, -(-units // max(1, work // THREAD_WORK)))
+    return GemmStep(f"gemm_{kind}_{dtype}", words, swapped, units, grain)
+
+
+def _small_kind(sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout]) -> str | None:
+    """`dot` or `stream` when the product has few rows and the layout for it."""
+    m, _, k = sizes
+    a, b, c = layouts
+    if k == 0:
+        return None
+    if m <= DOT_ROWS and b.row == 1 and (a.column == 1 or m * k <= DOT_COPY):
+        return "dot"
+    if m <= GROUP and b.column == 1 and c.column == 1:
+        return "stream"
+    return None
+
+
+def _packs_b(tile: Tile, m: int, n: int, b: Layout) -> bool:
+    """Reading B in place needs contiguous rows and, without masks, whole tiles; packing pays when rows are many."""
+    in_place = b.column == 1 and (tile.masked or n % tile.columns == 0)
+    return not in_place or m >= PACK_ROWS
+
+
+def _cut(tile: Tile, kind: str, sizes: tuple[int, int, int], batch: int, threads: int, pack_b: bool) -> tuple[int, int]:
+    """Rows and columns of a unit. The whole matrix when the batch alone feeds the threads."""
+    m, n, k = sizes
+    m, n = max(m, 1), max(n, 1)
+    wanted = min(threads, batch * m * n * max(k, 1) // THREAD_WORK)
+    if wanted <= batch or batch >= 4 * threads:
+        return m, n
+    pieces = -(-wanted // max(batch, 1))
+    if kind != "blocked":
+        return m, _share(n, pieces, tile.lanes)
+    cuts = [(_share(m, down, 1), _share(n, pieces // down, tile.columns)) for down in range(1, pieces + 1)]
+    # Multiply-adds of the largest unit, plus what it packs or reads of A and B.
+    cost = lambda cut: cut[0] * cut[1] * k + 8 * k * cut[0] + (16 if pack_b else 8) * k * cut[1]
+    return min(cuts, key=cost)
+
+
+def _share(size: int, pieces: int, multiple: int) -> int:
+    return -(-size // (pieces * multiple)) * multiple
