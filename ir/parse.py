@@ -67,6 +67,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
+        self.seen: dict[str, TensorType] = {}  # types by their text
         self.token = self.scan()
 
     # -- tokens ------------------------------------------------------------------------------------------------------
@@ -313,6 +314,12 @@ class _Parser:
 
     def type(self) -> TensorType:
         token = self.take("tensor", "a tensor type")
+        found = self.seen.get(token.text)
+        if found is None:
+            found = self.seen[token.text] = self.tensor(token)
+        return found
+
+    def tensor(self, token: _Token) -> TensorType:
         match = _TENSOR.fullmatch(token.text)
         assert match is not None
         sizes, element, encoding = match.groups()

@@ -17,6 +17,7 @@ from treadle.ir.op import TABLE, Kind, Op, result_types
 from treadle.ir.parse import parse
 from treadle.ir.text import format_attribute, print_graph, print_node, quote
 from treadle.ir.types import TensorType, tensor_type
+from treadle.ir.verify import verify
 
 F32 = tensor_type((2, 3), dtypes.float32)
 
@@ -53,6 +54,7 @@ def array_of(type: TensorType, rng: np.random.Generator) -> np.ndarray:
 def check_round_trip(graph: Graph, inputs: list[np.ndarray]) -> None:
     text = print_graph(graph)
     again = parse(text)
+    verify(again)
     assert print_graph(again) == text
     assert [v.type for v in again.inputs] == [v.type for v in graph.inputs]
     expected, found = interpreter.run(graph, inputs), interpreter.run(again, inputs)
