@@ -114,6 +114,7 @@ _elementwise("atan2", "x y", np.arctan2, (
     lambda b, g, x, y: b.neg(b.mul(g, b.div(x, b.add(b.mul(x, x), b.mul(y, y)))))), compute="float")
 
 _unary("neg", np.negative, lambda b, g: b.neg(g), refuse=(BOOL,), onnx="Neg")
+_unary("copy", lambda x: x.copy(), lambda b, g: g, onnx="Identity", doc="A new value equal to x.")
 _unary("abs", lambda x: x if x.dtype == bool else np.abs(x), lambda b, g, x: b.mul(g, b.sign(x)), onnx="Abs")
 _unary("sign", lambda x: x if x.dtype == bool else np.sign(x), lambda b, g: b.mul(g, 0.0), onnx="Sign")
 for _name, _fn in {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint}.items():
