@@ -9,34 +9,47 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from treadle import tensor as _tensor
 from treadle.ir import op as op_table
 from treadle.ir.autodiff import operand_gradients
 from treadle.ir.dtypes import FLOAT
-from treadle.ir.op import Attrs, Op, VjpRule
+from treadle.ir.op import Op, VjpRule
+from treadle.ir.ops.view import sum_to
 from treadle.ir.types import TensorType
-from treadle.runtime.recorder import STATE, Data
+from treadle.runtime.recorder import STATE, Data, Step
 from treadle.tensor import EMITTER, Tensor, apply, read, wrap
 
+CAST = op_table.get("cast")
 Edge = tuple[Any, int] | None  # (GradNode or LeafNode, which of its outputs)
 
 
 class GradNode:
-    """One differentiable op that was recorded: where its gradients go, and the values its rules ask for."""
+    """One differentiable op that was recorded: where its gradients go, and the values its rules ask for.
 
-    __slots__ = ("__weakref__", "attrs", "edges", "hooks", "op", "operands", "out_types", "outs", "released", "retained", "types", "versions")
+    `step` is the trie node of the op: it knows op, attributes and types, so that the tape need not copy them.
+    """
 
-    def __init__(self, op: Op, attrs: Attrs, edges: tuple[Edge, ...], types: tuple[TensorType, ...], out_types: tuple[TensorType, ...]) -> None:
-        self.op = op
-        self.attrs = attrs
+    __slots__ = ("__weakref__", "edges", "hooks", "keep", "operands", "outs", "released", "retained", "step", "versions")
+
+    def __init__(self, step: Step, keep: _Keep, edges: tuple[Edge, ...], operands: list[Any], outs: tuple[Data, ...], versions: Any) -> None:
+        self.step = step
+        self.keep = keep
         self.edges = edges
-        self.types = types
-        self.out_types = out_types
-        self.operands: tuple[Any, ...] = ()
-        self.outs: tuple[Data | None, ...] = ()
-        self.versions: Any = None
-        self.hooks: dict[int, list[Any]] | None = None
+        self.operands = operands
+        self.outs = outs
+        self.versions = versions
+        self.hooks: dict[int, dict[int, Any]] | None = None
         self.retained: dict[int, Any] | None = None
         self.released = False
+
+    @property
+    def op(self) -> Op:
+        op: Op = self.step.key[0]
+        return op
+
+    @property
+    def out_types(self) -> tuple[TensorType, ...]:
+        return self.step.types
 
     def name(self) -> str:
         return "".join(part.capitalize() for part in self.op.name.split("_")) + "Backward0"
@@ -50,22 +63,32 @@ class GradNode:
 
     def release(self) -> None:
         """Let go of saved values after a backward pass without `retain_graph`."""
-        self.operands = ()
+        self.operands = []
         self.outs = ()
         self.released = True
 
-    def _operand(self, i: int) -> Any:
+    def operand(self, i: int) -> Any:
+        """Saved operand `i` as a tensor with its place on the tape; a number as it is."""
         value = self.operands[i]
         if value.__class__ is not Data:
             return value
-        _check_fresh(value, self, self.versions and self.versions[i])
-        edge = self.edges[i]
-        if edge is None:
-            return wrap(value)
-        if edge[0].__class__ is LeafNode and edge[0].tensor._data is value:
-            return edge[0].tensor
+        if value.stale or self.versions:
+            _check_fresh(value, self, self.versions and self.versions[i])
         t = wrap(value)
-        t._node, t._out = edge
+        edge = self.edges[i]
+        if edge is not None:
+            if edge[0].__class__ is LeafNode:
+                return edge[0].tensor if edge[0].tensor._data is value else t
+            t._node, t._out = edge
+        return t
+
+    def out(self, i: int) -> Any:
+        """Saved result `i` as a tensor."""
+        value = self.outs[i]
+        if value.stale:
+            _check_fresh(value, self, None)
+        t = wrap(value)
+        t._node, t._out = self, i
         return t
 
     def gradients(self, grads: list[Tensor | None]) -> Sequence[Tensor | None]:
@@ -73,18 +96,38 @@ class GradNode:
         if self.released:
             raise RuntimeError("Trying to backward through the graph a second time (or directly access saved tensors after they have already "
                                "been freed). Specify retain_graph=True if you need to backward through the graph a second time.")
-        outs: list[Any] = []
-        for i, value in enumerate(self.outs):
-            if value is None:
-                outs.append(None)
-                continue
-            _check_fresh(value, self, None)
-            t = wrap(value)
-            t._node, t._out = self, i
-            outs.append(t)
-        operands = [self._operand(i) for i in range(len(self.operands))]
+        if self.keep.rules is None:
+            return self._general(grads)
+        step = self.step
+        types = step.operand_types
+        found: list[Tensor | None] = [None] * len(types)
+        for i, rule in self.keep.rules:
+            args = [self._argument(kind, k) for kind, k in rule.needs]
+            g = rule.function(EMITTER, grads[0], *args)
+            if g is not None:
+                have, want = g._data.type, types[i]
+                if have.shape != want.shape:
+                    g = sum_to(EMITTER, g, want.shape)
+                found[i] = g if have.dtype is want.dtype else apply(CAST, (g,), (want.dtype,))
+        return found
+
+    def _argument(self, kind: str, k: int) -> Any:
+        if kind == "operand":
+            return self.operand(k)
+        if kind == "out":
+            return self.out(0)
+        if kind == "attr":
+            return self.step.key[1][k]
+        if kind == "operand_type":
+            return self.step.operand_types[k]
+        return self.step.types[0]
+
+    def _general(self, grads: list[Tensor | None]) -> Sequence[Tensor | None]:
+        """Several results, or one rule for all operands."""
+        outs = [self.out(i) for i in range(len(self.outs))] or [None] * len(self.step.types)
+        operands = [self.operand(i) for i in range(len(self.operands))]
         wanted = tuple([e is not None for e in self.edges])
-        return operand_gradients(EMITTER, self.op, self.attrs, operands, self.types, outs, self.out_types, grads, wanted)
+        return operand_gradients(EMITTER, self.op, self.step.key[1], operands, self.step.operand_types, outs, self.step.types, grads, wanted)
 
 
 class LeafNode:
@@ -111,20 +154,32 @@ def _check_fresh(value: Data, node: GradNode, version: Any) -> None:
                            f"[{kind}], an operand or result of {node.op.name}. Hint: enable anomaly detection, or clone() before the write.")
 
 
-_SAVES: dict[tuple[Op, tuple[bool, ...]], tuple[frozenset[int] | None, bool]] = {}
+class _Keep:
+    """What the tape keeps of an op, given which operands need a gradient.
 
+    operands: indices, None for all; outs: whether the results; rules: (operand, rule) pairs when every wanted operand has a rule
+    of its own and there is one result, else None; flows: the results gradients flow through.
+    """
 
-def _saves(op: Op, wanted: tuple[bool, ...]) -> tuple[frozenset[int] | None, bool]:
-    """Which operands (None: all) and whether the results are needed to differentiate with respect to `wanted`."""
-    found = _SAVES.get((op, wanted))
-    if found is None:
-        rules = op.rules
-        chosen: list[VjpRule | None] = [rules] if isinstance(rules, VjpRule) else [r for r, w in zip(rules or (), wanted, strict=False) if w]
-        needs = [need for rule in chosen if rule is not None for need in rule.needs]
-        every = any(kind == "operands" for kind, _ in needs)
-        found = (None if every else frozenset([i for kind, i in needs if kind == "operand"]), any(kind == "out" for kind, _ in needs))
-        _SAVES[op, wanted] = found
-    return found
+    __slots__ = ("flows", "operands", "outs", "rules")
+
+    def __init__(self, step: Step, wanted: tuple[bool, ...]) -> None:
+        op: Op = step.key[0]
+        single = len(step.types) == 1 and not isinstance(op.rules, VjpRule)
+        self.flows = [i for i, t in enumerate(step.types) if t.dtype.category == FLOAT]
+        chosen: list[tuple[int, VjpRule]] = []
+        if isinstance(op.rules, VjpRule):
+            chosen = [(0, op.rules)]
+        elif op.rules:
+            last = len(op.rules) - 1
+            pairs = [(i, op.rules[min(i, last)]) for i, want in enumerate(wanted) if want and step.operand_types[i].dtype.category == FLOAT]
+            chosen = [(i, rule) for i, rule in pairs if rule is not None]
+        needs = [need for _, rule in chosen for need in rule.needs]
+        starred = bool(op.operands) and op.operands[-1].endswith("*")
+        every = any(kind == "operands" for kind, _ in needs) or (starred and any(kind == "operand" for kind, _ in needs))
+        self.operands = None if every else frozenset([i for kind, i in needs if kind == "operand"])
+        self.outs = any(kind == "out" for kind, _ in needs)
+        self.rules = chosen if single and not starred and not any(kind in ("operands", "operand_types") for kind, _ in needs) else None
 
 
 def edge_of(x: Any) -> Edge:
@@ -136,32 +191,39 @@ def edge_of(x: Any) -> Edge:
     return (LeafNode(x), 0) if x._requires_grad else None
 
 
-def attach(op: Op, attrs: Attrs, inputs: Sequence[Any], datas: list[Any], results: tuple[Tensor, ...]) -> None:
+def attach(step: Step, inputs: Sequence[Any], datas: list[Any], results: tuple[Tensor, ...]) -> None:
     """Put a recorded op on the tape."""
-    flows = [t for t in results if t._data.type.dtype.category == FLOAT]
-    if not flows:
-        return
-    edges = tuple([edge_of(x) for x in inputs])
-    types = tuple([d.type if d.__class__ is Data else op_type(d) for d in datas])
-    node = GradNode(op, attrs, edges, types, tuple([t._data.type for t in results]))
-    operands, outs = _saves(op, tuple([e is not None for e in edges]))
-    node.operands = tuple(datas) if operands is None else tuple([d if i in operands or d.__class__ is not Data else None for i, d in enumerate(datas)])
-    if outs:
-        node.outs = tuple([t._data for t in results])
-    versions = None
+    edges: list[Edge] = []
+    versions: list[Any] | None = None
+    wanted = 0
     for i, x in enumerate(inputs):
-        if isinstance(x, Tensor) and x._chain and x._storage is not None:
-            versions = versions or [None] * len(datas)
-            versions[i] = (x._storage, x._storage.version)
-    node.versions = versions
-    for i, t in enumerate(results):
-        if t._data.type.dtype.category == FLOAT:
-            t._node, t._out = node, i
+        if isinstance(x, Tensor):
+            if x._node is not None:
+                edges.append((x._node, x._out))
+                wanted |= 1 << i
+            elif x._requires_grad:
+                edges.append((LeafNode(x), 0))
+                wanted |= 1 << i
+            else:
+                edges.append(None)
+            if x._chain and x._storage is not None:
+                versions = versions or [None] * len(datas)
+                versions[i] = (x._storage, x._storage.version)
+        else:
+            edges.append(None)
+    keep = step.tape.get(wanted)
+    if keep is None:
+        keep = step.tape[wanted] = _Keep(step, tuple([e is not None for e in edges]))
+    if not keep.flows:
+        return
+    kept = keep.operands
+    operands = datas if kept is None else [d if i in kept or d.__class__ is not Data else None for i, d in enumerate(datas)]
+    node = GradNode(step, keep, tuple(edges), operands, tuple([t._data for t in results]) if keep.outs else (), versions)
+    for i in keep.flows:
+        results[i]._node, results[i]._out = node, i
 
 
-def op_type(number: Any) -> TensorType:
-    from treadle.ir.types import SCALARS
-    return SCALARS[number.__class__]
+_tensor.ATTACH = attach
 
 
 # -- the backward walk ---------------------------------------------------------------------------------------------------

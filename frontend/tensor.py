@@ -10,6 +10,7 @@ from treadle.ir.builder import Emitter
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.op import Attrs, Kind, Op, result_types
 from treadle.ir.types import TensorType
+from treadle.runtime import memory
 from treadle.runtime.recorder import STATE, Data, computed, record
 
 if TYPE_CHECKING:
@@ -106,8 +107,10 @@ def refresh(t: Tensor, storage: Storage) -> None:
 
 
 def leaf_edge(leaf: Tensor) -> tuple[Any, int]:
-    from treadle.autograd import LeafNode
-    return LeafNode(leaf), 0
+    from treadle.autograd import edge_of
+    edge = edge_of(leaf)
+    assert edge is not None
+    return edge
 
 
 def still_shared(storage: Storage) -> bool:
@@ -148,12 +151,17 @@ def apply(op: Op, inputs: Iterable[Any], attrs: Attrs = ()) -> Any:
 def _apply_tracked(state: Any, op: Op, inputs: Any, datas: list[Any], attrs: Attrs) -> Any:
     if op.rules is None and op.decompose is not None:
         return op.decompose(EMITTER, *inputs, *attrs)
+    trace = state.trace
     out = record(state, op, datas, attrs)
-    results = (out,) if out.__class__ is Data else out
-    from treadle.autograd import attach
-    tensors = tuple([wrap(d) for d in results])
-    attach(op, attrs, inputs, datas, tensors)
-    return tensors[0] if out.__class__ is Data else tensors
+    single = out.__class__ is Data
+    tensors = (wrap(out),) if single else tuple([wrap(d) for d in out])
+    ATTACH(trace.at, inputs, datas, tensors)
+    return tensors[0] if single else tensors
+
+
+def ATTACH(step: Any, inputs: Any, datas: list[Any], results: tuple[Tensor, ...]) -> None:
+    """Replaced by `treadle.autograd.attach`, which stands above this module."""
+    raise RuntimeError("autograd is not loaded")
 
 
 class TensorEmitter(Emitter):
@@ -206,11 +214,36 @@ def view(op: Op, x: Tensor, attrs: Attrs) -> Tensor:
         t._seen = -1
         t._node, t._out = x._node, x._out
     else:
-        t = apply(op, (x,), attrs)
+        data = read(x)
+        window = None if x._node is not None or x._requires_grad or data.buffer is None else _window(op, data, attrs)
+        t = apply(op, (x,), attrs) if window is None else wrap(window)
         t._seen = storage.version
     t._storage = storage
     t._chain = (*x._chain, (op, attrs))
     return t
+
+
+def _window(op: Op, data: Data, attrs: Attrs) -> Data | None:
+    """The view of a computed value as a part of its buffer, when it is contiguous there: nothing to record.
+
+    `for i in range(n): x[i]` would otherwise be a different trace for every i.
+    """
+    if op.name == "reshape":
+        return computed(result_types(op, (data.type,), attrs)[0], data.buffer)
+    if op.name != "slice":
+        return None
+    shape = data.type.shape
+    starts, stops, steps = attrs
+    offset, stride, whole = 0, data.type.numel, True
+    for n, lo, hi, step in zip(shape, starts, stops, steps, strict=True):
+        if not whole and (lo, hi) != (0, n) or step != 1:
+            return None
+        stride //= n or 1
+        offset += lo * stride
+        whole = whole and hi - lo == 1
+    type = result_types(op, (data.type,), attrs)[0]
+    size = data.type.dtype.itemsize
+    return computed(type, memory.Buffer(data.buffer.ptr + offset * size, type.nbytes, data.buffer))
 
 
 def alias(x: Tensor) -> Tensor:

@@ -46,9 +46,12 @@ def computed(type: TensorType, buffer: Any) -> Data:
 class Step:
     """A trie node: the trace that ends with `key`. `plans` maps the set of results still wanted to what computes them."""
 
-    __slots__ = ("due", "key", "loc", "next", "ops", "parent", "plans", "size", "slot", "type", "types")
+    __slots__ = ("due", "key", "loc", "next", "operand_types", "ops", "parent", "plans", "size", "slot", "tape", "type", "types")
 
-    def __init__(self, parent: "Step | None", key: Any, types: tuple[TensorType, ...], is_op: bool, loc: Location) -> None:
+    def __init__(self, parent: "Step | None", key: Any, types: tuple[TensorType, ...], is_op: bool, loc: Location,
+                 operand_types: tuple[TensorType, ...] = ()) -> None:
+        self.operand_types = operand_types
+        self.tape: dict[Any, Any] = {}  # what autograd keeps of this op, by which operands need a gradient
         self.next: dict[Any, Step] = {}
         self.plans: dict[bytes, Any] = {}
         self.parent = parent
@@ -207,7 +210,7 @@ def _miss(trace: Trace, key: Any, op: Op, inputs: Any, attrs: Attrs) -> Step:
         _forget_scalars(trace, numbers)
         raise
     counters["trie_nodes"] += 1
-    return trace.at.next.setdefault(key, Step(trace.at, key, out, True, user_location()))
+    return trace.at.next.setdefault(key, Step(trace.at, key, out, True, user_location(), types))
 
 
 def _forget_scalars(trace: Trace, numbers: int) -> None:

@@ -1,0 +1,240 @@
+"""Compiled plans: a graph lowered to kernel launches, its new kernels compiled in one module, its table run natively.
+
+Kernels are cached by their tuple for the life of the process, so a new shape, a new number or a program that happens to need
+the same loop compiles nothing.
+"""
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from treadle.codegen import emit, gemm, jit
+from treadle.codegen.gemm_plan import Layout, gemm_step
+from treadle.codegen.llvm_text import Module
+from treadle.codegen.target import host
+from treadle.ir.dtypes import BOOL, FLOAT, DType
+from treadle.ir.graph import Graph
+from treadle.ir.interpreter import DataError, evaluate
+from treadle.ir.kernel import Kernel
+from treadle.passes.pipeline import lower_graph
+from treadle.passes.program import ErrorCell, GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, ScalarRef, Step
+from treadle.runtime import engine, executor, log, memory, threads
+
+_KERNELS: dict[tuple[str, Kernel], int] = {}
+_MODULES: list[Any] = []
+_LOCK = threading.Lock()
+_names = itertools.count()
+
+ERROR, ARENA, FIRST = 0, 1, 2  # positions in a plan's buffer table; inputs and outputs follow
+
+
+def compile_kernels(kernels: Sequence[Kernel], epilogues: Sequence[Kernel]) -> None:
+    """Make sure every kernel has machine code. New ones go into one LLVM module."""
+    with _LOCK:
+        wanted = dict.fromkeys([("loop", k) for k in kernels] + [("tile", k) for k in epilogues])
+        new = [key for key in wanted if key not in _KERNELS]
+        engine.counters["kernel_cache_hits"] += len(wanted) - len(new)
+        if not new:
+            return
+        engine.counters["kernels"] += len(new)
+        module, target = Module(), host()
+        names = []
+        for form, kernel in new:
+            name = f"k{len(names)}"
+            (emit.emit_kernel if form == "loop" else emit.emit_tile)(module, kernel, name, target)
+            names.append(name)
+        text = module.text()
+        compiled = jit.compile_text(text)
+        _MODULES.append(compiled)
+        for key, name in zip(new, names, strict=True):
+            _KERNELS[key] = compiled.address(name)
+        log.log("compile", f"{len(new)} kernels in one module, {len(text)} bytes of LLVM IR")
+
+
+def compile_graph(graph: Graph) -> CompiledPlan:
+    """Lower `graph` and compile what it needs."""
+    program = lower_graph(graph)
+    compile_kernels(list(program.kernels()), list(program.epilogues()))
+    engine.counters["compiled_plans"] += 1
+    return CompiledPlan(program)
+
+
+def _number_bits(dtype: DType) -> tuple[str, Callable[[Any], Any]]:
+    """How a Python number becomes a 64-bit argument of `dtype`: struct code and conversion."""
+    if dtype.category == FLOAT:
+        if dtype.itemsize >= 4:
+            return ("d", float) if dtype.itemsize == 8 else ("f", _float32)
+        return "I", lambda v: int(np.asarray(v).astype(dtype.np).view(np.uint16))
+    if dtype.category == BOOL:
+        return "q", bool
+    return "q", lambda v: int(np.asarray(int(v) & 0xFFFFFFFFFFFFFFFF, np.uint64).view(np.int64)) if not -(1 << 63) <= v < 1 << 63 else int(v)
+
+
+def _float32(value: Any) -> float:
+    """Rounded to float32, overflowing to infinity as C does."""
+    return float(np.float32(value))
+
+
+class CompiledPlan:
+    """Machine code and tables for one graph. `run` may be called from any thread."""
+
+    __slots__ = ("_error", "arena", "convert", "copies", "inputs", "outputs", "places", "program", "scalar_types", "segments")
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.arena = program.arena
+        self.inputs = [b for b in program.inputs if b >= 0]
+        fresh = [b for b in program.outputs if program.buffers[b].kind == "output"]
+        self.outputs = list(dict.fromkeys(fresh))
+        self.places = {b: FIRST + i for i, b in enumerate(self.inputs + self.outputs)}
+        tensors = len(self.inputs)
+        codes = [_number_bits(info.dtype) for info in program.scalars]
+        self.scalar_types = "".join(code for code, _ in codes)
+        self.convert = [(info.input - tensors, convert) for info, (_, convert) in zip(program.scalars, codes, strict=True)]
+        self._error = (ctypes.c_int64 * 8)()
+        self.segments = self._build(program.steps)
+
+    def _ref(self, ref: Ref) -> tuple[int, int]:
+        """Where a reference lies: position in the buffer table, byte offset."""
+        buffer = ref.buffer
+        offset = ref.offset
+        buffers = self.program.buffers
+        while buffers[buffer].shares >= 0 and buffer not in self.places:
+            buffer = buffers[buffer].shares
+        place = self.places.get(buffer)
+        return (ARENA, buffers[buffer].offset + offset) if place is None else (place, offset)
+
+    def _argument(self, argument: Any) -> executor.Argument:
+        if isinstance(argument, Ref):
+            place, offset = self._ref(argument)
+            if argument.other >= 0:
+                other, other_offset = self._ref(argument._replace(buffer=argument.other, other=-1))
+                return executor.BufferRef(place, offset, argument.step, alternate=other, **_second(other_offset, offset))
+            return executor.BufferRef(place, offset, argument.step)
+        if isinstance(argument, ScalarRef):
+            return executor.ScalarRef(argument.index)
+        if isinstance(argument, ErrorCell):
+            return executor.BufferRef(ERROR)
+        return int(argument)
+
+    def _build(self, steps: list[Step]) -> list[Any]:
+        """Runs of native steps become plans; host steps stand between them."""
+        segments: list[Any] = []
+        native: list[Step] = []
+        for step in [*steps, None]:
+            if step is not None and not isinstance(step, HostStep):
+                native.append(step)
+                continue
+            if native:
+                segments.append(self._native(native))
+                native = []
+            if step is not None:
+                segments.append(step)
+        return segments
+
+    def _native(self, steps: list[Step]) -> executor.Plan:
+        builder = executor.PlanBuilder()
+        self._emit(builder, steps)
+        return builder.build(FIRST + len(self.places), len(self.scalar_types), self.scalar_types)
+
+    def _emit(self, builder: executor.PlanBuilder, steps: list[Step]) -> None:
+        for step in steps:
+            if isinstance(step, KernelStep):
+                units, grain = emit.parallel_units(step.kernel, step.sizes)
+                builder.step(_KERNELS["loop", step.kernel], [self._argument(a) for a in step.arguments], units, grain)
+            elif isinstance(step, GemmStep):
+                self._emit_gemm(builder, step)
+            elif isinstance(step, LoopStep):
+                builder.begin_loop(step.trip)
+                self._emit(builder, step.body)
+                builder.end_loop()
+            else:
+                raise RuntimeError("a loop's body needs the host")
+
+    def _emit_gemm(self, builder: executor.PlanBuilder, step: GemmStep) -> None:
+        layouts = [_layout(m.strides) for m in (step.a, step.b, step.c)]
+        call = gemm_step(step.dtype.name, step.m, step.n, step.k, *layouts, step.batch, threads.num_threads())
+        epilogue: Any = 0
+        table: Any = 0
+        if step.epilogue is not None:
+            epilogue = _KERNELS["tile", step.epilogue.kernel]
+            table = executor.Table(tuple([self._argument(a) for a in step.epilogue.arguments]))
+        operands = [self._argument(m.ref) for m in (step.a, step.b, step.c)]
+        builder.step(gemm.gemm_address(call.symbol), call.arguments(*operands, epilogue, table), call.units, call.grain)
+
+    def run(self, buffers: Sequence[memory.Buffer], scalars: Sequence[Any]) -> list[memory.Buffer] | None:
+        """Results in the graph's order; None when a kernel found a fault in the data."""
+        program = self.program
+        arena = memory.allocate(self.arena)
+        outs = [memory.allocate(program.buffers[b].nbytes) for b in self.outputs]
+        error = ctypes.addressof(self._error)
+        pointers = [error, arena.ptr, *[b.ptr for b in buffers], *[b.ptr for b in outs]]
+        numbers = [convert(scalars[i]) for i, convert in self.convert]
+        for segment in self.segments:
+            if segment.__class__ is executor.Plan:
+                if segment.run(pointers, numbers):
+                    return None
+            elif not self._host(segment, arena, [*buffers, *outs], scalars):
+                return None
+        made = dict(zip(self.outputs, outs, strict=True))
+        return self._results(made, buffers)
+
+    def _results(self, made: dict[int, memory.Buffer], buffers: Sequence[memory.Buffer]) -> list[memory.Buffer]:
+        """Each result has memory of its own, even when it equals an input or another result."""
+        results = []
+        taken: set[int] = set()
+        for b in self.program.outputs:
+            source = made.get(b)
+            if source is None or b in taken:
+                source = self._copy(source or buffers[self.inputs.index(b)])
+            taken.add(b)
+            results.append(source)
+        return results
+
+    @staticmethod
+    def _copy(source: memory.Buffer) -> memory.Buffer:
+        copy = memory.allocate(source.nbytes)
+        ctypes.memmove(copy.ptr, source.ptr, source.nbytes)
+        return copy
+
+    def _host(self, step: HostStep, arena: memory.Buffer, table: list[memory.Buffer], scalars: Sequence[Any]) -> bool:
+        """Run an op's numpy reference in place; False when the data is at fault."""
+        arrays = []
+        for value, ref in zip(step.node.inputs, step.inputs, strict=True):
+            arrays.append(self._host_array(ref, arena, table) if isinstance(ref, Ref)
+                          else np.asarray(scalars[self.program.scalars[ref.index].input - len(self.inputs)]).astype(value.type.dtype.np))
+        types = tuple([v.type for v in step.node.inputs])
+        assert step.node.op is not None
+        try:
+            with np.errstate(all="ignore"):
+                results = evaluate(step.node.op, arrays, step.node.attrs, types, tuple([o.type for o in step.node.outputs]))
+        except (IndexError, RuntimeError, ValueError, ArithmeticError, DataError):
+            return False
+        for out, array in zip(step.outputs, results, strict=True):
+            np.copyto(self._host_array(out, arena, table), array)
+        return True
+
+    def _host_array(self, ref: Ref, arena: memory.Buffer, table: list[memory.Buffer]) -> np.ndarray:
+        info = self.program.buffers[ref.buffer]
+        place, offset = self._ref(ref)
+        owner = arena if place == ARENA else table[place - FIRST]
+        raw = np.asarray(owner)[offset:offset + info.nbytes]
+        return raw.view(info.dtype.np).reshape(info.shape)
+
+
+def _second(other: int, offset: int) -> dict[str, int]:
+    if other != offset:
+        raise RuntimeError("alternating buffers must have equal offsets")
+    return {}
+
+
+def _layout(strides: tuple[int, ...]) -> Layout:
+    """(batch..., row, column) strides in elements as the matrix kernels take them."""
+    *batch, row, column = strides
+    outer, inner = (0, 0, *batch)[-2:]
+    return Layout(row, column, outer, inner)
