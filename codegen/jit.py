@@ -138,8 +138,17 @@ def _defined_names(text: str) -> frozenset[str]:
     return frozenset(_DEFINE.findall(text))
 
 
+@functools.cache
+def _load_maths_library() -> None:
+    """Make C's double-precision functions visible to LLVM: Python need not export them. Without such a file (musl, macOS)
+    they live in the C library itself."""
+    with contextlib.suppress(RuntimeError):
+        llvm.load_library_permanently("libm.so.6")
+
+
 def _check_externals(text: str) -> None:
     """A symbol that LLVM cannot find would end the process, so look first."""
+    _load_maths_library()
     for name in _DECLARE.findall(text):
         if llvm.address_of_symbol(name) is None:
             raise RuntimeError(f"generated code calls {name!r}, which this process does not provide")
