@@ -6,7 +6,6 @@ the same loop compiles nothing.
 from __future__ import annotations
 
 import ctypes
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,44 +21,77 @@ from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.kernel import Kernel
 from treadle.passes.pipeline import lower_graph
-from treadle.passes.program import ErrorCell, GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, ScalarRef, Step
+from treadle.passes.program import ErrorCell, GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, ScalarRef, Step, step_refs
 from treadle.runtime import engine, executor, log, memory, threads
 
-_KERNELS: dict[tuple[str, Kernel], int] = {}
+Form = tuple[str, Kernel]  # "loop": launched on its own; "tile": a matrix product's epilogue
+
+_KERNELS: dict[Form, int] = {}
 _MODULES: list[Any] = []
 _LOCK = threading.Lock()
-_names = itertools.count()
 
 ERROR, ARENA, FIRST = 0, 1, 2  # positions in a plan's buffer table; inputs and outputs follow
 
 
-def compile_kernels(kernels: Sequence[Kernel], epilogues: Sequence[Kernel]) -> None:
+def named_kernels(program: Program) -> dict[str, Form]:
+    """The distinct kernels of a program, in order, with names for its module."""
+    forms = dict.fromkeys([("loop", k) for k in program.kernels()] + [("tile", k) for k in program.epilogues()])
+    return {f"k{i}": form for i, form in enumerate(forms)}
+
+
+def module_text(named: dict[str, Form]) -> str:
+    """LLVM IR of all these kernels in one module."""
+    module, target = Module(), host()
+    for name, (form, kernel) in named.items():
+        (emit.emit_kernel if form == "loop" else emit.emit_tile)(module, kernel, name, target)
+    return module.text()
+
+
+def compile_kernels(named: dict[str, Form]) -> None:
     """Make sure every kernel has machine code. New ones go into one LLVM module."""
     with _LOCK:
-        wanted = dict.fromkeys([("loop", k) for k in kernels] + [("tile", k) for k in epilogues])
-        new = [key for key in wanted if key not in _KERNELS]
-        engine.counters["kernel_cache_hits"] += len(wanted) - len(new)
+        new = {f"k{i}": form for i, form in enumerate(f for f in named.values() if f not in _KERNELS)}
+        engine.counters["kernel_cache_hits"] += len(named) - len(new)
         if not new:
             return
         engine.counters["kernels"] += len(new)
-        module, target = Module(), host()
-        names = []
-        for form, kernel in new:
-            name = f"k{len(names)}"
-            (emit.emit_kernel if form == "loop" else emit.emit_tile)(module, kernel, name, target)
-            names.append(name)
-        text = module.text()
-        compiled = jit.compile_text(text)
-        _MODULES.append(compiled)
-        for key, name in zip(new, names, strict=True):
-            _KERNELS[key] = compiled.address(name)
+        text = module_text(new)
+        module = jit.compile_text(text)
+        _MODULES.append(module)
+        for name, form in new.items():
+            _KERNELS[form] = module.address(name)
         log.log("compile", f"{len(new)} kernels in one module, {len(text)} bytes of LLVM IR")
+
+
+def print_program(program: Program) -> str:
+    """The launches in order, with sizes and the memory they use."""
+    names = {form: name for name, form in named_kernels(program).items()}
+    lines = [f"plan: {len(program.steps)} steps, arena {program.arena} bytes (lower bound {program.arena_bound})"]
+
+    def show(steps: list[Step], indent: str) -> None:
+        for step in steps:
+            if isinstance(step, KernelStep):
+                lines.append(f"{indent}{names['loop', step.kernel]} sizes {step.sizes}  {_refs(step)}")
+            elif isinstance(step, GemmStep):
+                epilogue = f" then {names['tile', step.epilogue.kernel]}" if step.epilogue else ""
+                lines.append(f"{indent}gemm {step.dtype.name} batch {step.batch} {step.m}x{step.n}x{step.k}  {_refs(step)}{epilogue}")
+            elif isinstance(step, LoopStep):
+                lines.append(f"{indent}loop {step.trip} times")
+                show(step.body, indent + "  ")
+            else:
+                lines.append(f"{indent}host {step.node.op.name if step.node.op else '?'}  {_refs(step)}")
+    show(program.steps, "  ")
+    return "\n".join(lines)
+
+
+def _refs(step: Step) -> str:
+    return " ".join(f"b{r.buffer}" + (f"+{r.offset}" if r.offset else "") for r in step_refs(step))
 
 
 def compile_graph(graph: Graph) -> CompiledPlan:
     """Lower `graph` and compile what it needs."""
     program = lower_graph(graph)
-    compile_kernels(list(program.kernels()), list(program.epilogues()))
+    compile_kernels(named_kernels(program))
     engine.counters["compiled_plans"] += 1
     return CompiledPlan(program)
 

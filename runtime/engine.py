@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from treadle.runtime.recorder import STATE, Data, Step, Trace, build_graph, comp
 
 counters: Counter[str] = Counter()
 flushes: Counter[str] = Counter()
+observers: list[Callable[[Graph], Any]] = []  # called with the graph of every flush (`treadle.inspect`)
 
 
 class Plan:
@@ -163,6 +164,8 @@ def flush(reason: str) -> None:
     if plan is None:
         plan = at.plans.setdefault(live, Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace]))
         counters["plans"] += 1
+    for observe in observers:
+        observe(plan.graph)
     if log.enabled("flush"):
         where = recorder.user_location()
         log.log("flush", f"{reason}: {at.ops} ops, {len(plan.outputs)} results kept" + (f", at {where[0]}:{where[1]}" if where else ""))

@@ -11,6 +11,7 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.op import Kind, Op, declare
 from treadle.ir.ops import special
+from treadle.ir.ops.common import not_implemented, zeros
 from treadle.ir.types import TensorType, broadcast_shapes, result_dtype, tensor_type
 
 Types = tuple[TensorType, ...]
@@ -36,12 +37,13 @@ def _device(name: str, types: Types) -> str:
     return devices.pop()
 
 
-def _rule(name: str, compute: str, to_bool: bool, refuse: tuple[int, ...]) -> Callable[..., TensorType]:
+def elementwise_rule(name: str, compute: str, to_bool: bool, refuse: tuple[int, ...]) -> Callable[..., TensorType]:
+    """The type rule of an elementwise op: broadcast shapes, promoted dtype; NotImplementedError for a category in `refuse`."""
     def type_rule(types: Types) -> TensorType:
         shape = types[0].shape if len(types) == 1 else broadcast_shapes(name, *[t.shape for t in types])
         dtype = result_dtype(types)
         if dtype.category in refuse:
-            raise RuntimeError(f'"{name}" not implemented for \'{dtype.name.capitalize()}\' (operands: {", ".join(map(str, types))})')
+            raise not_implemented(name, dtype, types)
         if to_bool:
             dtype = dtypes.bool_
         elif compute == "float" and dtype.category != FLOAT:
@@ -50,16 +52,16 @@ def _rule(name: str, compute: str, to_bool: bool, refuse: tuple[int, ...]) -> Ca
     return type_rule
 
 
-def _elementwise(name: str, operands: str, reference: Callable[..., Any], vjp: Any = None, compute: str = "promote",
+def elementwise(name: str, operands: str, reference: Callable[..., Any], vjp: Any = None, compute: str = "promote",
                  to_bool: bool = False, refuse: tuple[int, ...] = (), **facts: Any) -> Op:
     facts.setdefault("differentiable", vjp is not None)
     facts.setdefault("scalar", name)
-    return declare(name, Kind.ELEMENTWISE, operands, type_rule=_rule(name, compute, to_bool, refuse), reference=reference, vjp=vjp,
+    return declare(name, Kind.ELEMENTWISE, operands, type_rule=elementwise_rule(name, compute, to_bool, refuse), reference=reference, vjp=vjp,
                    compute=compute, **facts)
 
 
 def _unary(name: str, reference: Callable[..., Any], vjp: Any = None, **facts: Any) -> Op:
-    return _elementwise(name, "x", reference, None if vjp is None else (vjp,), **facts)
+    return elementwise(name, "x", reference, None if vjp is None else (vjp,), **facts)
 
 
 def _floating(name: str, reference: Callable[..., Any], vjp: Any = None, **facts: Any) -> Op:
@@ -80,45 +82,48 @@ def _np_pow(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.power(x, y)
 
 
-_elementwise("add", "x y", lambda x, y: np.logical_or(x, y) if x.dtype == bool else np.add(x, y),
+elementwise("add", "x y", lambda x, y: np.logical_or(x, y) if x.dtype == bool else np.add(x, y),
              (lambda b, g: g, lambda b, g: g), onnx="Add")
-_elementwise("sub", "x y", _np_sub, (lambda b, g: g, lambda b, g: b.neg(g)), refuse=(BOOL,), onnx="Sub")
-_elementwise("mul", "x y", np.multiply, (lambda b, g, y: b.mul(g, y), lambda b, g, x: b.mul(g, x)), onnx="Mul")
-_elementwise("div", "x y", np.true_divide,
+elementwise("sub", "x y", _np_sub, (lambda b, g: g, lambda b, g: b.neg(g)), refuse=(BOOL,), onnx="Sub")
+elementwise("mul", "x y", np.multiply, (lambda b, g, y: b.mul(g, y), lambda b, g, x: b.mul(g, x)), onnx="Mul")
+elementwise("div", "x y", np.true_divide,
              (lambda b, g, y: b.div(g, y), lambda b, g, y, out: b.neg(b.mul(g, b.div(out, y)))), compute="float", onnx="Div")
-_elementwise("floor_divide", "x y", special.floor_divide, refuse=(BOOL,))
-_elementwise("trunc_divide", "x y", special.trunc_divide, refuse=(BOOL,))
-_elementwise("remainder", "x y", special.remainder,
+elementwise("floor_divide", "x y", special.floor_divide, refuse=(BOOL,))
+elementwise("trunc_divide", "x y", special.trunc_divide, refuse=(BOOL,))
+elementwise("remainder", "x y", special.remainder,
              (lambda b, g: g, lambda b, g, x, y: b.neg(b.mul(g, b.floor_divide(x, y)))), refuse=(BOOL,))
-_elementwise("fmod", "x y", special.fmod,
+elementwise("fmod", "x y", special.fmod,
              (lambda b, g: g, lambda b, g, x, y: b.neg(b.mul(g, b.trunc_divide(x, y)))), refuse=(BOOL,))
-_elementwise("pow", "x y", _np_pow, (
-    lambda b, g, x, y: b.mul(g, b.where(b.eq(y, 0), 0.0, b.mul(y, b.pow(x, b.sub(y, 1))))),
-    lambda b, g, x, y, out: b.mul(g, b.where(b.logical_and(b.eq(x, 0), b.ge(y, 0)), 0.0, b.mul(out, b.log(x)))),
-), refuse=(BOOL,), domain=(0.2, 2.0), onnx="Pow")
 
 
-def _share(b: Any, g: Any, x: Any, out: Any) -> Any:
-    """Gradient of maximum/minimum and amax/amin: ties share it."""
-    return b.where(b.eq(x, out), g, 0.0)
+def _pow_dx(b: Any, g: Any, x: Any, y: Any) -> Any:
+    # The exponent may be a Python number: give it the gradient's dtype before arithmetic, so that it keeps its digits.
+    e = b.cast(y, g.type.dtype)
+    return b.mul(g, b.where(b.eq(e, 0), 0.0, b.mul(e, b.pow(x, b.sub(e, 1)))))
 
 
-_elementwise("maximum", "x y", np.maximum, (
+def _pow_dy(b: Any, g: Any, x: Any, y: Any, out: Any) -> Any:
+    return b.mul(g, b.where(b.logical_and(b.eq(x, 0), b.ge(y, 0)), 0.0, b.mul(out, b.log(b.cast(x, g.type.dtype)))))
+
+
+elementwise("pow", "x y", _np_pow, (_pow_dx, _pow_dy), refuse=(BOOL,), domain=(0.2, 2.0), onnx="Pow")
+
+elementwise("maximum", "x y", np.maximum, (
     lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.gt(x, y), g.type.dtype))),
     lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.lt(x, y), g.type.dtype)))), onnx="Max")
-_elementwise("minimum", "x y", np.minimum, (
+elementwise("minimum", "x y", np.minimum, (
     lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.lt(x, y), g.type.dtype))),
     lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.gt(x, y), g.type.dtype)))), onnx="Min")
-_elementwise("atan2", "x y", np.arctan2, (
+elementwise("atan2", "x y", np.arctan2, (
     lambda b, g, x, y: b.mul(g, b.div(y, b.add(b.mul(x, x), b.mul(y, y)))),
     lambda b, g, x, y: b.neg(b.mul(g, b.div(x, b.add(b.mul(x, x), b.mul(y, y)))))), compute="float")
 
 _unary("neg", np.negative, lambda b, g: b.neg(g), refuse=(BOOL,), onnx="Neg")
 _unary("copy", lambda x: x.copy(), lambda b, g: g, onnx="Identity", doc="A new value equal to x.")
 _unary("abs", lambda x: x if x.dtype == bool else np.abs(x), lambda b, g, x: b.mul(g, b.sign(x)), onnx="Abs")
-_unary("sign", lambda x: x if x.dtype == bool else np.sign(x), lambda b, g: b.mul(g, 0.0), onnx="Sign")
+_unary("sign", lambda x: x if x.dtype == bool else np.sign(x), lambda b, g: zeros(b, g.type), onnx="Sign")
 for _name, _fn in {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint}.items():
-    _unary(_name, lambda x, _fn=_fn: x if x.dtype.kind in "iub" else _fn(x), lambda b, g: b.mul(g, 0.0), refuse=(BOOL,))
+    _unary(_name, lambda x, _fn=_fn: x if x.dtype.kind in "iub" else _fn(x), lambda b, g: zeros(b, g.type), refuse=(BOOL,))
 _unary("relu", lambda x: np.maximum(x, np.zeros((), x.dtype)), lambda b, g, out: b.where(b.gt(out, 0), g, 0.0), refuse=(BOOL,), onnx="Relu")
 
 # -- transcendental --------------------------------------------------------------------------------------------------
@@ -161,14 +166,14 @@ _unary("isnan", lambda x: np.isnan(x) if x.dtype.kind not in "iub" else np.zeros
 _unary("isinf", lambda x: np.isinf(x) if x.dtype.kind not in "iub" else np.zeros(x.shape, bool), to_bool=True)
 _unary("isfinite", lambda x: np.isfinite(x) if x.dtype.kind not in "iub" else np.ones(x.shape, bool), to_bool=True)
 for _name, _fn in {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}.items():
-    _elementwise(_name, "x y", _fn, to_bool=True)
+    elementwise(_name, "x y", _fn, to_bool=True)
 for _name, _fn in {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}.items():
-    _elementwise(_name, "x y", _fn, compute="same", to_bool=True)
+    elementwise(_name, "x y", _fn, compute="same", to_bool=True)
 for _name, _fn in {"bitwise_and": np.bitwise_and, "bitwise_or": np.bitwise_or, "bitwise_xor": np.bitwise_xor}.items():
-    _elementwise(_name, "x y", _fn, refuse=(FLOAT,))
+    elementwise(_name, "x y", _fn, refuse=(FLOAT,))
 _unary("bitwise_not", np.invert, refuse=(FLOAT,))
-_elementwise("shift_left", "x y", np.left_shift, refuse=(FLOAT, BOOL))
-_elementwise("shift_right", "x y", np.right_shift, refuse=(FLOAT, BOOL))
+elementwise("shift_left", "x y", np.left_shift, refuse=(FLOAT, BOOL))
+elementwise("shift_right", "x y", np.right_shift, refuse=(FLOAT, BOOL))
 
 
 # -- selection and casts -----------------------------------------------------------------------------------------------
