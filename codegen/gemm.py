@@ -155,12 +155,9 @@ def _prepare_b(f: Function, tile: Tile, b: Val, k: Val, steps: Val, width: Val, 
     source = f.gep(b, f.mul(k, _arg(f, Word.B_ROW)), tile.scalar)
     packed = f.gep(scratch, tile.packed_a_bytes, "i8")
     wanted = f.compare("ne", _arg(f, Word.PACK_B), ZERO)
-    along_n = _arg(f, Word.B_COLUMN)
     with f.if_(wanted):
-        with f.loop(ZERO, width, tile.columns) as panel:
-            count = f.smin(f.sub(width, panel.index), const("i64", tile.columns))
-            _call(f, f"pack_{tile.suffix}", count, steps, f.gep(source, f.mul(panel.index, along_n), tile.scalar), along_n,
-                  _arg(f, Word.B_ROW), f.gep(packed, f.mul(panel.index, steps), tile.scalar), const("i64", tile.columns))
+        strides = _arg(f, Word.B_COLUMN), _arg(f, Word.B_ROW)
+        _call(f, f"pack_b_{tile.suffix}", width, const("i64", tile.columns), steps, source, *strides, packed)
     return f.select(wanted, packed, source), f.select(wanted, ZERO, _arg(f, Word.B_ROW))
 
 
@@ -177,12 +174,7 @@ def _emit_macro(module: Module, tile: Tile) -> None:
     args, a, b, b_row, c, rows, columns, row, column, batch, first, steps, scratch = MACRO_PARAMETERS
     height = ceil_div(f, rows, ceil_div(f, rows, tile.rows))
     panel_size = f.mul(steps, tile.pack)
-    along_m = _arg(f, Word.A_ROW)
-    with f.loop(ZERO, rows, height) as panel:
-        count = f.smin(height, f.sub(rows, panel.index))
-        place = f.mul(f.binary("udiv", panel.index, height), panel_size)
-        _call(f, f"pack_{tile.suffix}", count, steps, f.gep(a, f.mul(panel.index, along_m), tile.scalar), along_m,
-              _arg(f, Word.A_COLUMN), f.gep(scratch, place, tile.scalar), const("i64", tile.pack))
+    _call(f, f"pack_a_{tile.suffix}", rows, height, steps, a, _arg(f, Word.A_ROW), _arg(f, Word.A_COLUMN), scratch)
     final = f.compare("sge", f.add(first, steps), _arg(f, Word.K))
     packed = f.compare("eq", b_row, ZERO)
     stride = f.select(packed, const("i64", tile.columns), b_row)
@@ -204,22 +196,19 @@ def _emit_macro(module: Module, tile: Tile) -> None:
 
 def _register_tile(f: Function, tile: Tile, rows: Val, width: Val, operands: list[Val]) -> None:
     """Call the micro-kernel of this many rows and columns; tiles without masks finish edges in a copy."""
-    target = operands[-1]
     c_row = _arg(f, Word.C_ROW)
     again = f.compare("ne", Val("i64", "%first"), ZERO)
-    zeros = Val("ptr", f"@zeros_{tile.suffix}")
     vectors = ceil_div(f, width, tile.lanes) if tile.masked else const("i64", tile.vectors)
     index = f.add(f.mul(rows, tile.vectors + 1), vectors)
     kernel = f.load(f.gep(Val("ptr", f"@micro_{tile.suffix}"), index, "ptr"), "ptr")
+    direct = f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, again]))})"
     if tile.masked:
-        old, old_row = f.select(again, target, zeros), f.select(again, c_row, ZERO)
-        f.line(f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, old, old_row]))})")
+        f.line(direct)
         return
     whole, edge, done = f.label("whole"), f.label("edge"), f.label("done")
     f.branch_if(f.compare("eq", width, const("i64", tile.columns)), whole, edge)
     f.start(whole)
-    old, old_row = f.select(again, target, zeros), f.select(again, c_row, ZERO)
-    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, old, old_row]))})")
+    f.line(direct)
     f.branch(done)
     f.start(edge)
     _edge_tile(f, tile, kernel, rows, width, operands, again)
@@ -232,8 +221,7 @@ def _edge_tile(f: Function, tile: Tile, kernel: Val, rows: Val, width: Val, oper
     target, c_row = operands[-1], _arg(f, Word.C_ROW)
     copy = Val("ptr", f.fresh("copy"))
     f.allocas.append(f"  {copy.name} = alloca [{tile.rows * tile.columns} x {tile.scalar}], align 64")
-    zeros = Val("ptr", f"@zeros_{tile.suffix}")
-    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands[:-1], copy, const('i64', tile.columns), width, zeros, ZERO]))})")
+    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands[:-1], copy, const('i64', tile.columns), width, Val('i1', 'false')]))})")
     with f.loop(ZERO, rows) as line:
         source = f.gep(copy, f.mul(line.index, tile.columns), tile.scalar)
         to = f.gep(target, f.mul(line.index, c_row), tile.scalar)

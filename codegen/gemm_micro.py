@@ -12,6 +12,8 @@ from treadle.codegen.target import Target
 
 ZERO = const("i64", 0)
 UNROLL = 4
+CACHE_LINE = 64
+CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,15 @@ def masked_store(f: Function, tile: Tile, value: Val, ptr: Val, mask: Val) -> No
 # -- the micro-kernel ------------------------------------------------------------------------------------------------
 MICRO_PARAMETERS = [
     Val("i64", "%k"), Val("ptr", "%a"), Val("ptr", "%b"), Val("i64", "%b_row"), Val("ptr", "%c"), Val("i64", "%c_row"),
-    Val("i64", "%columns"), Val("ptr", "%old"), Val("i64", "%old_row"),
+    Val("i64", "%columns"), Val("i1", "%again"),
 ]
 
 
 def emit_micro_kernels(module: Module, tile: Tile) -> None:
     """All micro-kernels of a tile, and the table `micro_<type>[rows * (vectors + 1) + vectors]` of their addresses.
 
-    C[i, j] = old[i, j] + sum over k of A[i, k] B[k, j], where `old` is C itself or zeros with row stride 0. `columns`
-    (1 to all) counts for masked tiles only; the others compute whole tiles.
+    C[i, j] = sum over k of A[i, k] B[k, j], added to what is there when `again`. `columns` (1 to all) counts for masked
+    tiles only; the others compute whole tiles.
     """
     table = []
     for rows in range(tile.rows + 1):
@@ -120,31 +122,40 @@ def emit_micro_kernels(module: Module, tile: Tile) -> None:
             wanted = rows and (vectors if tile.masked else vectors == tile.vectors)
             table.append(f"ptr @{_emit_micro_kernel(module, tile, rows, vectors)}" if wanted else "ptr null")
     module.globals.append(f"@micro_{tile.suffix} = internal constant [{len(table)} x ptr] [{', '.join(table)}]")
-    module.globals.append(f"@zeros_{tile.suffix} = internal constant [{tile.columns} x {tile.scalar}] zeroinitializer")
 
 
 def _emit_micro_kernel(module: Module, tile: Tile, rows: int, vectors: int) -> str:
     name = f"micro_{tile.suffix}_{rows}x{vectors}"
     f = Function(module, name, MICRO_PARAMETERS, linkage="internal", attributes="nounwind noinline")
-    k, a, b, b_row, _, _, columns, _, _ = MICRO_PARAMETERS
+    k, a, b, b_row, c, _, columns, _ = MICRO_PARAMETERS
     mask = lane_mask(f, tile.lanes, f.sub(columns, tile.lanes * (vectors - 1))) if tile.masked else None
     zero = Val(tile.vector, "zeroinitializer")
     state = [zero] * (rows * vectors)
     whole = f.mul(f.binary("udiv", k, const("i64", UNROLL)), UNROLL)
-    carried = [*state, a, b]
+    carried = [*state, a, b, c]
     for low, high, unroll in ((ZERO, whole, UNROLL), (whole, k, 1)):
         with f.loop(low, high, unroll, carried) as loop:
-            state, a, b = loop.values[:-2], loop.values[-2], loop.values[-1]
+            state, a, b, ahead = loop.values[:-3], *loop.values[-3:]
+            if unroll > 1:
+                ahead = _prefetch_result(f, tile, ahead, f.compare("slt", loop.index, const("i64", UNROLL * (rows - 1))), vectors)
             for u in range(unroll):
                 row = _load_row(f, tile, b, vectors, mask)
                 state = _rank_one(f, tile, state, f.gep(a, u * tile.pack, tile.scalar), row, rows)
                 b = f.gep(b, b_row, tile.scalar)
-            loop.next([*state, f.gep(a, unroll * tile.pack, tile.scalar), b])
+            loop.next([*state, f.gep(a, unroll * tile.pack, tile.scalar), b, ahead])
         carried = loop.values
-    _store_tile(f, tile, carried[:-2], rows, vectors, mask)
+    _store_tile(f, tile, carried[:-3], rows, vectors, mask)
     f.line("ret void")
     f.finish()
     return name
+
+
+def _prefetch_result(f: Function, tile: Tile, line: Val, more: Val, vectors: int) -> Val:
+    """Fetch a row of C while the sums are made, one row per step so that panels need not wait; the next row's address."""
+    f.module.declare("llvm.prefetch.p0", "void (ptr, i32, i32, i32)")
+    for v in range(0, vectors, max(1, CACHE_LINE // (tile.lanes * tile.align))):
+        f.line(f"call void @llvm.prefetch.p0({f.gep(line, v * tile.lanes, tile.scalar)}, i32 1, i32 3, i32 1)")
+    return f.select(more, f.gep(line, MICRO_PARAMETERS[5], tile.scalar), line)
 
 
 def _load_row(f: Function, tile: Tile, b: Val, vectors: int, mask: Val | None) -> list[Val]:
@@ -164,14 +175,23 @@ def _rank_one(f: Function, tile: Tile, state: list[Val], a: Val, row: list[Val],
 
 
 def _store_tile(f: Function, tile: Tile, state: list[Val], rows: int, vectors: int, mask: Val | None) -> None:
-    c, c_row, old, old_row = MICRO_PARAMETERS[4], MICRO_PARAMETERS[5], MICRO_PARAMETERS[7], MICRO_PARAMETERS[8]
-    for i in range(rows):
-        to, before = f.gep(c, f.mul(c_row, i), tile.scalar), f.gep(old, f.mul(old_row, i), tile.scalar)
-        values = _load_row(f, tile, before, vectors, mask)
+    """Add the old values if wanted (two blocks that meet in phis), then store."""
+    c, c_row, again = MICRO_PARAMETERS[4], MICRO_PARAMETERS[5], MICRO_PARAMETERS[7]
+    lines = [f.gep(c, f.mul(c_row, i), tile.scalar) for i in range(rows)]
+    fresh, more, store = f.label("fresh"), f.label("more"), f.label("store")
+    f.branch(fresh)
+    f.start(fresh)
+    f.branch_if(again, more, store)
+    f.start(more)
+    old = [value for line in lines for value in _load_row(f, tile, line, vectors, mask)]
+    sums = [f.binary("fadd", x, y) for x, y in zip(old, state, strict=True)]
+    f.branch(store)
+    f.start(store)
+    final = [f.op(f"phi {x.ty} [ {x.name}, %{fresh} ], [ {y.name}, %{more} ]", x.ty) for x, y in zip(state, sums, strict=True)]
+    for i, line in enumerate(lines):
         for v in range(vectors):
-            value = f.binary("fadd", values[v], state[i * vectors + v])
-            ptr = f.gep(to, v * tile.lanes, tile.scalar)
+            ptr = f.gep(line, v * tile.lanes, tile.scalar)
             if mask and v == vectors - 1:
-                masked_store(f, tile, value, ptr, mask)
+                masked_store(f, tile, final[i * vectors + v], ptr, mask)
             else:
-                f.store(value, ptr, tile.align)
+                f.store(final[i * vectors + v], ptr, tile.align)

@@ -6,7 +6,7 @@ was there: results made from them are never stored.
 from __future__ import annotations
 
 from treadle.codegen.gemm_micro import ZERO, Tile, lane_mask, masked_load
-from treadle.codegen.llvm_text import Function, Module, Val, const
+from treadle.codegen.llvm_text import Function, Module, Val, const, lanes_of, vector_type
 
 # count elements in the panel, k steps, source with the strides of i and of k, destination with the stride of k.
 PARAMETERS = [
@@ -15,13 +15,67 @@ PARAMETERS = [
 ]
 
 
+# All of a block: its elements, how many of them a panel takes, and the rest as above.
+BLOCK_PARAMETERS = [Val("i64", "%total"), Val("i64", "%panel"), *PARAMETERS[1:]]
+# Panels filled side by side, so that the source is read in long runs.
+GROUP = 8
+
+
 def emit_pack(module: Module, tile: Tile) -> None:
-    """`pack_<type>(count, k, source, along_i, along_k, to, width)`, for `count` from 1 to `width`, in vector-wide strips."""
+    """`pack_<type>(total, panel, k, source, along_i, along_k, to, width)`: a block as consecutive panels of k * width places."""
     _emit_transposing(module, tile)
     _emit_copying(module, tile)
     _emit_general(module, tile)
+    _emit_panel(module, tile)
+    for kind, width in (("a", tile.pack), ("b", tile.columns)):
+        _emit_side_by_side(module, tile, kind, width)
+        _emit_block(module, tile, kind, width)
+
+
+def _emit_block(module: Module, tile: Tile, kind: str, width: int) -> None:
+    total, panel, k, source, along_i, along_k, to, _ = BLOCK_PARAMETERS
+    f = Function(module, f"pack_{kind}_{tile.suffix}", BLOCK_PARAMETERS[:-1], linkage="internal")
+    contiguous = f.compare("eq", along_i, const("i64", 1))
+    wide = const("i64", width)
+    # Panels that may read a full width: what is not theirs goes to places that are not used.
+    fit = f.select(f.compare("slt", total, wide), ZERO, f.add(f.binary("udiv", f.sub(total, wide), panel), 1))
+    fast = f.select(contiguous, fit, ZERO)
+    f.line(f"call void @side_by_side_{kind}_{tile.suffix}({fast}, {panel}, {k}, {source}, {along_k}, {to})")
+    with f.loop(f.mul(fast, panel), total, panel) as loop:
+        count = f.smin(panel, f.sub(total, loop.index))
+        place = f.mul(f.binary("udiv", loop.index, panel), f.mul(k, wide))
+        start = f.gep(source, f.mul(loop.index, along_i), tile.scalar)
+        arguments = [count, k, start, along_i, along_k, f.gep(to, place, tile.scalar), wide]
+        f.line(f"call void @pack_panel_{tile.suffix}({', '.join(map(str, arguments))})")
+    f.line("ret void")
+    f.finish()
+
+
+def _emit_side_by_side(module: Module, tile: Tile, kind: str, width: int) -> None:
+    """Whole panels whose elements of one k are contiguous: for each k, one run over a group of panels."""
+    panels, panel, k, source = Val("i64", "%panels"), Val("i64", "%panel"), Val("i64", "%k"), Val("ptr", "%source")
+    along_k, to = Val("i64", "%along_k"), Val("ptr", "%to")
+    parameters = [panels, panel, k, source, along_k, to]
+    f = Function(module, f"side_by_side_{kind}_{tile.suffix}", parameters, linkage="internal", attributes="nounwind noinline")
+    size = f.mul(k, width)
+    with f.loop(ZERO, panels, GROUP) as group:
+        count = f.smin(const("i64", GROUP), f.sub(panels, group.index))
+        first, place = f.gep(source, f.mul(group.index, panel), tile.scalar), f.gep(to, f.mul(group.index, size), tile.scalar)
+        with f.loop(ZERO, k, 1, [first, place]) as step:
+            with f.loop(ZERO, count, 1, step.values) as one:
+                line, target = one.values
+                for v in range(0, width, tile.lanes):
+                    f.store(f.load(f.gep(line, v, tile.scalar), tile.vector, tile.align), f.gep(target, v, tile.scalar), tile.align)
+                one.next([f.gep(line, panel, tile.scalar), f.gep(target, size, tile.scalar)])
+            step.next([f.gep(step.values[0], along_k, tile.scalar), f.gep(step.values[1], width, tile.scalar)])
+    f.line("ret void")
+    f.finish()
+
+
+def _emit_panel(module: Module, tile: Tile) -> None:
+    """One panel in vector-wide strips, by the fastest way its strides allow."""
     count, k, source, along_i, along_k, to, width = PARAMETERS
-    f = Function(module, f"pack_{tile.suffix}", PARAMETERS, linkage="internal")
+    f = Function(module, f"pack_panel_{tile.suffix}", PARAMETERS, linkage="internal")
     one = const("i64", 1)
     rows, columns = f.compare("eq", along_k, one), f.compare("eq", along_i, one)
     with f.loop(ZERO, count, tile.lanes) as strip:
@@ -94,9 +148,9 @@ def _emit_transposing(module: Module, tile: Tile) -> None:
     starts = [f.gep(source, f.mul(f.smin(const("i64", i), last), along_i), tile.scalar) for i in range(tile.lanes)]
     whole = f.mul(f.binary("udiv", k, const("i64", tile.lanes)), tile.lanes)
     with f.loop(ZERO, whole, tile.lanes) as step:
-        rows = [f.load(f.gep(start, step.index, tile.scalar), tile.vector, tile.align) for start in starts]
+        rows = [f.gep(start, step.index, tile.scalar) for start in starts]
         place = f.gep(to, f.mul(step.index, width), tile.scalar)
-        for i, row in enumerate(transpose(f, rows)):
+        for i, row in enumerate(_transposed(f, tile, rows)):
             f.store(row, f.gep(place, f.mul(width, i), tile.scalar), tile.align)
     rest = [count, f.sub(k, whole), f.gep(source, whole, tile.scalar), along_i, const("i64", 1),
             f.gep(to, f.mul(whole, width), tile.scalar), width]
@@ -105,20 +159,51 @@ def _emit_transposing(module: Module, tile: Tile) -> None:
     f.finish()
 
 
-def transpose(f: Function, rows: list[Val]) -> list[Val]:
-    """Transpose a square of vectors: log2(lanes) rounds that exchange the off-diagonal quarters of 2s x 2s squares."""
-    lanes = len(rows)
-    stride = 1
-    while stride < lanes:
-        low = [j if not j & stride else lanes + (j ^ stride) for j in range(lanes)]
-        high = [(j | stride) if not j & stride else lanes + j for j in range(lanes)]
-        result = list(rows)
-        for i in range(lanes):
-            if not i & stride:
-                result[i] = shuffle(f, rows[i], rows[i | stride], low)
-                result[i | stride] = shuffle(f, rows[i], rows[i | stride], high)
-        rows, stride = result, stride * 2
-    return rows
+def _transposed(f: Function, tile: Tile, rows: list[Val]) -> list[Val]:
+    """The columns of the square of vectors at addresses `rows`.
+
+    Quarters of 128 bits are put in their places while they are loaded, which keeps the one shuffle port of many CPUs
+    free; what remains is to transpose small squares within the quarters.
+    """
+    lanes = tile.lanes
+    part = min(lanes, 16 // tile.align)
+    result = []
+    for start in range(0, lanes, part):
+        gathered = [_gather_parts(f, tile, rows[i::part], start, part) for i in range(part)]
+        result += _transpose_parts(f, gathered, part)
+    return result
+
+
+def _gather_parts(f: Function, tile: Tile, rows: list[Val], start: int, part: int) -> Val:
+    """One vector from the `part` elements at `start` of each row."""
+    lanes = tile.lanes
+    ty = vector_type(tile.scalar, part)
+    loaded = [f.load(f.gep(row, start, tile.scalar), ty, tile.align) for row in rows]
+    if len(loaded) == 1:
+        return loaded[0]
+    wide = "<" + ", ".join(f"i32 {i if i < part else 'poison'}" for i in range(lanes)) + ">"
+    parts = [f.op(f"shufflevector {x}, {ty} poison, <{lanes} x i32> {wide}", tile.vector) for x in loaded]
+    vector = parts[0]
+    for g, piece in enumerate(parts[1:], 1):
+        order = [lanes + i - g * part if g * part <= i < (g + 1) * part else i for i in range(lanes)]
+        vector = shuffle(f, vector, piece, order)
+    return vector
+
+
+def _transpose_parts(f: Function, vectors: list[Val], part: int) -> list[Val]:
+    """Transpose the squares of `part` x `part` elements that lie in the same lanes of `part` vectors."""
+    lanes = lanes_of(vectors[0].ty)
+    if part == 1:
+        return vectors
+    blocks = range(0, lanes, part)
+    pick = lambda a, b, order: shuffle(f, a, b, [start + i if i < part else lanes + start + i - part for start in blocks for i in order])
+    if part == 2:
+        return [pick(*vectors, [0, 2]), pick(*vectors, [1, 3])]
+    a, b, c, d = vectors
+    low, high = [0, 4, 1, 5], [2, 6, 3, 7]
+    ab, cd, ab_high, cd_high = pick(a, b, low), pick(c, d, low), pick(a, b, high), pick(c, d, high)
+    first, second = [0, 1, 4, 5], [2, 3, 6, 7]
+    return [pick(ab, cd, first), pick(ab, cd, second), pick(ab_high, cd_high, first), pick(ab_high, cd_high, second)]
 
 
 def shuffle(f: Function, a: Val, b: Val, order: list[int]) -> Val:

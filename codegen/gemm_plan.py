@@ -118,7 +118,8 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
     kind = kind or "blocked"
     pack_b = kind == "blocked" and _packs_b(tile, m, n, b)
     count = batch[0] * batch[1]
-    height, width = _cut(tile, kind, (m, n, k), count, threads, pack_b)
+    weights = (16 if a.column == 1 else 8, (16 if b.row == 1 else 8) if pack_b else 2)
+    height, width = _cut(tile, kind, (m, n, k), count, threads, weights)
     units = count * -(-m // height) * -(-n // width) if m and n else 0
     words = (m, n, k, a.row, a.column, b.row, b.column, c.row, c.column, max(1, batch[1]), a.outer, a.inner, b.outer, b.inner,
              c.outer, c.inner, height, width, int(pack_b), int(swapped))
@@ -146,8 +147,11 @@ def _packs_b(tile: Tile, m: int, n: int, b: Layout) -> bool:
     return not in_place or m >= PACK_ROWS
 
 
-def _cut(tile: Tile, kind: str, sizes: tuple[int, int, int], batch: int, threads: int, pack_b: bool) -> tuple[int, int]:
-    """Rows and columns of a unit. The whole matrix when the batch alone feeds the threads."""
+def _cut(tile: Tile, kind: str, sizes: tuple[int, int, int], batch: int, threads: int, weights: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a unit. The whole matrix when the batch alone feeds the threads.
+
+    `weights`: multiply-adds that take as long as packing (or reading) one element of A, of B.
+    """
     m, n, k = sizes
     m, n = max(m, 1), max(n, 1)
     wanted = min(threads, batch * m * n * max(k, 1) // THREAD_WORK)
@@ -157,8 +161,7 @@ def _cut(tile: Tile, kind: str, sizes: tuple[int, int, int], batch: int, threads
     if kind != "blocked":
         return m, _share(n, pieces, tile.lanes)
     cuts = [(_share(m, down, 1), _share(n, pieces // down, tile.columns)) for down in range(1, pieces + 1)]
-    # Multiply-adds of the largest unit, plus what it packs or reads of A and B.
-    cost = lambda cut: cut[0] * cut[1] * k + 8 * k * cut[0] + (16 if pack_b else 8) * k * cut[1]
+    cost = lambda cut: cut[0] * cut[1] + weights[0] * cut[0] + weights[1] * cut[1]
     return min(cuts, key=cost)
 
 
