@@ -1,7 +1,14 @@
-"""Passes that every pipeline needs first: dead-code elimination."""
+"""Passes that every pipeline needs: dead code, common subexpressions, expansion of composites."""
 from __future__ import annotations
 
-from treadle.ir.graph import Graph, Value
+from functools import lru_cache
+from typing import Any
+
+from treadle.ir.builder import Builder
+from treadle.ir.graph import Graph, Node, Value, rewrite
+from treadle.ir.interpreter import decomposed
+from treadle.ir.op import Attrs, Kind, Op
+from treadle.ir.types import TensorType
 
 
 def dce(graph: Graph) -> Graph:
@@ -17,3 +24,65 @@ def dce(graph: Graph) -> Graph:
     new.nodes = kept[::-1]
     new.outputs = list(graph.outputs)
     return new
+
+
+def _attr_key(attr: Any) -> Any:
+    """Numbers of different classes compare equal in Python, and -0.0 equals 0.0; they are different attributes."""
+    if isinstance(attr, float):
+        return float, attr.hex()
+    return (attr.__class__, attr) if isinstance(attr, (int, bool)) else attr
+
+
+def cse(graph: Graph) -> Graph:
+    """Nodes with the same op, operands and attributes become one. Every op is pure: random draws name their offset."""
+    seen: dict[tuple, tuple[Value, ...]] = {}
+
+    def rule(b: Builder, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
+        key = (node.op, inputs, tuple([_attr_key(a) for a in node.attrs]))
+        found = seen.get(key)
+        if found is None:
+            found = b.graph.append(Node(node.op, inputs, node.attrs, tuple([o.type for o in node.outputs]), node.loc)).outputs
+            seen[key] = found
+        return found
+    return rewrite(graph, rule, Builder())
+
+
+def needs_expansion(op: Op) -> bool:
+    """Composites, and any other op that only its decomposition explains."""
+    return op.decompose is not None and (op.kind is Kind.COMPOSITE or op.reference is None)
+
+
+@lru_cache(maxsize=4096)
+def _expanded(op: Op, types: tuple[TensorType, ...], attrs: Attrs) -> Graph:
+    return decompose(decomposed(op, types, attrs))
+
+
+def decompose(graph: Graph) -> Graph:
+    """Expand composites until none is left. The pieces have the composite's location."""
+    if not any(node.op is not None and needs_expansion(node.op) for node in graph.nodes):
+        return graph
+
+    def rule(b: Builder, node: Node, inputs: tuple[Value, ...]) -> list[Value] | None:
+        assert node.op is not None
+        if not needs_expansion(node.op):
+            return None
+        body = _expanded(node.op, tuple([v.type for v in inputs]), node.attrs)
+        results = inline(b, body, inputs)
+        return [v if v.type is o.type else _conform(b, v, o.type) for v, o in zip(results, node.outputs, strict=True)]
+    return rewrite(graph, rule, Builder())
+
+
+def _conform(b: Any, value: Value, type: TensorType) -> Value:
+    """A decomposition's result in the type that the composite's type rule promised."""
+    if value.type.dtype is not type.dtype:
+        value = b.cast(value, type.dtype)
+    return value if value.shape == type.shape else b.reshape(value, type.shape)
+
+
+def inline(b: Builder, body: Graph, inputs: tuple[Value, ...]) -> list[Value]:
+    """Append the nodes of `body`, whose inputs are `inputs`; its outputs as values of the builder's graph."""
+    env = dict(zip(body.inputs, inputs, strict=True))
+    for node in body.nodes:
+        copy = Node(node.op, tuple([env[v] for v in node.inputs]), node.attrs, tuple([o.type for o in node.outputs]), b.loc)
+        env.update(zip(node.outputs, b.graph.append(copy).outputs, strict=True))
+    return [env[v] for v in body.outputs]

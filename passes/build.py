@@ -1,0 +1,335 @@
+"""One kernel unit -> a kernel and its arguments.
+
+Two sweeps over the nodes inside the unit: backwards, to find at which indices each is wanted; forwards, to emit instructions.
+Between them, neighbouring axes that every address walks through evenly are joined, so that a contiguous map has one axis.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from treadle.ir import dtypes
+from treadle.ir.dtypes import DType
+from treadle.ir.graph import Node, Value
+from treadle.ir.kernel import PARALLEL, REDUCE, RUNTIME, UNIT, ZERO, Access, Axis, Instr, Kernel, argument_layout
+from treadle.ir.op import Kind
+from treadle.passes.demand import GATHERS, Read, is_reduce, is_view, own_conditions, reads
+from treadle.passes.index import Condition, Expr, Guard, Index, linearize
+from treadle.passes.program import Argument, ErrorCell, KernelStep, Ref, ScalarRef
+from treadle.passes.unit import Unit
+
+
+_STRUCTURAL = (0, 1, -1)  # numbers that kernels may contain
+
+
+class Point(NamedTuple):
+    """A value at an index; `memory` as in Read: the index is one position in memory."""
+
+    value: Value
+    index: Index
+    guard: Guard
+    memory: bool = False
+
+
+class Place(NamedTuple):
+    """Which buffers and scalars values live in: asked by the builder, answered by lowering."""
+
+    buffer: Callable[[Value], int]
+    scalar: Callable[[Value, DType], int]
+
+
+def scalar_bits(value: float | int | bool, dtype: DType) -> int:
+    """The bits of a number in the low bytes of an int64, as kernels take them."""
+    raw = np.asarray(value).astype(dtype.np).tobytes()
+    return int.from_bytes(raw.ljust(8, b"\0"), "little", signed=True)
+
+
+class KernelBuilder:
+    """Builds the kernel of one unit. `groups`: for an epilogue, the axes that must stay apart: joined only within a group."""
+
+    def __init__(self, unit: Unit, place: Place, order: dict[Node, int], groups: list[list[int]] | None = None) -> None:
+        self.unit = unit
+        self.axes = unit.axes
+        self.place = place
+        self.parallel = unit.parallel_atoms()
+        self.reduce = unit.reduce_atoms()
+        self.groups = groups
+        self.nodes = sorted(unit.inside, key=lambda n: order[n])
+        self.points: dict[Node, dict[Point, list[Read]]] = {}
+        self.forms: list[Expr] = []
+        self.joined: dict[int, int] = {}      # axis -> number of the kernel's axis, innermost members only
+        self.kernel_axes: list[list[int]] = []
+        self.body: list[Instr] = []
+        self.known: dict[Instr, int] = {}
+        self.accesses: list[Access] = []
+        self.access_of: dict[tuple, int] = {}
+        self.arguments: dict[tuple, Argument] = {("error",): ErrorCell()}
+        self.scalars: list[str] = []
+        self.scalar_of: dict[tuple, int] = {}
+        self.slots: dict[tuple, int] = {}
+        self.env: dict[Point, int] = {}
+
+    # -- backwards: what is wanted where -----------------------------------------------------------------------------
+    def in_memory(self, value: Value) -> bool:
+        return value in self.unit.loads
+
+    def want(self, point: Point) -> None:
+        node = point.value.node
+        if node in self.unit.inside and not self.in_memory(point.value):
+            self.points.setdefault(node, {}).setdefault(point, [])
+        elif not point.value.type.weak:
+            self.forms.append(self.linear(point))
+            self.note(point.guard)
+
+    def note(self, guard: Guard) -> None:
+        self.forms += [c.expr for c in guard]
+
+    def linear(self, point: Point) -> Expr:
+        return point.index[0] if point.memory else linearize(point.index, point.value.shape)
+
+    def sweep_back(self) -> None:
+        unit, axes = self.unit, self.axes
+        for store in unit.stores:
+            self.forms.append(axes.resolve(store.place))
+            self.want(Point(store.value, axes.resolve_index(store.index), ()))
+        for node in reversed(self.nodes):
+            reduced = axes.resolve_index(unit.reduced.get(node, ()))
+            for point, found in self.points.get(node, {}).items():
+                found += reads(axes, node, point.index, point.guard, reduced, self.in_memory)
+                self._note_own(node, point)
+                for read in found:
+                    self._want_read(read)
+
+    def _want_read(self, read: Read) -> None:
+        if read.along < 0:
+            self.want(Point(read.value, read.index, read.guard, read.memory))
+        else:
+            self.forms.append(linearize(read.index, read.value.shape))
+
+    def _note_own(self, node: Node, point: Point) -> None:
+        """Index arithmetic that the node itself does."""
+        name = node.op.name if node.op else ""
+        if name in ("cat", "pad", "slice_scatter"):
+            for conditions in own_conditions(node, point.index):
+                self.note(tuple(conditions))
+        elif name in ("iota", "random_bits"):
+            self.forms.append(linearize(point.index, node.out.shape))
+
+    # -- axes ----------------------------------------------------------------------------------------------------------
+    def join_axes(self) -> None:
+        """Group neighbouring axes of one kind that every form walks through evenly."""
+        tables = [dict(form.terms) for form in dict.fromkeys(self.forms)]
+        for kind in ([self.parallel] if self.groups is None else self.groups) + [self.reduce]:
+            start = len(self.kernel_axes)
+            for axis in kind:
+                if len(self.kernel_axes) > start and self._even(tables, self.kernel_axes[-1][-1], axis):
+                    self.kernel_axes[-1].append(axis)
+                else:
+                    self.kernel_axes.append([axis])
+        for number, members in enumerate(self.kernel_axes):
+            self.joined[members[-1]] = number
+
+    def _even(self, tables: list[dict[int, int]], outer: int, inner: int) -> bool:
+        size = self.axes.size[inner]
+        return all(t.get(outer, 0) == t.get(inner, 0) * size for t in tables)
+
+    def strides(self, form: Expr) -> list[int]:
+        """Coefficients of a form over the kernel's axes."""
+        out = [0] * len(self.kernel_axes)
+        for axis, c in form.terms:
+            number = self.joined.get(axis)
+            if number is not None:
+                out[number] = c
+        return out
+
+    # -- forwards: instructions ------------------------------------------------------------------------------------------
+    def emit(self, opcode: str, dtype: str, operands: tuple[int, ...] = (), params: tuple = ()) -> int:
+        instr = Instr(opcode, dtype, operands, params)
+        found = self.known.get(instr)
+        if found is None:
+            found = self.known[instr] = len(self.body)
+            self.body.append(instr)
+        return found
+
+    def const(self, value: float | int | bool, dtype: DType) -> int:
+        number = np.asarray(value).astype(dtype.np)
+        python: float | int | bool = bool(number) if dtype is dtypes.bool_ else (float(number) if dtype.is_floating_point else int(number))
+        return self.emit("const", dtype.name, (), (python,))
+
+    def slot(self, key: tuple, value: int) -> int:
+        """A run-time int64. The key says what it is for, so that equal numbers met by chance stay apart."""
+        number = self.slots.setdefault(key, len(self.slots))
+        self.arguments["slot", number] = value
+        return number
+
+    def affine(self, form: Expr) -> int:
+        """An index expression as an int64."""
+        total: int | None = None
+        strides = self.strides(form)
+        for axis, c in enumerate(strides):
+            if c == 0:
+                continue
+            term = self.emit("index", "int64", (), (axis,))
+            if c != 1:
+                term = self.emit("mul", "int64", (term, self.emit("slot", "int64", (), (self.slot(("scale", form, axis), c),))))
+            total = term if total is None else self.emit("add", "int64", (total, term))
+        if total is None:
+            return self.emit("slot", "int64", (), (self.slot(("const", form), form.const),)) if form.const else self.const(0, dtypes.int64)
+        if form.const:
+            total = self.emit("add", "int64", (total, self.emit("slot", "int64", (), (self.slot(("const", form), form.const),))))
+        return total
+
+    def holds(self, conditions: tuple[Condition, ...] | list[Condition]) -> int | None:
+        """All conditions as one bool; None when there are none."""
+        total: int | None = None
+        for c in conditions:
+            at = self.affine(c.expr)
+            tests = [self.emit("ge", "bool", (at, self.const(0, dtypes.int64)))] if c.low else []
+            if c.bound >= 0:
+                tests.append(self.emit("lt", "bool", (at, self.emit("slot", "int64", (), (self.slot(("bound", c), c.bound),)))))
+            for test in tests:
+                total = test if total is None else self.emit("logical_and", "bool", (total, test))
+        return total
+
+    def access(self, buffer: int, form: Expr, dtype: DType, writes: bool) -> int:
+        key = (buffer, form, writes)
+        number = self.access_of.get(key)
+        if number is not None:
+            return number
+        number = self.access_of[key] = len(self.accesses)
+        strides = self.strides(form)
+        self.accesses.append(Access(dtype.name, writes, tuple([ZERO if s == 0 else UNIT if s == 1 else RUNTIME for s in strides])))
+        self.arguments["pointer", number] = Ref(buffer, form.const * dtype.itemsize)
+        for axis, s in enumerate(strides):
+            self.arguments["stride", number, axis] = s
+        return number
+
+    def value_at(self, point: Point) -> int:
+        """The instruction that yields a value at a point."""
+        found = self.env.get(point)
+        if found is not None:
+            return found
+        value = point.value
+        if value.type.weak and value.node.op is None:
+            return self.number(value, value.dtype)
+        access = self.access(self.place.buffer(value), self.linear(point), value.dtype, False)
+        condition = self.holds(point.guard)
+        found = (self.emit("load", value.dtype.name, (), (access,)) if condition is None
+                 else self.emit("load_if", value.dtype.name, (condition,), (access,)))
+        self.env[point] = found
+        return found
+
+    def number(self, value: Value, dtype: DType) -> int:
+        """A Python number as `dtype`: a constant of the kernel, or a run-time scalar."""
+        if value.node.op is None:
+            position = self.place.scalar(value, dtype)
+            return self.scalar(("input", position), dtype, ScalarRef(position))
+        number = value.node.attrs[0]
+        if number in _STRUCTURAL:
+            return self.const(number, dtype)
+        # Constants often come from sizes (a mean's divisor): as arguments they leave the kernel free of sizes.
+        bits = scalar_bits(number, dtype)
+        return self.scalar((bits, dtype.name), dtype, bits)
+
+    def scalar(self, key: tuple, dtype: DType, argument: Argument) -> int:
+        number = self.scalar_of.get(key)
+        if number is None:
+            number = self.scalar_of[key] = len(self.scalars)
+            self.scalars.append(dtype.name)
+            self.arguments["scalar", number] = argument
+        return self.emit("scalar", dtype.name, (), (number,))
+
+    def read_value(self, read: Read) -> int:
+        return self.value_at(Point(read.value, read.index, read.guard, read.memory))
+
+    def node_at(self, node: Node, point: Point, found: list[Read]) -> int:
+        op = node.op
+        assert op is not None
+        name, dtype = op.name, node.out.dtype.name
+        if is_view(node):
+            return self.read_value(found[0])
+        if name == "full":
+            return self.number(node.inputs[0], node.out.dtype)
+        if name in GATHERS:
+            return self._gather(node, found)
+        if name in ("iota", "constant", "random_bits"):
+            return self._create(node, point, [self.read_value(r) for r in found])
+        operands = tuple([self.read_value(r) for r in found])
+        if name == "cat":
+            return self._select(node, point, operands)
+        if name in ("pad", "slice_scatter"):
+            inside = self.holds(own_conditions(node, point.index)[0])
+            yes, no = operands if name == "pad" else (operands[1], operands[0])
+            return yes if inside is None else self.emit("select", dtype, (inside, yes, no))
+        if is_reduce(node):
+            return self.emit("argreduce" if name.startswith("arg") else "reduce", dtype, operands, (name,))
+        assert op.kind is Kind.ELEMENTWISE and isinstance(op.scalar, str)
+        if op.scalar == "cast" and self.body[operands[0]].dtype == dtype:
+            return operands[0]
+        return self.emit(op.scalar, dtype, operands)
+
+    def _select(self, node: Node, point: Point, operands: tuple[int, ...]) -> int:
+        result = operands[-1]
+        choices = own_conditions(node, point.index)
+        for value, conditions in zip(reversed(operands[:-1]), reversed(choices), strict=True):
+            before = self.holds(conditions)
+            assert before is not None
+            result = self.emit("select", node.out.dtype.name, (before, value, result))
+        return result
+
+    def _create(self, node: Node, point: Point, operands: list[int]) -> int:
+        assert node.op is not None
+        dtype = node.out.dtype
+        if node.op.name == "constant":
+            return self.number(node.out, dtype)
+        at = self.affine(linearize(point.index, node.out.shape))
+        if node.op.name == "random_bits":
+            return self.emit("random", "int32", (*operands, at))
+        return at if dtype is dtypes.int64 else self.emit("cast", dtype.name, (at,))
+
+    def _gather(self, node: Node, found: list[Read]) -> int:
+        where, source = found
+        at = self.read_value(where)
+        if where.value.dtype is not dtypes.int64:
+            at = self.emit("cast", "int64", (at,))
+        form = linearize(source.index, source.value.shape)
+        access = self.access(self.place.buffer(source.value), form, source.value.dtype, False)
+        stride = 1
+        for n in source.value.shape[source.along + 1:]:
+            stride *= n
+        params = (access, self.slot(("size", node, access), source.value.shape[source.along]), self.slot(("step", node, access), stride))
+        return self.emit("load_at", node.out.dtype.name, (at,), params)
+
+    def sweep_forward(self) -> None:
+        for node in self.nodes:
+            for point, found in self.points.get(node, {}).items():
+                self.env[point] = self.node_at(node, point, found)
+
+    # -- the result ------------------------------------------------------------------------------------------------------
+    def build(self) -> KernelStep:
+        self.sweep_back()
+        self.join_axes()
+        self.sweep_forward()
+        stores = []
+        for store in self.unit.stores:
+            value = self.value_at(Point(store.value, self.axes.resolve_index(store.index), ()))
+            target = store.target
+            access = self.access(self.place.buffer(target), self.axes.resolve(store.place), target.dtype, True)
+            stores.append((access, value))
+        return self.finish(stores)
+
+    def finish(self, stores: list[tuple[int, int]]) -> KernelStep:
+        reduce = set(self.reduce)
+        axes = tuple([Axis(REDUCE if members[0] in reduce else PARALLEL) for members in self.kernel_axes])
+        sizes = []
+        for members in self.kernel_axes:
+            size = 1
+            for axis in members:
+                size *= self.axes.size[axis]
+            sizes.append(size)
+        kernel = Kernel(axes, tuple(self.accesses), tuple(self.scalars), len(self.slots), tuple(self.body), tuple(stores))
+        for number, size in enumerate(sizes):
+            self.arguments["size", number] = size
+        arguments = tuple([self.arguments[key] for key in argument_layout(kernel)])
+        return KernelStep(kernel, tuple(sizes), arguments, tuple(n for n in self.nodes if not is_view(n)))

@@ -1,0 +1,377 @@
+"""Fusion: decides which values are computed together in one kernel and which are written to memory.
+
+One sweep from the last node to the first. By the time a node is visited every consumer has said where it wants the value
+(a `Site`) and whether it wants it in memory. The value is then computed inside the units that want it, or inside one of them
+and stored, or in a new unit. A row reduction joins the unit that consumes it: the axis it folds becomes a reduce axis there,
+which is how softmax or layer_norm become one kernel.
+"""
+from __future__ import annotations
+
+from treadle.ir.graph import Graph, Node, Value
+from treadle.passes.cost import EXPENSIVE, Cost, costs
+from treadle.passes.demand import ARG_REDUCES, GATHERS, MAX_INLINE_CAT, cat_starts, is_reduce, is_view, lowerable, reads, reduced_dims
+from treadle.passes.index import ZERO, Axes, Expr, Index, covers, linearize, shifted, split_linear
+from treadle.passes.product import Operand, fold_operands
+from treadle.passes.unit import Site, Store, Unit, extent, reaches, unify
+
+MAX_INSTRUCTIONS = 160
+MAX_LOADS = 18
+MAX_STORES = 8
+ROWS_WANTED = 64             # a reduction with fewer rows than this and rows longer than
+LONG_ROW = 1 << 15           # this is not fused with consumers over its whole domain
+_INTEGER_FAULTS = ("floor_divide", "trunc_divide", "remainder", "fmod")
+
+
+class Fuser:
+    """The state of the sweep. `units` holds kernel, product and host units in the order in which they were made."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.axes = Axes()
+        self.cost = costs(graph)
+        self.units: list[Unit] = []
+        self.sites: dict[Value, list[Site]] = {}
+        self.wanted: dict[Value, list[Unit]] = {value: [] for value in graph.outputs}   # in memory, and by whom
+        self.stored: dict[Value, list[Unit]] = {}                                       # who writes it
+        self.position = 0
+        self.folded: dict[Unit, list[Operand]] = {}
+
+    def run(self) -> None:
+        nodes = self.graph.nodes
+        for self.position in range(len(nodes) - 1, -1, -1):
+            self.visit(nodes[self.position])
+        self.position = -1
+        for value in dict.fromkeys([*self.graph.inputs, *self.sites]):
+            if not value.type.weak:
+                self.merge_readers(value)
+                self.load_everywhere(value, self.sites.pop(value, []), [])
+
+    # -- one node ----------------------------------------------------------------------------------------------------
+    def visit(self, node: Node) -> None:
+        if not any(o in self.sites or o in self.wanted for o in node.outputs):
+            return
+        if lowerable(node) and not (node.op is not None and node.op.name == "cat" and self.visit_cat(node)):
+            self.place(node, node.out)
+        elif not lowerable(node):
+            self.outside(node)
+
+    def outside(self, node: Node) -> None:
+        """A node that is a step of its own: a matrix product, or an op that runs on the host."""
+        unit = Unit(self.axes, node, self.position)
+        if all(o.type.numel == 0 for o in node.outputs) and node.op is not None and len(node.outputs) == 1:
+            self.stored[node.out] = []
+            self.sites.pop(node.out, None)
+            self.wanted.pop(node.out, None)
+            return
+        self.units.append(unit)
+        for value in node.outputs:
+            self.merge_readers(value)
+            self.load_everywhere(value, self.sites.pop(value, []), [unit])
+        operands = self.fold_product(unit, node)
+        for value in operands:
+            if not (value.type.weak and value.node.op is None):
+                self.want(value, unit)
+
+    def fold_product(self, unit: Unit, node: Node) -> list[Value]:
+        """What a matrix product reads: views of its operands that its strides can express are looked through."""
+        if node.op is None or node.op.name != "matmul":
+            return list(node.inputs)
+        self.folded[unit] = fold_operands(node)
+        return [operand.base for operand in self.folded[unit]]
+
+    def want(self, value: Value, unit: Unit) -> None:
+        """`unit` reads `value` in memory."""
+        self.wanted.setdefault(value, []).append(unit)
+
+    def load_everywhere(self, value: Value, sites: list[Site], writers: list[Unit]) -> None:
+        """The value is in memory, written by `writers`; whoever wants it loads it."""
+        self.stored[value] = writers
+        for unit in [*[s.unit.find() for s in sites], *[u.find() for u in self.wanted.pop(value, [])]]:
+            if unit in writers:
+                continue
+            unit.loads[value] = None
+            for writer in writers:
+                unit.deps[writer] = None
+
+    def current_sites(self, value: Value) -> list[Site]:
+        """The sites with merged units and split axes brought up to date, equal ones once."""
+        found: dict[Site, None] = {}
+        for s in self.sites.get(value, []):
+            found[Site(s.unit.find(), self.axes.resolve_index(s.index), self.axes.resolve_guard(s.guard))] = None
+        return list(found)
+
+    def place(self, node: Node, value: Value) -> None:
+        self.merge_readers(value)
+        sites = self.current_sites(value)
+        self.sites.pop(value, None)
+        wanted = value in self.wanted
+        if not wanted and self.may_repeat(node, sites) and all(self.can_absorb(s, node) for s in sites):
+            for s in sites:
+                self.absorb(s, node)
+            return
+        host = self.store_host(node, value, sites) if sites else None
+        if host is not None:
+            host.unit.stores.append(host.unit.place(value, host.index))
+            host.unit.low = min(host.unit.low, self.position)
+            self.absorb(host, node)
+            self.load_everywhere(value, [s for s in sites if s.unit is not host.unit], [host.unit])
+            return
+        self.root(node, value, sites)
+
+    def may_repeat(self, node: Node, sites: list[Site]) -> bool:
+        """Whether computing the value at every site beats storing it."""
+        if len(sites) == 1:
+            return not self._wasteful(node, sites[0])
+        return self._cheap(node)
+
+    def _cheap(self, node: Node) -> bool:
+        cost: Cost = self.cost[node.out]
+        if is_view(node):
+            return True
+        if not cost.touches:  # numbers, ranges, random bits: a store and a load would cost as much
+            return cost.ops <= 40
+        return cost.ops <= 3 and (cost.heavy <= 1 or node.out.type.numel == 1)
+
+    def _wasteful(self, node: Node, site: Site) -> bool:
+        """An expensive value of few elements wanted over a big domain is worth a kernel of its own."""
+        if self.cost[node.out].ops < EXPENSIVE or is_reduce(node) or node.out.type.numel == 1:
+            return False
+        axes = self.axes
+        rows = extent(axes, site.unit.parallel_atoms())
+        domain = rows * extent(axes, site.unit.reduce_atoms())
+        if domain < 4096 or node.out.type.numel * 4 > domain:
+            return False
+        return not (site.unit.reduce and node.out.type.numel >= rows)
+
+    # -- joining a unit ------------------------------------------------------------------------------------------------
+    def can_absorb(self, site: Site, node: Node) -> bool:
+        """Whether `node` may be computed in the unit. For a reduction, the unit gets its reduce axes."""
+        unit = site.unit
+        if unit.count >= MAX_INSTRUCTIONS and not is_view(node):
+            return False
+        if len(unit.leaves) + len(node.inputs) > MAX_LOADS and len(node.inputs) > 1:
+            return False
+        assert node.op is not None
+        if node.op.name == "cat" and len(node.inputs) > MAX_INLINE_CAT:
+            return False
+        if site.guard and (is_reduce(node) or node.op.name in GATHERS or node.op.name in _INTEGER_FAULTS):
+            return False
+        return not is_reduce(node) or self._join_reduce(unit, node, site.index)
+
+    def _join_reduce(self, unit: Unit, node: Node, index: Index) -> bool:
+        """Find or make the reduce axes in `unit` for a reduction read at `index`."""
+        axes = self.axes
+        used = {a for e in index for a, _ in e.terms}
+        parallel, reduce = unit.parallel_atoms(), unit.reduce_atoms()
+        sizes = tuple([node.inputs[0].shape[d] for d in reduced_dims(node)])
+        length = extent(axes, []) if not sizes else _product(sizes)
+        if length == 1 or used & set(reduce):
+            return False
+        free = [a for a in parallel if a not in used]
+        argument = node.op is not None and node.op.name in ARG_REDUCES
+        if reduce:
+            return not free and extent(axes, reduce) == length and self._bind(unit, node, reduce, sizes, argument)
+        if not free:
+            unit.reduce = axes.fresh(sizes)[1]
+            return self._bind(unit, node, unit.reduce, sizes, argument)
+        if extent(axes, free) != length or (length >= LONG_ROW and extent(axes, parallel) // length < ROWS_WANTED):
+            return False
+        if not self._bind(unit, node, free, sizes, argument):
+            return False
+        unit.reduce = axes.atoms(free)
+        unit.parallel = [a for a in unit.parallel_atoms() if a not in set(unit.reduce)]
+        return True
+
+    def _bind(self, unit: Unit, node: Node, reduce: list[int], sizes: tuple[int, ...], argument: bool) -> bool:
+        """Express the index over the reduced dims by the axes `reduce`."""
+        if argument or unit.argument:
+            if len(reduce) != 1:
+                return False
+            self.axes.frozen.add(reduce[0])
+        linear = linearize(tuple([Expr(0, ((a, 1),)) for a in reduce]), tuple([self.axes.size[a] for a in reduce]))
+        found = split_linear(self.axes, linear, sizes)
+        if found is None:
+            return False
+        unit.reduced[node] = found
+        unit.argument = unit.argument or argument
+        return True
+
+    def absorb(self, site: Site, node: Node) -> None:
+        """Compute `node` in the unit; its operands become wanted there."""
+        unit = site.unit
+        unit.inside[node] = self.position
+        if not is_view(node):
+            unit.count += 1
+        index, guard = self.axes.resolve_index(site.index), self.axes.resolve_guard(site.guard)
+        reduced = self.axes.resolve_index(unit.reduced.get(node, ()))
+        unit.leaves.pop(node.out, None)
+        for read in reads(self.axes, node, index, guard, reduced, self.surely_in_memory):
+            if read.value.type.weak:
+                continue
+            unit.leaves[read.value] = None
+            if read.memory or read.along >= 0:
+                self.want(read.value, unit)
+            else:
+                self.sites.setdefault(read.value, []).append(Site(unit, read.index, read.guard))
+
+    def surely_in_memory(self, value: Value) -> bool:
+        return value.node.op is None or not lowerable(value.node)
+
+    def store_host(self, node: Node, value: Value, sites: list[Site]) -> Site | None:
+        """A site whose unit can compute the value once for everybody and store it."""
+        units = [s.unit for s in sites]
+        readers = {u.find() for u in self.wanted.get(value, [])}
+        for s in sites:
+            unit = s.unit
+            if units.count(unit) > 1 or unit in readers or len(unit.stores) >= MAX_STORES or s.guard:
+                continue
+            foreseen = False
+            if not (self._one_per_row(s, value) if is_reduce(node) else unit.covered(s.index, value.shape)):
+                foreseen = not is_reduce(node) and not unit.reduce and self._one_per_row(s, value) and self._comes_from_reduce(s, node)
+                if not foreseen:
+                    continue
+            others = (readers | set(units)) - {unit}
+            if self._outer_reduce(unit, s.index) or self._wasteful(node, s) or (others and reaches(unit, others)):
+                continue
+            if self.can_absorb(s, node):
+                if foreseen:
+                    self._fold_free(unit, s.index)
+                return s
+        return None
+
+    def _comes_from_reduce(self, site: Site, node: Node) -> bool:
+        """Whether a value that varies by row only is made from a reduction over the rest of the unit's domain."""
+        axes, parallel = self.axes, site.unit.parallel_atoms()
+        domain = extent(axes, parallel)
+        length = domain // max(node.out.type.numel, 1)
+        if length >= LONG_ROW and domain // length < ROWS_WANTED:
+            return False
+        stack, budget = [node], 24
+        while stack and budget:
+            budget -= 1
+            for v in stack.pop().inputs:
+                if is_reduce(v.node) and v.type.numel == node.out.type.numel and v.node.inputs[0].type.numel == domain:
+                    return True
+                if v in self.cost and v.type.numel == node.out.type.numel:
+                    stack.append(v.node)
+        return False
+
+    def _fold_free(self, unit: Unit, index: Index) -> None:
+        """The parallel axes that `index` does not mention become reduce axes."""
+        used = {a for e in self.axes.resolve_index(index) for a, _ in e.terms}
+        parallel = unit.parallel_atoms()
+        unit.parallel, unit.reduce = [a for a in parallel if a in used], [a for a in parallel if a not in used]
+
+    def _one_per_row(self, site: Site, value: Value) -> bool:
+        """Whether a reduction read here is read once per row, when the other parallel axes are those it folds."""
+        used = {a for e in self.axes.resolve_index(site.index) for a, _ in e.terms}
+        return covers(self.axes, self.axes.resolve_index(site.index), value.shape, [a for a in site.unit.parallel_atoms() if a in used])
+
+    def _outer_reduce(self, unit: Unit, index: Index) -> bool:
+        """Whether a value over the whole domain would be stored column by column."""
+        if not unit.reduce:
+            return False
+        reduce = set(unit.reduce_atoms())
+        inner = [a for e in self.axes.resolve_index(index) for a, _ in sorted(e.terms, key=lambda t: -t[1])]
+        return any(a in reduce for a in inner) and inner[-1] not in reduce
+
+    def root(self, node: Node, value: Value, sites: list[Site]) -> None:
+        """A new unit for the value, which everybody loads."""
+        unit = Unit(self.axes, None, self.position)
+        self.units.append(unit)
+        index, unit.parallel = self.axes.fresh(value.shape)
+        unit.stores.append(unit.place(value, index))
+        if is_reduce(node):
+            joined = self._join_reduce(unit, node, index)
+            if not joined:  # a single element is folded: there is nothing to reduce
+                unit.reduced[node] = tuple([ZERO for _ in reduced_dims(node)])
+        self.load_everywhere(value, sites, [unit])
+        self.absorb(Site(unit, index, ()), node)
+
+    # -- cat -----------------------------------------------------------------------------------------------------------
+    def visit_cat(self, node: Node) -> bool:
+        """A cat that goes to memory is written by one unit per operand; True when that was done."""
+        value = node.out
+        sites = self.current_sites(value)
+        if value not in self.wanted and len(sites) == 1 and len(node.inputs) <= MAX_INLINE_CAT and self.can_absorb(sites[0], node):
+            return False
+        self.merge_readers(value)
+        sites = self.current_sites(value)
+        self.sites.pop(value, None)
+        writers = []
+        for operand, start in zip(node.inputs, cat_starts(node), strict=True):
+            unit = Unit(self.axes, None, self.position)
+            index, unit.parallel = self.axes.fresh(operand.shape)
+            place = tuple([shifted(e, start) if d == node.attr("dim") else e for d, e in enumerate(index)])
+            unit.stores.append(Store(operand, index, value, linearize(place, value.shape)))
+            self.units.append(unit)
+            writers.append(unit)
+            self.sites.setdefault(operand, []).append(Site(unit, index, ()))
+        self.load_everywhere(value, sites, writers)
+        return True
+
+    # -- merging -------------------------------------------------------------------------------------------------------
+    def merge_readers(self, value: Value) -> None:
+        """Units that read the same elements in the same way become one, where no order forbids it."""
+        first: Site | None = None
+        if len(self.sites.get(value, ())) < 2:
+            return
+        for site in self.current_sites(value):
+            if site.guard or not site.unit.covered(site.index, value.shape, whole=True):
+                continue
+            if first is None:
+                first = site
+            elif site.unit is not first.unit and self.mergeable(first.unit, site.unit):
+                if unify(self.axes, first.unit, site.unit, first.index, site.index):
+                    self.merge(first.unit, site.unit)
+
+    def mergeable(self, a: Unit, b: Unit) -> bool:
+        if a.argument or b.argument or a.count + b.count > MAX_INSTRUCTIONS or len(a.stores) + len(b.stores) > MAX_STORES:
+            return False
+        if len(a.leaves.keys() | b.leaves.keys()) > MAX_LOADS or bool(a.reduce) != bool(b.reduce):
+            return False
+        return not reaches(a, {b}) and not reaches(b, {a})
+
+    def merge(self, kept: Unit, other: Unit) -> None:
+        other.merged = kept
+        kept.stores += other.stores
+        kept.loads.update(other.loads)
+        kept.leaves.update(other.leaves)
+        kept.inside.update(other.inside)
+        kept.reduced.update(other.reduced)
+        kept.deps.update(other.deps)
+        kept.count += other.count
+        kept.low, kept.high = min(kept.low, other.low), max(kept.high, other.high)
+        for store in other.stores:
+            self.stored[store.target] = [u.find() for u in self.stored[store.target]]
+
+    # -- results -------------------------------------------------------------------------------------------------------
+    def ordered(self) -> list[Unit]:
+        """The units that remain, each after those it reads from."""
+        units = [u for u in self.units if u.merged is None]
+        ready: list[Unit] = []
+        seen: set[Unit] = set()
+        for unit in sorted(units, key=lambda u: u.high):
+            stack = [(unit, iter(unit.neighbours()))]
+            if unit in seen:
+                continue
+            seen.add(unit)
+            while stack:
+                top, rest = stack[-1]
+                following = next((u for u in rest if u not in seen), None)
+                if following is None:
+                    ready.append(top)
+                    stack.pop()
+                else:
+                    seen.add(following)
+                    stack.append((following, iter(following.neighbours())))
+        return ready
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    total = 1
+    for n in sizes:
+        total *= n
+    return total
+
+

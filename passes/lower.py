@@ -1,0 +1,119 @@
+"""Graph -> Program: fused units become steps, values in memory become buffers."""
+from __future__ import annotations
+
+from treadle.ir.builder import Builder
+from treadle.ir.dtypes import DType
+from treadle.ir.graph import Graph, Node, Value
+from treadle.passes.build import KernelBuilder, Place
+from treadle.passes.fuse import Fuser
+from treadle.passes.product import batch_axes
+from treadle.passes.program import BufferInfo, GemmStep, HostStep, KernelStep, Matrix, Program, Ref, ScalarInfo, ScalarRef, step_refs
+from treadle.passes.unit import Unit
+
+
+def lower(graph: Graph) -> Program:
+    """Lower a graph that `treadle.passes.pipeline.prepare` has simplified; every shape in it is concrete."""
+    return _Lowering(own_outputs(graph)).run()
+
+
+def own_outputs(graph: Graph) -> Graph:
+    """Outputs that are inputs, numbers or repeated become copies, so that each output has memory of its own."""
+    seen: set[Value] = set()
+    b = Builder(graph)
+    copy = Graph(graph.name)
+    copy.inputs, copy.nodes = graph.inputs, list(graph.nodes)
+    b.graph = copy
+    for value in graph.outputs:
+        if value.node.op is None or value in seen:
+            value = b.full(value, (), value.dtype, value.type.device) if value.type.weak else b.reshape(value, value.shape)
+        seen.add(value)
+        copy.outputs.append(value)
+    return copy
+
+
+class _Lowering:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.program = Program()
+        self.buffers: dict[Value, int] = {}
+        self.scalars: dict[tuple[Value, DType], int] = {}
+        self.order = {node: i for i, node in enumerate(graph.nodes)}
+        self.fuser = Fuser(graph)
+        self.place = Place(self.buffer, self.scalar)
+
+    def run(self) -> Program:
+        self.fuser.run()
+        outputs = set(self.graph.outputs)
+        for value in self.graph.inputs:
+            self.program.inputs.append(-1 if value.type.weak else self.new_buffer(value, "input"))
+        for value in self.graph.outputs:
+            self.new_buffer(value, "output")
+        units = self.fuser.ordered()
+        for value in [v for v in self.fuser.stored if v not in self.buffers and v not in outputs]:
+            self.new_buffer(value, "temp")
+        for unit in units:
+            self.steps(unit)
+        self.program.outputs = [self.buffers[v] for v in self.graph.outputs]
+        mark_lifetimes(self.program)
+        return self.program
+
+    def new_buffer(self, value: Value, kind: str) -> int:
+        number = self.buffers[value] = len(self.program.buffers)
+        self.program.buffers.append(BufferInfo(value.type.nbytes, kind, value.dtype, value.shape))
+        return number
+
+    def buffer(self, value: Value) -> int:
+        return self.buffers[value]
+
+    def scalar(self, value: Value, dtype: DType) -> int:
+        """The number of the run-time scalar that is graph input `value` as `dtype`."""
+        found = self.scalars.get((value, dtype))
+        if found is None:
+            found = self.scalars[value, dtype] = len(self.program.scalars)
+            self.program.scalars.append(ScalarInfo(self.graph.inputs.index(value), dtype))
+        return found
+
+    def steps(self, unit: Unit) -> None:
+        node = unit.node
+        if node is None:
+            self.program.steps.append(KernelBuilder(unit, self.place, self.order).build())
+        elif node.op is not None and node.op.name == "matmul" and unit in self.fuser.folded:
+            self.product(unit, node)
+        else:
+            self.host(node)
+
+    def host(self, node: Node) -> None:
+        inputs: list[Ref | ScalarRef] = []
+        for v in node.inputs:
+            number = v.type.weak and v.node.op is None
+            inputs.append(ScalarRef(self.scalar(v, v.dtype)) if number else Ref(self.buffer(v)))
+        self.program.steps.append(HostStep(node, tuple(inputs), tuple([Ref(self.buffer(o)) for o in node.outputs])))
+
+    def product(self, unit: Unit, node: Node) -> None:
+        a, b = self.fuser.folded[unit]
+        batch = batch_axes(node, a, b)
+        m, n, k = node.out.shape[-2], node.out.shape[-1], node.inputs[0].shape[-1]
+        size = node.out.dtype.itemsize
+        offsets = [(a.offset, b.offset, 0)]
+        while len(batch.sizes) > 2:  # more axes than a product step has: one step for each index along the first
+            offsets = [(x + i * batch.a[0], y + i * batch.b[0], z + i * batch.c[0]) for x, y, z in offsets for i in range(batch.sizes[0])]
+            batch = type(batch)(*[part[1:] for part in batch])
+        for at_a, at_b, at_c in offsets:
+            self.program.steps.append(GemmStep(
+                node.out.dtype, batch.sizes, m, n, k, Matrix(Ref(self.buffer(a.base), at_a * size), (*batch.a, *a.strides[-2:])),
+                Matrix(Ref(self.buffer(b.base), at_b * size), (*batch.b, *b.strides[-2:])),
+                Matrix(Ref(self.buffer(node.out), at_c * size), (*batch.c, n, 1)), None, node))
+
+
+def mark_lifetimes(program: Program) -> None:
+    """Note for each buffer the first and last step that touches it."""
+    for i, step in enumerate(program.steps):
+        for ref in step_refs(step):
+            for number in (ref.buffer, ref.other):
+                if number >= 0:
+                    info = program.buffers[number]
+                    info.first = i if info.first < 0 else info.first
+                    info.last = i
+
+
+__all__ = ["KernelStep", "lower", "mark_lifetimes", "own_outputs"]

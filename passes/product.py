@@ -1,0 +1,118 @@
+"""Matrix products: which memory the operands are read from, and with which strides."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from treadle.ir.graph import Node, Value
+from treadle.passes.demand import is_view
+from treadle.passes.index import Axes, Expr, Index, linearize, memory_index, suffix_strides, view_index
+
+
+class Operand(NamedTuple):
+    """`base` in memory, read from element `offset` with `strides` over the operand's shape."""
+
+    base: Value
+    offset: int
+    strides: tuple[int, ...]
+
+
+def plain(value: Value) -> Operand:
+    return Operand(value, 0, suffix_strides(value.shape))
+
+
+def fold_view(value: Value) -> Operand:
+    """Look through the views that `value` is made of, as far as one stride per axis can express them."""
+    axes = Axes()
+    index, made = axes.fresh(value.shape)
+    base, linear = _walk(axes, value, index)
+    linear = axes.resolve(linear)
+    coefficients = dict(linear.terms)
+    strides = []
+    own = iter(made)
+    for n in value.shape:
+        stride = 0 if n == 1 else _stride(axes, next(own), coefficients)
+        if stride is None:
+            return plain(value)
+        strides.append(stride)
+    return Operand(base, linear.const, tuple(strides))
+
+
+def _walk(axes: Axes, value: Value, index: Index) -> tuple[Value, Expr]:
+    """The value behind the views, and where `index` is in its memory."""
+    while is_view(value.node):
+        node = value.node
+        source = node.inputs[0]
+        assert node.op is not None
+        step = None if node.op.name == "reshape" and not is_view(source.node) else view_index(axes, node, axes.resolve_index(index))
+        if step is None:
+            return source, memory_index(node, axes.resolve_index(index))
+        value, index = source, step
+    return value, linearize(index, value.shape)
+
+
+def _stride(axes: Axes, axis: int, coefficients: dict[int, int]) -> int | None:
+    """The one stride of an axis that may have been split, or None."""
+    stride, step = None, 0
+    for a in reversed(axes.atoms([axis])):
+        c = coefficients.get(a, 0)
+        if stride is None:
+            stride, step = c, c * axes.size[a]
+        elif c != step:
+            return None
+        else:
+            step *= axes.size[a]
+    return stride
+
+
+def _usable(operand: Operand, shape: tuple[int, ...]) -> Operand | None:
+    """With one unit stride among the last two axes, as the product's kernels want; None when there is none."""
+    rows, columns = operand.strides[-2:]
+    if shape[-1] == 1:
+        columns = 1
+    if shape[-2] == 1:
+        rows = shape[-1] if columns == 1 else 1
+    if (rows, columns).count(1) == 0 or min(rows, columns, *operand.strides) < 0 or rows == 0 or columns == 0:
+        return None
+    return operand._replace(strides=(*operand.strides[:-2], rows, columns))
+
+
+def fold_operands(node: Node) -> list[Operand]:
+    """Both operands of a matmul; one that views make unreadable is read as the contiguous value it is."""
+    found = []
+    for value in node.inputs:
+        operand = _usable(fold_view(value), value.shape) or _usable(plain(value), value.shape)
+        assert operand is not None
+        found.append(operand)
+    return found
+
+
+class Batch(NamedTuple):
+    """Sizes of the leading axes that remain, with the strides of a, b and c along them."""
+
+    sizes: tuple[int, ...]
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+    c: tuple[int, ...]
+
+
+def batch_axes(node: Node, a: Operand, b: Operand) -> Batch:
+    """Leading axes without those of size 1, neighbours joined where all three walk evenly through them."""
+    shape = node.out.shape
+    lead = len(shape) - 2
+    rows = [(n, *parts) for n, *parts in zip(shape[:lead], _leading(node.inputs[0], a, lead), _leading(node.inputs[1], b, lead),
+                                             suffix_strides(shape)[:lead], strict=True) if n != 1]
+    kept: list[tuple[int, ...]] = []
+    for row in rows:
+        if kept and all(outer == inner * row[0] for outer, inner in zip(kept[-1][1:], row[1:], strict=True)):
+            kept[-1] = (kept[-1][0] * row[0], *row[1:])
+        else:
+            kept.append(row)
+    columns = list(zip(*kept, strict=True)) or [(), (), (), ()]
+    return Batch(*columns)
+
+
+def _leading(value: Value, operand: Operand, lead: int) -> tuple[int, ...]:
+    """Strides along the product's leading axes: 0 where the operand is broadcast."""
+    own = len(value.shape) - 2
+    strides = tuple([0 if n == 1 else s for n, s in zip(value.shape[:own], operand.strides[:own], strict=True)])
+    return (0,) * (lead - own) + strides

@@ -1,0 +1,165 @@
+"""What lowering produces: an ordered list of steps over numbered buffers. Pure data: no addresses, no machine code."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from treadle.ir.dtypes import DType
+from treadle.ir.graph import Node
+from treadle.ir.kernel import Kernel
+
+
+class Ref(NamedTuple):
+    """A place in a buffer. Inside a loop it moves by `step` bytes per iteration.
+
+    With `other` >= 0 the place alternates: `buffer` in iterations 0, 2, ... and `other` in iterations 1, 3, ...
+    """
+
+    buffer: int
+    offset: int = 0
+    step: int = 0
+    other: int = -1
+
+
+class ScalarRef(NamedTuple):
+    """A run-time number: the position in `Program.scalars`."""
+
+    position: int
+
+
+class ErrorCell(NamedTuple):
+    """The address of the cell in which kernels report faults."""
+
+
+class ScalarInfo(NamedTuple):
+    """Graph input `input` (a weak scalar) converted to `dtype`."""
+
+    input: int
+    dtype: DType
+
+
+Argument = int | Ref | ScalarRef | ErrorCell
+
+
+@dataclass(slots=True)
+class BufferInfo:
+    """nbytes; kind "input", "output" or "temp"; first and last step that touches it (-1: none); `offset` in the arena for a temp.
+
+    `shares`: the buffer whose memory this one takes over (an operand that dies in the step that writes this one), or -1.
+    """
+
+    nbytes: int
+    kind: str
+    dtype: DType
+    shape: tuple[int, ...]
+    first: int = -1
+    last: int = -1
+    offset: int = -1
+    shares: int = -1
+
+
+@dataclass(slots=True)
+class KernelStep:
+    """One launch. `arguments` is aligned with `treadle.ir.kernel.argument_layout(kernel)`; a scalar constant is its bits."""
+
+    kernel: Kernel
+    sizes: tuple[int, ...]
+    arguments: tuple[Argument, ...]
+    nodes: tuple[Node, ...] = ()
+
+
+class Matrix(NamedTuple):
+    """An operand of a matrix product: where it starts, and strides in elements over (batch axes..., rows, columns)."""
+
+    ref: Ref
+    strides: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class GemmStep:
+    """c[batch, i, j] = sum over k of a[batch, i, k] * b[batch, k, j], for up to two batch axes.
+
+    `epilogue` is a kernel without reduce axes over (rows, columns), or (batch, rows, columns) when `batch` is not empty,
+    applied to each finished tile; it reads c.
+    """
+
+    dtype: DType
+    batch: tuple[int, ...]
+    m: int
+    n: int
+    k: int
+    a: Matrix
+    b: Matrix
+    c: Matrix
+    epilogue: KernelStep | None = None
+    node: Node | None = None
+
+
+@dataclass(slots=True)
+class HostStep:
+    """Run the op's numpy reference: `inputs` are whole buffers or run-time numbers, `outputs` whole buffers."""
+
+    node: Node
+    inputs: tuple[Ref | ScalarRef, ...]
+    outputs: tuple[Ref, ...]
+
+
+@dataclass(slots=True)
+class LoopStep:
+    """Run `body` `trip` times; its Refs say how they move."""
+
+    trip: int
+    body: list["Step"]
+    node: Node | None = None
+
+
+Step = KernelStep | GemmStep | HostStep | LoopStep
+
+
+@dataclass(slots=True)
+class Program:
+    """`inputs` and `outputs` are buffer numbers in the graph's order; an input that is a run-time number has -1."""
+
+    steps: list[Step] = field(default_factory=list)
+    buffers: list[BufferInfo] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    scalars: list[ScalarInfo] = field(default_factory=list)
+    arena: int = 0
+    arena_bound: int = 0
+
+    def kernels(self) -> Iterator[Kernel]:
+        """Every kernel launched on its own (not as an epilogue), in order."""
+        for step in walk(self.steps):
+            if isinstance(step, KernelStep):
+                yield step.kernel
+
+    def epilogues(self) -> Iterator[Kernel]:
+        for step in walk(self.steps):
+            if isinstance(step, GemmStep) and step.epilogue is not None:
+                yield step.epilogue.kernel
+
+
+def walk(steps: list[Step]) -> Iterator[Step]:
+    """All steps, those inside loops too."""
+    for step in steps:
+        yield step
+        if isinstance(step, LoopStep):
+            yield from walk(step.body)
+
+
+def step_refs(step: Step) -> Iterator[Ref]:
+    """Every place in memory that a step touches."""
+    if isinstance(step, KernelStep):
+        yield from [a for a in step.arguments if isinstance(a, Ref)]
+    elif isinstance(step, GemmStep):
+        yield from (step.a.ref, step.b.ref, step.c.ref)
+        if step.epilogue is not None:
+            yield from step_refs(step.epilogue)
+    elif isinstance(step, HostStep):
+        yield from [r for r in step.inputs if isinstance(r, Ref)]
+        yield from step.outputs
+    else:
+        for inner in step.body:
+            yield from step_refs(inner)
