@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from treadle.codegen.llvm_text import Function, Val, const, lanes_of, scalar_type, vector_type
 
 Unary = Callable[[Function, Val], Val]
-Operand = Val | float
+Operand: TypeAlias = Val | float
 
 
 class Format(NamedTuple):

@@ -68,12 +68,13 @@ def _pow_float(f: Function, x: Val, y: Val) -> Val:
     # 0 * inf: a power of +-1 is +-1 whatever the exponent.
     t = choose(f, is_one, 0.0, t)
     power = f.cast("fptrunc", _exp2_wide(f, t), "float")
-    integral = f.compare("oeq", f.intrinsic("trunc", y), y)
+    whole = f.intrinsic("trunc", y)
     half = fmul(f, y, 0.5)
-    odd = f.binary("and", integral, f.compare("one", f.intrinsic("trunc", half), half))
+    odd = f.binary("and", f.compare("oeq", whole, y), f.compare("one", f.intrinsic("trunc", half), half))
     flipped = f.select(odd, copysign(f, power, x), power)
-    broken = f.binary("and", f.binary("and", compare(f, "olt", x, 0.0), compare(f, "ogt", x, -INF)), f.compare("one", y, f.intrinsic("trunc", y)))
-    result = choose(f, broken, NAN, flipped)
+    # A finite negative base has no real power with a fractional exponent.
+    base = f.binary("and", compare(f, "olt", x, 0.0), compare(f, "ogt", x, -INF))
+    result = choose(f, f.binary("and", base, f.compare("one", y, whole)), NAN, flipped)
     result = choose(f, f.compare("uno", x, y), NAN, result)
     return choose(f, f.binary("or", compare(f, "oeq", y, 0.0), compare(f, "oeq", x, 1.0)), 1.0, result)
 

@@ -1,12 +1,9 @@
 """Rounding, remainders, comparisons and tests of floats in LLVM IR: all exact."""
 from __future__ import annotations
 
-from treadle.codegen.llvm_text import Function, Val, lanes_of, scalar_type
+from treadle.codegen.llvm_text import Function, Val, lanes_of
 from treadle.codegen.maths_core import (
-    FLOAT,
     INF,
-    NAN,
-    bits_of,
     by_type,
     call_cold,
     choose,
@@ -16,8 +13,6 @@ from treadle.codegen.maths_core import (
     fadd,
     fdiv,
     fma,
-    format_of,
-    from_bits,
     fsub,
     int_op,
     neg,
