@@ -9,7 +9,7 @@ from treadle.codegen import jit
 from treadle.ir.graph import Graph
 from treadle.ir.kernel import print_kernel
 from treadle.ir.text import print_graph
-from treadle.passes.pipeline import run_passes
+from treadle.passes.pipeline import compile_to_program, prepare
 from treadle.passes.program import Program
 from treadle.runtime import compiled, engine
 
@@ -32,7 +32,7 @@ class Inspection:
 
     @cached_property
     def optimized(self) -> Graph:
-        return run_passes(self.graph)
+        return prepare(self.graph)
 
     @property
     def mlir(self) -> str:
@@ -40,7 +40,7 @@ class Inspection:
 
     @cached_property
     def program(self) -> Program:
-        return compiled.lower_graph(self.graph)
+        return compile_to_program(self.graph)
 
     @cached_property
     def kernels(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.kernel import Kernel
-from treadle.passes.pipeline import lower_graph
+from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import ErrorCell, GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, ScalarRef, Step, step_refs
 from treadle.runtime import engine, executor, log, memory, threads
 
@@ -90,7 +90,7 @@ def _refs(step: Step) -> str:
 
 def compile_graph(graph: Graph) -> CompiledPlan:
     """Lower `graph` and compile what it needs."""
-    program = lower_graph(graph)
+    program = compile_to_program(graph)
     compile_kernels(named_kernels(program))
     engine.counters["compiled_plans"] += 1
     return CompiledPlan(program)
@@ -149,7 +149,7 @@ class CompiledPlan:
                 return executor.BufferRef(place, offset, argument.step, alternate=other, **_second(other_offset, offset))
             return executor.BufferRef(place, offset, argument.step)
         if isinstance(argument, ScalarRef):
-            return executor.ScalarRef(argument.index)
+            return executor.ScalarRef(argument.position)
         if isinstance(argument, ErrorCell):
             return executor.BufferRef(ERROR)
         return int(argument)
@@ -239,7 +239,7 @@ class CompiledPlan:
         arrays = []
         for value, ref in zip(step.node.inputs, step.inputs, strict=True):
             arrays.append(self._host_array(ref, arena, table) if isinstance(ref, Ref)
-                          else np.asarray(scalars[self.program.scalars[ref.index].input - len(self.inputs)]).astype(value.type.dtype.np))
+                          else np.asarray(scalars[self.program.scalars[ref.position].input - len(self.inputs)]).astype(value.type.dtype.np))
         types = tuple([v.type for v in step.node.inputs])
         assert step.node.op is not None
         try:
