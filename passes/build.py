@@ -5,6 +5,7 @@ Between them, neighbouring axes that every address walks through evenly are join
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,7 +19,6 @@ from treadle.passes.demand import GATHERS, Read, is_reduce, is_view, own_conditi
 from treadle.passes.index import Condition, Expr, Guard, Index, linearize
 from treadle.passes.program import Argument, ErrorCell, KernelStep, Ref, ScalarRef
 from treadle.passes.unit import Unit
-
 
 _STRUCTURAL = (0, 1, -1)  # numbers that kernels may contain
 
@@ -226,7 +226,7 @@ class KernelBuilder:
             position = self.place.scalar(value, dtype)
             return self.scalar(("input", position), dtype, ScalarRef(position))
         number = value.node.attrs[0]
-        if number in _STRUCTURAL:
+        if number in _STRUCTURAL and math.copysign(1, number) == (-1 if number < 0 else 1):  # not -0.0, which equals 0.0 as a key
             return self.const(number, dtype)
         # Constants often come from sizes (a mean's divisor): as arguments they leave the kernel free of sizes.
         bits = scalar_bits(number, dtype)

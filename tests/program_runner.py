@@ -79,7 +79,7 @@ class Runner:
         for k, dtype in enumerate(step.kernel.scalars):
             given = table["scalar", k]
             scalars.append(self.scalar(given) if isinstance(given, ScalarRef)
-                           else np.asarray(given, np.int64).view(np.uint8)[:by_name(dtype).itemsize].view(by_name(dtype).np)[0])
+                           else np.asarray([given], np.int64).view(np.uint8)[:by_name(dtype).itemsize].view(by_name(dtype).np)[0])
         evaluate(step.kernel, step.sizes, operands, slots, scalars)
 
     def matrix(self, m: Matrix, shape: tuple[int, ...], dtype: np.dtype, iteration: int) -> np.ndarray:
