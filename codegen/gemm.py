@@ -178,6 +178,7 @@ def _emit_macro(module: Module, tile: Tile) -> None:
     final = f.compare("sge", f.add(first, steps), _arg(f, Word.K))
     packed = f.compare("eq", b_row, ZERO)
     stride = f.select(packed, const("i64", tile.columns), b_row)
+    ahead = f.select(packed, f.mul(steps, tile.columns), const("i64", tile.columns))
     with f.loop(ZERO, columns, EPILOGUE_COLUMNS) as group:
         end = f.smin(columns, f.add(group.index, EPILOGUE_COLUMNS))
         with f.loop(group.index, end, tile.columns) as strip:
@@ -187,21 +188,21 @@ def _emit_macro(module: Module, tile: Tile) -> None:
                 place = f.mul(f.binary("udiv", panel.index, height), panel_size)
                 target = f.gep(c, f.add(f.mul(panel.index, _arg(f, Word.C_ROW)), strip.index), tile.scalar)
                 _register_tile(f, tile, f.smin(height, f.sub(rows, panel.index)), width,
-                               [steps, f.gep(scratch, place, tile.scalar), source, stride, target])
+                               [steps, f.gep(scratch, place, tile.scalar), source, stride, target], ahead)
         with f.if_(final):
             _call(f, "epilogue", args, row, rows, f.add(column, group.index), f.sub(end, group.index), batch)
     f.line("ret void")
     f.finish()
 
 
-def _register_tile(f: Function, tile: Tile, rows: Val, width: Val, operands: list[Val]) -> None:
+def _register_tile(f: Function, tile: Tile, rows: Val, width: Val, operands: list[Val], ahead: Val) -> None:
     """Call the micro-kernel of this many rows and columns; tiles without masks finish edges in a copy."""
     c_row = _arg(f, Word.C_ROW)
     again = f.compare("ne", Val("i64", "%first"), ZERO)
     vectors = ceil_div(f, width, tile.lanes) if tile.masked else const("i64", tile.vectors)
     index = f.add(f.mul(rows, tile.vectors + 1), vectors)
     kernel = f.load(f.gep(Val("ptr", f"@micro_{tile.suffix}"), index, "ptr"), "ptr")
-    direct = f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, again]))})"
+    direct = f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, again, ahead]))})"
     if tile.masked:
         f.line(direct)
         return
@@ -211,17 +212,18 @@ def _register_tile(f: Function, tile: Tile, rows: Val, width: Val, operands: lis
     f.line(direct)
     f.branch(done)
     f.start(edge)
-    _edge_tile(f, tile, kernel, rows, width, operands, again)
+    _edge_tile(f, tile, kernel, rows, width, operands, again, ahead)
     f.branch(done)
     f.start(done)
 
 
-def _edge_tile(f: Function, tile: Tile, kernel: Val, rows: Val, width: Val, operands: list[Val], again: Val) -> None:
+def _edge_tile(f: Function, tile: Tile, kernel: Val, rows: Val, width: Val, operands: list[Val], again: Val, ahead: Val) -> None:
     """Compute the whole tile into a copy and add its valid elements to C (or store them, the first time)."""
     target, c_row = operands[-1], _arg(f, Word.C_ROW)
     copy = Val("ptr", f.fresh("copy"))
     f.allocas.append(f"  {copy.name} = alloca [{tile.rows * tile.columns} x {tile.scalar}], align 64")
-    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands[:-1], copy, const('i64', tile.columns), width, Val('i1', 'false')]))})")
+    fixed = const("i64", tile.columns), width, Val("i1", "false")
+    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands[:-1], copy, *fixed, ahead]))})")
     with f.loop(ZERO, rows) as line:
         source = f.gep(copy, f.mul(line.index, tile.columns), tile.scalar)
         to = f.gep(target, f.mul(line.index, c_row), tile.scalar)

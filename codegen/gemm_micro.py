@@ -106,7 +106,7 @@ def masked_store(f: Function, tile: Tile, value: Val, ptr: Val, mask: Val) -> No
 # -- the micro-kernel ------------------------------------------------------------------------------------------------
 MICRO_PARAMETERS = [
     Val("i64", "%k"), Val("ptr", "%a"), Val("ptr", "%b"), Val("i64", "%b_row"), Val("ptr", "%c"), Val("i64", "%c_row"),
-    Val("i64", "%columns"), Val("i1", "%again"),
+    Val("i64", "%columns"), Val("i1", "%again"), Val("i64", "%ahead"),
 ]
 
 
@@ -127,24 +127,26 @@ def emit_micro_kernels(module: Module, tile: Tile) -> None:
 def _emit_micro_kernel(module: Module, tile: Tile, rows: int, vectors: int) -> str:
     name = f"micro_{tile.suffix}_{rows}x{vectors}"
     f = Function(module, name, MICRO_PARAMETERS, linkage="internal", attributes="nounwind noinline")
-    k, a, b, b_row, c, _, columns, _ = MICRO_PARAMETERS
+    k, a, b, b_row, c, _, columns, _, ahead = MICRO_PARAMETERS
     mask = lane_mask(f, tile.lanes, f.sub(columns, tile.lanes * (vectors - 1))) if tile.masked else None
     zero = Val(tile.vector, "zeroinitializer")
     state = [zero] * (rows * vectors)
     whole = f.mul(f.binary("udiv", k, const("i64", UNROLL)), UNROLL)
-    carried = [*state, a, b, c]
+    carried = [*state, a, b, c, f.gep(b, ahead, tile.scalar)]
     for low, high, unroll in ((ZERO, whole, UNROLL), (whole, k, 1)):
         with f.loop(low, high, unroll, carried) as loop:
-            state, a, b, ahead = loop.values[:-3], *loop.values[-3:]
+            state, a, b, line, next_b = loop.values[:-4], *loop.values[-4:]
             if unroll > 1:
-                ahead = _prefetch_result(f, tile, ahead, f.compare("slt", loop.index, const("i64", UNROLL * (rows - 1))), vectors)
+                line = _prefetch_result(f, tile, line, f.compare("slt", loop.index, const("i64", UNROLL * (rows - 1))), vectors)
             for u in range(unroll):
                 row = _load_row(f, tile, b, vectors, mask)
                 state = _rank_one(f, tile, state, f.gep(a, u * tile.pack, tile.scalar), row, rows)
                 b = f.gep(b, b_row, tile.scalar)
-            loop.next([*state, f.gep(a, unroll * tile.pack, tile.scalar), b, ahead])
+                _prefetch(f, tile, next_b, vectors, 0, 2)
+                next_b = f.gep(next_b, b_row, tile.scalar)
+            loop.next([*state, f.gep(a, unroll * tile.pack, tile.scalar), b, line, next_b])
         carried = loop.values
-    _store_tile(f, tile, carried[:-3], rows, vectors, mask)
+    _store_tile(f, tile, carried[:-4], rows, vectors, mask)
     f.line("ret void")
     f.finish()
     return name
@@ -152,10 +154,15 @@ def _emit_micro_kernel(module: Module, tile: Tile, rows: int, vectors: int) -> s
 
 def _prefetch_result(f: Function, tile: Tile, line: Val, more: Val, vectors: int) -> Val:
     """Fetch a row of C while the sums are made, one row per step so that panels need not wait; the next row's address."""
+    _prefetch(f, tile, line, vectors, 1, 3)
+    return f.select(more, f.gep(line, MICRO_PARAMETERS[5], tile.scalar), line)
+
+
+def _prefetch(f: Function, tile: Tile, line: Val, vectors: int, write: int, nearness: int) -> None:
+    """Ask for the cache lines of a row of `vectors` vectors; nearness 3 is the first-level cache, 2 the second."""
     f.module.declare("llvm.prefetch.p0", "void (ptr, i32, i32, i32)")
     for v in range(0, vectors, max(1, CACHE_LINE // (tile.lanes * tile.align))):
-        f.line(f"call void @llvm.prefetch.p0({f.gep(line, v * tile.lanes, tile.scalar)}, i32 1, i32 3, i32 1)")
-    return f.select(more, f.gep(line, MICRO_PARAMETERS[5], tile.scalar), line)
+        f.line(f"call void @llvm.prefetch.p0({f.gep(line, v * tile.lanes, tile.scalar)}, i32 {write}, i32 {nearness}, i32 1)")
 
 
 def _load_row(f: Function, tile: Tile, b: Val, vectors: int, mask: Val | None) -> list[Val]:

@@ -84,8 +84,9 @@ THREAD_WORK = 100_000
 DOT_ROWS = 16
 # Elements of A that dot products may copy to scratch memory to have them along K.
 DOT_COPY = 1 << 20
-# B is packed when it is contiguous along N only from this number of rows on.
-PACK_ROWS = 192
+# B that is contiguous along N is read in place by few rows, or when this much of it stays in the second-level cache.
+IN_PLACE_ROWS = 40
+IN_PLACE_BYTES = 2 << 20
 
 
 def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layout, batch: Sequence[int] = (), threads: int = 1) -> GemmStep:
@@ -116,7 +117,7 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
         if kind is not None:
             swapped, (a, b, c), (m, n) = True, other, (n, m)
     kind = kind or "blocked"
-    pack_b = kind == "blocked" and _packs_b(tile, m, n, b)
+    pack_b = kind == "blocked" and _packs_b(tile, (m, n, k), b)
     count = batch[0] * batch[1]
     weights = (16 if a.column == 1 else 8, (16 if b.row == 1 else 8) if pack_b else 2)
     height, width = _cut(tile, kind, (m, n, k), count, threads, weights)
@@ -141,10 +142,12 @@ def _small_kind(sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layo
     return None
 
 
-def _packs_b(tile: Tile, m: int, n: int, b: Layout) -> bool:
-    """Reading B in place needs contiguous rows and, without masks, whole tiles; packing pays when rows are many."""
-    in_place = b.column == 1 and (tile.masked or n % tile.columns == 0)
-    return not in_place or m >= PACK_ROWS
+def _packs_b(tile: Tile, sizes: tuple[int, int, int], b: Layout) -> bool:
+    """Reading B in place needs contiguous rows and, without masks, whole tiles."""
+    m, n, k = sizes
+    if b.column != 1 or not (tile.masked or n % tile.columns == 0):
+        return True
+    return m > IN_PLACE_ROWS and n * k * tile.align > IN_PLACE_BYTES
 
 
 def _cut(tile: Tile, kind: str, sizes: tuple[int, int, int], batch: int, threads: int, weights: tuple[int, int]) -> tuple[int, int]:
