@@ -198,7 +198,7 @@ def _transpose_parts(f: Function, vectors: list[Val], part: int) -> list[Val]:
     blocks = range(0, lanes, part)
     pick = lambda a, b, order: shuffle(f, a, b, [start + i if i < part else lanes + start + i - part for start in blocks for i in order])
     if part == 2:
-        return [pick(*vectors, [0, 2]), pick(*vectors, [1, 3])]
+        return [pick(vectors[0], vectors[1], [0, 2]), pick(vectors[0], vectors[1], [1, 3])]
     a, b, c, d = vectors
     low, high = [0, 4, 1, 5], [2, 6, 3, 7]
     ab, cd, ab_high, cd_high = pick(a, b, low), pick(c, d, low), pick(a, b, high), pick(c, d, high)
