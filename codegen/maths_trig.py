@@ -34,7 +34,7 @@ from treadle.codegen.maths_core import (
     when_any,
 )
 
-# pi/2 in three floats: the first two short of rounding, so that their sum with the third has 72 correct bits.
+# pi/2 as the sum of three floats: 72 bits. n * PIO2[0] is a multiple of the last place of x, so x - n * PIO2[0] is exact.
 PIO2 = (1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15)
 REDUCTION_LIMIT = 1e5
 # The first 224 bits of 2/pi after 32 zero bits, in words of 32.
@@ -97,8 +97,12 @@ def reduce(f: Function, x: Val) -> tuple[Val, Val, Val]:
     shifted = fma(f, x, 2 / math.pi, FLOAT.magic)
     n = fsub(f, shifted, FLOAT.magic)
     head = fma(f, n, -PIO2[0], x)
-    r = fma(f, n, -PIO2[1], head)
-    low = fma(f, n, -PIO2[2], fma(f, n, -PIO2[1], fsub(f, head, r)))
+    # head - n * PIO2[1] with nothing lost: product and difference both in two parts, for they may cancel.
+    product = fmul(f, n, PIO2[1])
+    product_low = fma(f, n, PIO2[1], neg(f, product))
+    r = fsub(f, head, product)
+    difference_low = fsub(f, fsub(f, head, r), product)
+    low = fma(f, n, -PIO2[2], fsub(f, difference_low, product_low))
     a = fabs(f, x)
     large = f.binary("and", compare(f, "ogt", a, REDUCTION_LIMIT), compare(f, "olt", a, INF))
     types = [lanes_type(x, "i32"), x.ty, x.ty]
