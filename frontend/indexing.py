@@ -183,6 +183,14 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
         read(x)
 
 
+def index_put_with(x: Tensor, index: Any, value: Any, accumulate: bool) -> Tensor:
+    """x with `value` written (or added) at tensor indices, as a new tensor."""
+    parsed = _parse(x, index)
+    target = _basic(x, parsed)
+    dims = tuple([d for d, _ in parsed.advanced])
+    return apply(op_table.TABLE["index_put"], (target, value, *[i for _, i in parsed.advanced]), (dims, accumulate))
+
+
 def broadcast_to(value: Any, target: Tensor) -> Tensor:
     """`value` as a fresh tensor of target's shape and dtype: what an in-place copy stores."""
     t = target._data.type
