@@ -1,8 +1,4 @@
-"""Activation functions of `nn.functional` that are compositions of tensor operations.
-
-Each is right at its corners: kinks take PyTorch's subgradient, NaN passes through, and no branch that is not taken can
-overflow into the gradient. Inputs are floating-point tensors of any shape unless stated.
-"""
+"""Activation functions of `nn.functional`. Inputs are floating-point tensors of any shape unless stated."""
 from __future__ import annotations
 
 import warnings
@@ -10,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import treadle
+from treadle import ops
 from treadle.tensor import Tensor
 
 
@@ -19,15 +16,14 @@ def _written(input: Tensor, result: Tensor, inplace: bool) -> Tensor:
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(input, 0)."""
-    return _written(input, treadle.relu(input), inplace)
+    return _written(input, ops.relu(input), inplace)
 
 
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """The input held within [min_val, max_val]; the gradient is zero at both ends."""
     if min_val > max_val:
         raise ValueError("min_val cannot be greater than max_val")
-    inside = (input > min_val) & (input < max_val)
-    return _written(input, treadle.where(inside, input, input.detach().clamp(min_val, max_val)), inplace)
+    return _written(input, ops.hardtanh(input, min_val, max_val), inplace)
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
@@ -37,89 +33,96 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """input where positive, else input * negative_slope."""
-    return _written(input, treadle.where(input > 0, input, input * negative_slope), inplace)
+    return _written(input, ops.leaky_relu(input, negative_slope), inplace)
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """input where positive, else alpha * (exp(input) - 1)."""
-    return _written(input, treadle.where(input > 0, input, input.clamp(max=0).expm1() * alpha), inplace)
+    return _written(input, ops.elu(input, alpha), inplace)
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """The self-normalizing scaled ELU."""
-    return _written(input, elu(input, 1.6732632423543772848170429916717) * 1.0507009873554804934193349852946, inplace)
+    return _written(input, ops.selu(input), inplace)
 
 
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """input where positive, else alpha * (exp(input / alpha) - 1)."""
     if alpha == 0:
         raise RuntimeError("ZeroDivisionError: alpha cannot be 0 for CELU")
-    return _written(input, treadle.where(input > 0, input, (input.clamp(max=0) / alpha).expm1() * alpha), inplace)
+    return _written(input, ops.celu(input, alpha), inplace)
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """input times the normal distribution function of input; `approximate` is "none" or "tanh"."""
+    return ops.gelu(input, approximate)
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """input * sigmoid(input)."""
+    return _written(input, ops.silu(input), inplace)
 
 
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """input * tanh(softplus(input))."""
-    return _written(input, input * softplus(input).tanh(), inplace)
+    return _written(input, ops.mish(input), inplace)
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    return input.sigmoid()
+    """1 / (1 + exp(-input))."""
+    return ops.sigmoid(input)
 
 
 def tanh(input: Tensor) -> Tensor:
-    return input.tanh()
+    """The hyperbolic tangent."""
+    return ops.tanh(input)
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta * input)) / beta, and input itself where beta * input > threshold."""
-    scaled = input * beta
-    linear = scaled > threshold
-    return treadle.where(linear, input, treadle.where(linear, 0.0, scaled).exp().log1p() / beta)
+    return ops.softplus(input, beta, threshold)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
     """log(sigmoid(input)) without overflow."""
-    return -softplus(-input, 1.0, 90.0 if input.dtype in (treadle.float64, treadle.float32) else 20.0)
+    return ops.logsigmoid(input)
 
 
 def softsign(input: Tensor) -> Tensor:
     """input / (1 + |input|)."""
-    return input / (input.abs() + 1)
+    return ops.softsign(input)
 
 
 def tanhshrink(input: Tensor) -> Tensor:
     """input - tanh(input)."""
-    return input - input.tanh()
+    return input - ops.tanh(input)
 
 
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """The input moved towards zero by lambd, zero where it would change sign."""
     if lambd < 0:
         raise RuntimeError(f"lambda must be greater or equal to 0, but found to be {lambd:g}.")
-    return treadle.where(input > lambd, input - lambd, treadle.where(input < -lambd, input + lambd, input * 0))
+    return ops.softshrink(input, lambd)
 
 
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """The input, zero where |input| <= lambd."""
-    return treadle.where((input >= -lambd) & (input <= lambd), 0.0, input)
+    return ops.hardshrink(input, lambd)
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """min(max(input + 3, 0), 6) / 6."""
-    return _written(input, hardtanh(input + 3, 0.0, 6.0) / 6, inplace)
+    return _written(input, ops.hardsigmoid(input), inplace)
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """input * hardsigmoid(input)."""
-    inside = (input > -3) & (input < 3)
-    curved = treadle.where(inside, input, 0.0)
-    curved = curved * (curved + 3) / 6
-    return _written(input, treadle.where(inside, curved, treadle.where(input <= -3, input * 0, input)), inplace)
+    return _written(input, ops.hardswish(input), inplace)
 
 
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """input where it is above `threshold`, else `value`."""
-    return _written(input, treadle.where(input <= threshold, float(value), input), inplace)
+    return _written(input, ops.threshold(input, threshold, value), inplace)
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
@@ -141,8 +144,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
         raise RuntimeError("glu does not support scalars because halving size must be even")
     if input.size(dim) % 2:
         raise RuntimeError(f"Halving dimension must be even, but dimension {dim % input.dim()} is size {input.size(dim)}")
-    value, gate = input.chunk(2, dim)
-    return value * gate.sigmoid()
+    return ops.glu(input, dim % input.dim())
 
 
 def _softmax_dim(name: str, n_dims: int) -> int:
@@ -152,8 +154,9 @@ def _softmax_dim(name: str, n_dims: int) -> int:
 
 
 def _over_dim(name: str, function: Callable[..., Tensor], input: Tensor, dim: int | None, dtype: Any) -> Tensor:
-    dim = _softmax_dim(name, input.dim()) if dim is None else dim
-    return function(input if dtype is None else input.to(dtype), dim)
+    if dim is None:
+        dim = _softmax_dim(name, input.dim())
+    return function(input, dim) if dtype is None else function(input.to(dtype), dim)
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Tensor:

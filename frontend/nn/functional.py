@@ -1,4 +1,4 @@
-"""`treadle.nn.functional`: PyTorch's functions on tensors. The one place in nn that calls op records directly."""
+"""`treadle.nn.functional`: PyTorch's functions on tensors. Layers call these; only these call the op table."""
 from __future__ import annotations
 
 import math
@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import treadle
+from treadle import ops, random
 from treadle.nn.activation_functions import (
     celu,
     elu,
     elu_,
+    gelu,
     glu,
     gumbel_softmax,
     hardshrink,
@@ -28,6 +30,7 @@ from treadle.nn.activation_functions import (
     relu_,
     selu,
     sigmoid,
+    silu,
     softmax,
     softmin,
     softplus,
@@ -73,7 +76,7 @@ __all__ = [
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input (..., in) @ weight (out, in).T + bias (out) -> (..., out)."""
-    return treadle._ops.linear(input, weight) if bias is None else treadle._ops.linear_bias(input, weight, bias)
+    return ops.linear(input, weight) if bias is None else ops.linear_bias(input, weight, bias)
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -87,40 +90,21 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     return found if bias is None else found + bias
 
 
-def gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    """input times the normal distribution function of input; `approximate` is "none" or "tanh"."""
-    if approximate not in ("none", "tanh"):
-        raise RuntimeError("approximate argument must be either none or tanh.")
-    return treadle._ops.gelu(input, approximate)
-
-
-def silu(input: Tensor, inplace: bool = False) -> Tensor:
-    """input * sigmoid(input)."""
-    result = treadle._ops.silu(input)
-    return input.copy_(result) if inplace else result
-
-
 def _check_probability(p: float) -> None:
     if p < 0.0 or p > 1.0:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
 
 
-def _dropped(input: Tensor, shape: Sequence[int], p: float, training: bool, inplace: bool) -> Tensor:
-    """Zero with probability p, one draw per element of `shape` (which broadcasts over input); the rest is scaled by 1 / (1 - p)."""
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Zero each element with probability `p` when training, scaling the others by 1 / (1 - p)."""
     _check_probability(p)
     if not training or p == 0.0:
         return input
     if p == 1.0:
         result = input * 0.0
     else:
-        keep = treadle.rand(tuple(shape), device=input.device) >= p
-        result = input * (keep.to(input.dtype) * (1.0 / (1.0 - p)))
+        result = ops.dropout(input, p, *random.reserve(input.numel()))
     return input.copy_(result) if inplace else result
-
-
-def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero each element with probability `p` when training, scaling the others by 1 / (1 - p)."""
-    return _dropped(input, input.shape, p, training, inplace)
 
 
 def _feature_dropout(input: Tensor, n_spatial: int, p: float, training: bool, inplace: bool) -> Tensor:
@@ -128,8 +112,11 @@ def _feature_dropout(input: Tensor, n_spatial: int, p: float, training: bool, in
     if input.dim() not in (n_spatial + 1, n_spatial + 2):
         raise RuntimeError(f"dropout{n_spatial}d: Expected {n_spatial + 1}D or {n_spatial + 2}D input, "
                            f"but received a {input.dim()}D input.")
-    kept = input.dim() - n_spatial
-    return _dropped(input, tuple(input.shape[:kept]) + (1,) * n_spatial, p, training, inplace)
+    if not training or p == 0.0:
+        return input
+    channels = tuple(input.shape[:input.dim() - n_spatial]) + (1,) * n_spatial
+    mask = dropout(treadle.ones(channels, dtype=input.dtype, device=input.device), p)
+    return input.copy_(input * mask) if inplace else input * mask
 
 
 def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -173,12 +160,11 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max
         if not -weight.size(0) <= padding_idx < weight.size(0):
             raise AssertionError("Padding_idx must be within num_embeddings")
         padding_idx %= weight.size(0)
+    else:
+        padding_idx = -1
     if max_norm is not None:
         _renormalize_rows(weight, input, max_norm, norm_type)
-    found = treadle._ops.embedding(weight, input)
-    if padding_idx is None or not found.requires_grad:
-        return found
-    return treadle.where((input == padding_idx).unsqueeze(-1), found.detach(), found)
+    return ops.embedding(weight, input, padding_idx)
 
 
 def _renormalize_rows(weight: Tensor, index: Tensor, max_norm: float, norm_type: float) -> None:
@@ -193,19 +179,18 @@ def layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | 
                eps: float = 1e-5) -> Tensor:
     """Normalize over the last dimensions, whose sizes are `normalized_shape`, then scale by weight and add bias of that shape."""
     shape = _check_normalized("layer_norm", input, normalized_shape, weight=weight, bias=bias)
-    return treadle._ops.layer_norm(input, weight, bias, len(shape), eps)
+    if weight is None:
+        result = ops.layer_norm(input, eps, ndims=len(shape))
+        return result if bias is None else result + bias
+    affine = (weight,) if bias is None else (weight, bias)
+    return ops.layer_norm(input, eps, *affine, ndims=len(shape))
 
 
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """input / sqrt(mean(input^2) + eps) over the last dimensions, scaled by weight; eps None is the dtype's epsilon."""
     shape = _check_normalized("rms_norm", input, normalized_shape, weight=weight)
-    low_precision = input.dtype in (treadle.float16, treadle.bfloat16)
-    wide = input.float() if low_precision else input
-    dims = tuple(range(-len(shape), 0))
-    floor = treadle.finfo(wide.dtype).eps if eps is None else eps
-    result = wide * (wide.square().mean(dims, keepdim=True) + floor).rsqrt()
-    result = result.to(input.dtype) if low_precision else result
-    return result if weight is None else result * weight
+    floor = treadle.finfo(input.dtype).eps if eps is None else eps
+    return ops.rms_norm(input, floor, ndims=len(shape)) if weight is None else ops.rms_norm(input, floor, weight, ndims=len(shape))
 
 
 def _check_normalized(name: str, input: Tensor, normalized_shape: Sequence[int], **affine: Tensor | None) -> tuple[int, ...]:
@@ -243,7 +228,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
             raise RuntimeError("Class values must be non-negative.")
         if tensor.max().item() >= num_classes:
             raise RuntimeError("Class values must be smaller than num_classes.")
-    return (tensor.unsqueeze(-1) == treadle.arange(num_classes, device=tensor.device)).to(treadle.int64)
+    return ops.one_hot(tensor, num_classes)
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
@@ -271,7 +256,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         low[dim], high[dim] = max(0, left), max(0, right)
     if not any(low) and not any(high):
         return input.clone()
-    return treadle._ops.pad(input, 0.0 if value is None else value, tuple(low), tuple(high))
+    return ops.pad(input, 0.0 if value is None else value, tuple(low), tuple(high))
 
 
 def _pad_by_index(input: Tensor, pairs: list[tuple[int, int, int]], mode: str, value: float | None) -> Tensor:
@@ -355,4 +340,4 @@ def _rnn_step(mode: str, projected: Tensor, h: Tensor, c: Tensor | None, w_hh: T
         candidate = (x_n + (x_r + h_r).sigmoid() * h_n).tanh()
         return candidate + update * (h - candidate), None
     total = projected + recurrent
-    return total.tanh() if mode == "RNN_TANH" else treadle.relu(total), None
+    return total.tanh() if mode == "RNN_TANH" else relu(total), None

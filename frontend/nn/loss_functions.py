@@ -1,10 +1,12 @@
-"""Losses of `nn.functional`, composed of tensor operations."""
+"""Losses of `nn.functional`: ops of the table where one does it, else compositions."""
 from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import treadle
+from treadle import ops
 from treadle.tensor import Tensor
 
 
@@ -40,14 +42,18 @@ def _check_same(input: Tensor, target: Tensor) -> None:
         raise ValueError(f"Target size ({target.size()}) must be the same as input size ({input.size()})")
 
 
+def _pointwise(op: Any, input: Tensor, target: Tensor, numbers: tuple[float, ...], reduction: str, weight: Tensor | None) -> Tensor:
+    """An elementwise loss of the op table; with `weight`, its mean is the weighted mean."""
+    _warn_sizes(input, target)
+    if weight is None:
+        return op(input, target, *numbers, reduction)
+    return _weighted(op(input, target, *numbers, "none"), weight, reduction)
+
+
 def mse_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
              reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
-    """(input - target)^2, weighted by `weight` if given; mean is then the weighted mean."""
-    _warn_sizes(input, target)
-    loss = (input - target).square()
-    if weight is None:
-        return _reduced(loss, size_average, reduce, reduction)
-    return _weighted(loss, weight, reduction_name(size_average, reduce, reduction))
+    """(input - target)^2, weighted by `weight` if given."""
+    return _pointwise(ops.mse_loss, input, target, (), reduction_name(size_average, reduce, reduction), weight)
 
 
 def _weighted(loss: Tensor, weight: Tensor, reduction: str) -> Tensor:
@@ -61,33 +67,26 @@ def _weighted(loss: Tensor, weight: Tensor, reduction: str) -> Tensor:
 
 def l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
             reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
-    """|input - target|."""
-    _warn_sizes(input, target)
-    loss = (input - target).abs()
-    if weight is None:
-        return _reduced(loss, size_average, reduce, reduction)
-    return _weighted(loss, weight, reduction_name(size_average, reduce, reduction))
+    """|input - target|, weighted by `weight` if given."""
+    return _pointwise(ops.l1_loss, input, target, (), reduction_name(size_average, reduce, reduction), weight)
 
 
 def smooth_l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
                    reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """Squared below `beta`, linear above; `beta` 0 is l1_loss."""
-    _warn_sizes(input, target)
     if beta < 0:
         raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
-    size = (input - target).abs()
-    loss = size if beta == 0 else treadle.where(size < beta, size.square() * (0.5 / beta), size - 0.5 * beta)
-    return _reduced(loss, size_average, reduce, reduction)
+    reduction = reduction_name(size_average, reduce, reduction)
+    if beta == 0:
+        return _pointwise(ops.l1_loss, input, target, (), reduction, None)
+    return _pointwise(ops.smooth_l1_loss, input, target, (beta,), reduction, None)
 
 
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None) -> Tensor:
-    """Squared below `delta`, linear with slope `delta` above."""
-    _warn_sizes(input, target)
+    """Squared below `delta`, linear with slope `delta` above; weighted by `weight` if given."""
     if delta <= 0:
         raise RuntimeError("huber_loss does not support non-positive values for delta.")
-    size = (input - target).abs()
-    loss = treadle.where(size < delta, size.square() * 0.5, (size - 0.5 * delta) * delta)
-    return _reduced(loss, None, None, reduction) if weight is None else _weighted(loss, weight, reduction)
+    return _pointwise(ops.huber_loss, input, target, (delta,), reduction, weight)
 
 
 def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
@@ -97,35 +96,8 @@ def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_a
     Targets equal to `ignore_index` count nothing; mean divides by the sum of the weights of the others.
     """
     reduction = reduction_name(size_average, reduce, reduction)
-    _check_classes(input, target, weight)
-    dim = 0 if input.dim() == 1 else 1
-    counted = target != ignore_index
-    safe = treadle.where(counted, target, 0)
-    loss = -input.gather(dim, safe.unsqueeze(dim)).squeeze(dim)
-    if weight is None:
-        scale = counted.to(input.dtype)
-    else:
-        scale = treadle.where(counted, weight[safe], 0.0)
-    loss = treadle.where(counted, loss * scale, 0.0)
-    if reduction == "mean":
-        return loss.sum() / scale.sum()
-    return _reduced(loss, None, None, reduction)
-
-
-def _check_classes(input: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    if input.dim() == 0:
-        raise ValueError("Expected input to have at least 1 dimension")
-    if input.dim() > 1 and target.dim() and input.size(0) != target.size(0):
-        raise ValueError(f"Expected input batch_size ({input.size(0)}) to match target batch_size ({target.size(0)}).")
-    wanted = tuple(input.shape[:1]) + tuple(input.shape[2:]) if input.dim() > 1 else ()
-    if tuple(target.shape) != wanted:
-        raise RuntimeError(f"Expected target size {list(wanted)}, got {list(target.shape)}")
-    if target.dtype not in (treadle.int64, treadle.uint8):
-        raise RuntimeError(f"expected scalar type Long but found {target.dtype}")
-    classes = input.size(0 if input.dim() == 1 else 1)
-    if weight is not None and tuple(weight.shape) != (classes,):
-        raise RuntimeError(f"weight tensor should be defined either for all {classes} classes or no classes "
-                           f"but got weight tensor of shape: {list(weight.shape)}")
+    weights = () if weight is None else (weight,)
+    return ops.nll_loss(input, target, *weights, reduction=reduction, ignore_index=ignore_index)
 
 
 def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
@@ -134,47 +106,12 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
     reduction = reduction_name(size_average, reduce, reduction)
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
-    dim = 0 if input.dim() == 1 else 1
-    log_probs = treadle.log_softmax(input, dim)
+    weights = () if weight is None else (weight,)
     if target.shape == input.shape and target.is_floating_point():
         if ignore_index >= 0:
             raise RuntimeError(f"ignore_index is not supported for floating point target: {ignore_index}")
-        return _probability_loss(log_probs, target, weight, dim, reduction, label_smoothing)
-    loss = nll_loss(log_probs, target, weight, ignore_index=ignore_index, reduction=reduction)
-    if label_smoothing == 0:
-        return loss
-    return loss * (1 - label_smoothing) + _smooth_part(log_probs, target, weight, dim, ignore_index, reduction) * label_smoothing
-
-
-def _per_class(weight: Tensor, log_probs: Tensor, dim: int) -> Tensor:
-    """`weight` (C) shaped to multiply along `dim`."""
-    shape = [1] * log_probs.dim()
-    shape[dim] = weight.numel()
-    return weight.view(shape)
-
-
-def _probability_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, dim: int, reduction: str, smoothing: float) -> Tensor:
-    classes = log_probs.size(dim)
-    if smoothing > 0:
-        target = target * (1 - smoothing) + smoothing / classes
-    if weight is not None:
-        target = target * _per_class(weight, log_probs, dim)
-    loss = -(log_probs * target).sum(dim)
-    # The mean is over samples: every position except the class dimension.
-    return loss.sum() / max(1, log_probs.numel() // max(1, classes)) if reduction == "mean" else _reduced(loss, None, None, reduction)
-
-
-def _smooth_part(log_probs: Tensor, target: Tensor, weight: Tensor | None, dim: int, ignore_index: int, reduction: str) -> Tensor:
-    """Cross entropy with the uniform distribution over classes, reduced as the main part is."""
-    classes = log_probs.size(dim)
-    counted = target != ignore_index
-    weighted = log_probs if weight is None else log_probs * _per_class(weight, log_probs, dim)
-    loss = treadle.where(counted, -weighted.sum(dim) / classes, 0.0)
-    if reduction != "mean":
-        return _reduced(loss, None, None, reduction)
-    if weight is None:
-        return loss.sum() / counted.to(log_probs.dtype).sum()
-    return loss.sum() / treadle.where(counted, weight[treadle.where(counted, target, 0)], 0.0).sum()
+        return ops.cross_entropy_prob(input, target, label_smoothing, *weights, reduction=reduction)
+    return ops.cross_entropy(input, target, label_smoothing, *weights, reduction=reduction, ignore_index=ignore_index)
 
 
 def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
@@ -183,18 +120,23 @@ def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = 
     if target.size() != input.size():
         raise ValueError(f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is deprecated. "
                          "Please ensure they have the same size.")
-    loss = -(target * input.log().clamp(min=-100) + (1 - target) * (-input).log1p().clamp(min=-100))
-    return _reduced(loss if weight is None else loss * weight, size_average, reduce, reduction)
+    reduction = reduction_name(size_average, reduce, reduction)
+    if weight is None:
+        return ops.bce(input, target, reduction)
+    return _reduced(ops.bce(input, target, "none") * weight, None, None, reduction)
 
 
 def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
                                      reduce: bool | None = None, reduction: str = "mean", pos_weight: Tensor | None = None) -> Tensor:
     """Cross entropy of sigmoid(input), computed without overflow; `pos_weight` multiplies the positive part."""
     _check_same(input, target)
-    log_sigmoid = treadle.nn.functional.logsigmoid(input)
-    scale = 1 if pos_weight is None else (pos_weight - 1) * target + 1
-    loss = (1 - target) * input - scale * log_sigmoid
-    return _reduced(loss if weight is None else loss * weight, size_average, reduce, reduction)
+    reduction = reduction_name(size_average, reduce, reduction)
+    inner = reduction if weight is None else "none"
+    if pos_weight is None:
+        loss = ops.bce_with_logits(input, target, inner)
+    else:
+        loss = ops.bce_with_logits_pos(input, target, pos_weight, inner)
+    return loss if weight is None else _reduced(loss * weight, None, None, reduction)
 
 
 def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean",
@@ -204,15 +146,10 @@ def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, redu
     if reduction == "mean":
         warnings.warn("reduction: 'mean' divides the total loss by both the batch size and the support size. "
                       "'batchmean' divides only by the batch size, and aligns with the KL div math definition.", stacklevel=2)
-    if log_target:
-        loss = target.exp() * (target - input)
-    else:
-        known = target > 0
-        entropy = treadle.where(known, target * treadle.where(known, target, 1.0).log(), target * 0)
-        loss = entropy - target * input
     if reduction == "batchmean":
-        return loss.sum() / input.size(0) if input.dim() else loss.sum()
-    return _reduced(loss, None, None, reduction)
+        total = ops.kl_div(input, target, log_target, "sum")
+        return total / input.size(0) if input.dim() else total
+    return ops.kl_div(input, target, log_target, reduction)
 
 
 def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full: bool = False, size_average: bool | None = None,
@@ -251,7 +188,7 @@ def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, siz
 def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
                      reduction: str = "mean") -> Tensor:
     """log(1 + exp(-target * input))."""
-    return _reduced(-treadle.nn.functional.logsigmoid(target * input), size_average, reduce, reduction)
+    return _reduced(-ops.logsigmoid(target * input), size_average, reduce, reduction)
 
 
 def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,

@@ -109,7 +109,8 @@ class RNNBase(Module):
         """Input as (T, N, I) and states as (layers * directions, N, H)."""
         kind = "RNN" if self.mode.startswith("RNN") else self.mode
         if input.dim() not in (2, 3):
-            raise ValueError(f"{kind}: Expected input to be 2D or 3D, got {input.dim()}D " + ("tensor instead" if kind == "RNN" else "instead"))
+            noun = "tensor instead" if kind == "RNN" else "instead"
+            raise ValueError(f"{kind}: Expected input to be 2D or 3D, got {input.dim()}D {noun}")
         for state in states or ():
             self._check_state_dim(input, state, states or [])
         if input.dim() == 2:

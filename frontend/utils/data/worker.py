@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 import treadle
 from treadle.utils.data.collate import default_collate, pack, unpack
 from treadle.utils.data.dataset import IterableDataset, Subset, TensorDataset
@@ -164,10 +163,9 @@ def run_worker(connection: Any, dataset: Any, fetcher_settings: tuple, worker_id
                 if asked_epoch != epoch or fetcher is None:
                     epoch, fetcher = asked_epoch, Fetcher(dataset, *fetcher_settings)
                 result = pack(fetcher.fetch(indices))
-            except StopIteration if isinstance(dataset, IterableDataset) else ():
-                result = STREAM_END
-            except Exception:
-                result = WorkerError.current(where)
+            except Exception as problem:
+                ended = isinstance(problem, StopIteration) and isinstance(dataset, IterableDataset)
+                result = STREAM_END if ended else WorkerError.current(where)
         outgoing.put((asked_epoch, task, result, where))
     outgoing.put(None)
     sender.join()
