@@ -30,8 +30,8 @@ class Tile:
     vectors: int
     masked: bool
     fused: bool
-    depth: int = 256
-    height: int = 168
+    depth: int = 384
+    height: int = 84
     width: int = 4096
 
     @property
