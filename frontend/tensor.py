@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _PYTHON_NUMBERS = (float, int, bool)
 
+if TYPE_CHECKING:
+    def _any(*args: Any) -> Any: ...
+
 
 class Tensor:
     """A multi-dimensional array with PyTorch's semantics. Operations are recorded; values appear when looked at.
@@ -51,6 +54,14 @@ class Tensor:
 
     if TYPE_CHECKING:  # methods are installed from the function tables
         def __getattr__(self, name: str) -> Any: ...
+        data: Any
+        grad: Any
+        _make_subclass: Any
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = _any
+        __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __matmul__ = __rmatmul__ = __and__ = __or__ = __xor__ = _any
+        __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = __setitem__ = __iter__ = _any
+        __eq__ = __ne__ = _any  # type: ignore[assignment]
+        __neg__ = __invert__ = __len__ = __float__ = __int__ = _any
 
 
 class Storage:

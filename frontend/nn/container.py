@@ -110,7 +110,7 @@ class Sequential(_Numbered):
     __rmul__ = __mul__
 
     def __imul__(self, other: int) -> Self:
-        modules = list(self * other)
+        modules: list[Any] = list(self * other)
         self._renumber(modules)
         return self
 
@@ -144,7 +144,7 @@ class ModuleList(_Numbered):
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return self.__class__(list(self._modules.values())[index])
+            return self.__class__(list(self._modules.values())[index])  # type: ignore[arg-type]
         return self._modules[str(_position(index, len(self)))]
 
     def _key(self, index: Any) -> str:

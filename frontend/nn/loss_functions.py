@@ -165,15 +165,14 @@ def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full
 def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6,
                       reduction: str = "mean") -> Tensor:
     """Gaussian negative log likelihood with variance `var` (a number, of input's shape, or without its last dimension)."""
-    if not isinstance(var, Tensor):
-        var = input * 0 + var
-    elif var.size() != input.size():
-        if tuple(var.shape) == tuple(input.shape[:-1]):
-            var = var.unsqueeze(-1)
-        elif not (tuple(var.shape[:-1]) == tuple(input.shape[:-1]) and var.size(-1) == 1):
+    spread: Any = var if isinstance(var, Tensor) else input * 0 + var
+    if spread.size() != input.size():
+        if tuple(spread.shape) == tuple(input.shape[:-1]):
+            spread = spread.unsqueeze(-1)
+        elif not (tuple(spread.shape[:-1]) == tuple(input.shape[:-1]) and spread.size(-1) == 1):
             raise ValueError("var is of incorrect size")
-    var = var + (var.detach().clamp(min=eps) - var.detach())  # held at eps; the gradient ignores it
-    loss = (var.log() + (input - target).square() / var) * 0.5
+    spread = spread + (spread.detach().clamp(min=eps) - spread.detach())  # held at eps; the gradient ignores it
+    loss = (spread.log() + (input - target).square() / spread) * 0.5
     return _reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, None, None, reduction)
 
 
@@ -227,5 +226,5 @@ def triplet_margin_loss(anchor: Tensor, positive: Tensor, negative: Tensor, marg
     near = pairwise_distance(anchor, positive, p, eps)
     far = pairwise_distance(anchor, negative, p, eps)
     if swap:
-        far = treadle.minimum(far, pairwise_distance(positive, negative, p, eps))
+        far = ops.minimum(far, pairwise_distance(positive, negative, p, eps))
     return _reduced((near - far + margin).clamp(min=0), size_average, reduce, reduction)

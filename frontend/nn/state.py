@@ -85,7 +85,7 @@ def load_own(module: Module, state: dict[str, Any], prefix: str, metadata: dict[
     """Copy the entries of `state` that belong to this module; what goes wrong is added to the three lists."""
     for hook in module._load_state_dict_pre_hooks.values():
         hook(state, prefix, metadata, strict, missing, unexpected, errors)
-    own = {k: v for k, v in module._parameters.items() if v is not None}
+    own: dict[str, Tensor] = {k: v for k, v in module._parameters.items() if v is not None}
     own |= {k: v for k, v in module._buffers.items() if v is not None and k not in module._non_persistent_buffers_set}
     assign = metadata.get("assign_to_params_buffers", False)
     for name, value in own.items():

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import treadle
+from treadle import ops
 from treadle.optim.optimizer import PerParameterOptimizer, check_at_least_zero, refuse_differentiable
 from treadle.tensor import Tensor
 
@@ -51,7 +52,7 @@ class Adam(PerParameterOptimizer):
         square = state["exp_avg_sq"] * beta2 + grad * grad * (1 - beta2)
         largest = square
         if group["amsgrad"]:
-            largest = treadle.maximum(state["max_exp_avg_sq"], square)
+            largest = ops.maximum(state["max_exp_avg_sq"], square)
             state["max_exp_avg_sq"].copy_(largest)
         scale = largest.sqrt() / math.sqrt(1 - beta2**step) + group["eps"]
         state["exp_avg"].copy_(mean)

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import treadle
+from treadle import ops
 from treadle.optim.optimizer import PerParameterOptimizer, check_at_least_zero, refuse_differentiable
 from treadle.tensor import Tensor
 
@@ -137,7 +138,7 @@ class Adamax(PerParameterOptimizer):
         beta1, beta2 = group["betas"]
         grad = _decayed(param, grad, group)
         mean = state["exp_avg"] + (grad - state["exp_avg"]) * (1 - beta1)
-        largest = treadle.maximum(state["exp_inf"] * beta2, grad.abs() + group["eps"])
+        largest = ops.maximum(state["exp_inf"] * beta2, grad.abs() + group["eps"])
         state["exp_avg"].copy_(mean)
         state["exp_inf"].copy_(largest)
         param.copy_(param - (mean / largest) * (group["lr"] / (1 - beta1 ** state["step"])))

@@ -61,7 +61,7 @@ def _collate_mapping(first: Any, batch: Sequence[Any]) -> Any:
             made: Any = copy.copy(first)
             made.update(joined)
             return made
-        return type(first)(joined)  # type: ignore[call-arg]
+        return type(first)(joined)
     except TypeError:  # a mapping that cannot be made from a dict
         return joined
 
@@ -77,7 +77,7 @@ def _collate_sequence(first: Any, batch: Sequence[Any]) -> Any:
             made: Any = copy.copy(first)
             made[:] = joined
             return made
-        return type(first)(joined)  # type: ignore[call-arg]
+        return type(first)(joined)
     except TypeError:  # a sequence that cannot be made from a list
         return joined
 
