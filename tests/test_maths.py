@@ -184,7 +184,8 @@ def test_huge_angles_are_reduced() -> None:
     """Every float exponent above the fast path's limit, and the worst cases of float argument reduction."""
     rng = np.random.default_rng(5)
     x = np.ldexp(rng.uniform(1, 2, 20000), rng.integers(15, 128, 20000)).astype(np.float32)
-    worst = np.array([-25465.75, -1119.9778, 16367173 * 2.0 ** 72, 8397500 * 2.0 ** 21, 1e5, 100000.01, 131072.0, 2.0 ** 25, 2.0 ** 127, 3.4028235e38], np.float32)
+    worst = np.array([-25465.75, -1119.9778, 16367173 * 2.0 ** 72, 8397500 * 2.0 ** 21, 1e5, 100000.01, 131072.0, 2.0 ** 25, 2.0 ** 127,
+                      3.4028235e38], np.float32)
     x = np.concatenate([x, -x, worst, -worst])
     for name in ("sin", "cos", "tan"):
         check(name, "float", 16, 2.0, x)
