@@ -10,7 +10,6 @@ import numpy as np
 
 import treadle.ir.ops  # noqa: F401  (declares the op table)
 from treadle.creation import adopt, to_array
-from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.random_reference import philox_bits
 from treadle.ir.types import normalize_dim
@@ -21,9 +20,9 @@ from treadle.tensor import Tensor, apply
 TABLE = op_table.TABLE
 
 __all__ = [
-    "argsort", "argwhere", "bincount", "bucketize", "cartesian_prod", "combinations", "gather", "index_add", "index_copy", "index_fill",
+    "argsort", "argwhere", "bincount", "bucketize", "gather", "index_add", "index_copy", "index_fill",
     "index_put", "index_select", "isin", "masked_fill", "masked_scatter", "masked_select", "msort", "multinomial", "nonzero", "put",
-    "scatter", "scatter_add", "scatter_reduce", "searchsorted", "sort", "take", "take_along_dim", "topk", "tril_indices", "triu_indices",
+    "scatter", "scatter_add", "scatter_reduce", "searchsorted", "sort", "take", "take_along_dim", "topk", 
     "unique", "unique_consecutive",
 ]
 
@@ -267,30 +266,3 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
             arrival = -np.log(u.reshape(rows.shape)) / rows
         found = np.argsort(arrival, axis=1, kind="stable")[:, :num_samples]
     return adopt(found.reshape(weights.shape[:-1] + (num_samples,)).astype(np.int64))
-
-
-# -- index tables ----------------------------------------------------------------------------------------------------------------
-def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None) -> Tensor:
-    return adopt(np.stack(np.tril_indices(row, offset, col)).astype((dtype or dtypes.int64).np))
-
-
-def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None) -> Tensor:
-    return adopt(np.stack(np.triu_indices(row, offset, col)).astype((dtype or dtypes.int64).np))
-
-
-def cartesian_prod(*tensors: Tensor) -> Tensor:
-    """All combinations of elements of 1-d tensors, one a row."""
-    if len(tensors) == 1:
-        return tensors[0]
-    grids = np.meshgrid(*[np.arange(t.numel()) for t in tensors], indexing="ij")
-    columns = [index_select(t, 0, adopt(g.reshape(-1).astype(np.int64))) for t, g in zip(tensors, grids, strict=True)]
-    from treadle.shaping import stack
-    return stack(columns, 1)
-
-
-def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
-    """All ways to choose r elements of a 1-d tensor, one a row."""
-    import itertools
-    choose = itertools.combinations_with_replacement if with_replacement else itertools.combinations
-    rows = np.asarray(list(choose(range(input.numel()), r)), np.int64).reshape(-1, r)
-    return index_select(input, 0, adopt(rows.reshape(-1))).reshape(rows.shape)

@@ -49,6 +49,21 @@ class Tensor:
         source = creation.legacy_tensor(args)
         self._data = source._data
 
+    @staticmethod
+    def _make_subclass(cls: type[Any], data: Tensor, require_grad: bool = False) -> Any:
+        """A leaf of class `cls` that shares the storage of `data`."""
+        t = object.__new__(cls)
+        storage = storage_of(data)
+        t._data = read(data)
+        t._storage, t._chain, t._seen = storage, data._chain, data._seen
+        if require_grad:
+            if t._data.type.dtype.category != FLOAT:
+                raise RuntimeError("Only Tensors of floating point and complex dtype can require gradients")
+            t._requires_grad = True
+            if not t._chain:
+                storage.leaf = weakref.ref(t)
+        return t
+
     def __hash__(self) -> int:
         return id(self)
 
@@ -56,7 +71,6 @@ class Tensor:
         def __getattr__(self, name: str) -> Any: ...
         data: Any
         grad: Any
-        _make_subclass: Any
         __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = _any
         __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __matmul__ = __rmatmul__ = __and__ = __or__ = __xor__ = _any
         __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = __setitem__ = __iter__ = _any

@@ -121,7 +121,7 @@ elementwise("atan2", "x y", np.arctan2, (
 _unary("neg", np.negative, lambda b, g: b.neg(g), refuse=(BOOL,), onnx="Neg")
 _unary("copy", lambda x: x.copy(), lambda b, g: g, onnx="Identity", doc="A new value equal to x.")
 _unary("abs", lambda x: x if x.dtype == bool else np.abs(x), lambda b, g, x: b.mul(g, b.sign(x)), onnx="Abs")
-_unary("sign", lambda x: x if x.dtype == bool else np.sign(x), lambda b, g: zeros(b, g.type), onnx="Sign")
+_unary("sign", lambda x: x if x.dtype == bool else np.where(x != x, 0, np.sign(x)).astype(x.dtype), lambda b, g: zeros(b, g.type), onnx="Sign")
 for _name, _fn in {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint}.items():
     _unary(_name, lambda x, _fn=_fn: x if x.dtype.kind in "iub" else _fn(x), lambda b, g: zeros(b, g.type), refuse=(BOOL,))
 _unary("relu", lambda x: np.maximum(x, np.zeros((), x.dtype)), lambda b, g, out: b.where(b.gt(out, 0), g, 0.0), refuse=(BOOL,), onnx="Relu")

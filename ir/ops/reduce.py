@@ -70,12 +70,12 @@ declare("prod", Kind.REDUCE, "x", "dims keepdim dtype", type_rule=_sum_type, ref
 
 def _extreme_type(name: str) -> Callable[..., TensorType]:
     def type_rule(types: Types, dims: Dims, keepdim: bool) -> TensorType:
-        _refuse_empty(name, types[0], dims)
+        refuse_empty(name, types[0], dims)
         return types[0].with_(reduced_shape(types[0].shape, dims, keepdim))
     return type_rule
 
 
-def _refuse_empty(name: str, t: TensorType, dims: Dims) -> None:
+def refuse_empty(name: str, t: TensorType, dims: Dims) -> None:
     for d in dims:
         if t.shape[d] == 0:
             raise IndexError(f"{name}: Expected reduction dim {d} to have non-zero size (shape {list(t.shape)})")
@@ -109,7 +109,7 @@ def _arg_type(name: str) -> Callable[..., TensorType]:
         if types[0].dtype.category == BOOL:
             raise RuntimeError(f'"{name}" not implemented for \'Bool\'')
         if types[0].ndim:
-            _refuse_empty(name, types[0], (dim,))
+            refuse_empty(name, types[0], (dim,))
         return types[0].with_(reduced_shape(types[0].shape, (dim,), keepdim), dtypes.int64)
     return type_rule
 

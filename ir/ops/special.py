@@ -30,6 +30,8 @@ def _digamma(x: float) -> float:
     """Recurrence up to 10 and the asymptotic series (Abramowitz & Stegun 6.3.5, 6.3.7, 6.3.18)."""
     if math.isnan(x) or x == math.inf:
         return x
+    if x == -math.inf:
+        return math.nan
     if x == 0:
         return math.copysign(math.inf, -x)
     if x < 0:
@@ -53,7 +55,7 @@ def _erfinv(y: float) -> float:
     t = 2 / (math.pi * a) + ln / 2
     x = math.copysign(math.sqrt(max(math.sqrt(t * t - ln / a) - t, 0.0)), y)
     for _ in range(3):
-        error = math.erf(x) - y if abs(y) < 0.9 else math.copysign((1 - abs(y)) - math.erfc(abs(x)), y)
+        error = math.erf(x) - y if abs(y) < 0.9 else math.copysign(1.0, y) * ((1 - abs(y)) - math.erfc(abs(x)))
         x -= error * math.sqrt(math.pi) / 2 * math.exp(x * x)
     return x
 

@@ -1,0 +1,496 @@
+"""Elementwise functions: generated from the op table, then PyTorch's names and keyword arguments around them."""
+from __future__ import annotations
+
+import builtins
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import treadle.ir.ops  # noqa: F401  (declares the op table)
+from treadle.ir import dtypes
+from treadle.ir import op as op_table
+from treadle.ir.dtypes import FLOAT, INT, DType
+from treadle.ir.op import Kind, Op
+from treadle.tensor import Tensor, apply, assign
+
+if TYPE_CHECKING:  # most functions are generated
+    def __getattr__(name: str) -> Any: ...
+
+TABLE = op_table.TABLE
+ADD, SUB, MUL, DIV, POW = (op_table.get(n) for n in ("add", "sub", "mul", "div", "pow"))
+CAST, COPY, WHERE, FULL = (op_table.get(n) for n in ("cast", "copy", "where", "full"))
+
+# Classes that `apply` takes as they are.
+PLAIN = frozenset({Tensor, float, int, bool})
+
+
+# -- operands ------------------------------------------------------------------------------------------------------------
+def operand(x: Any) -> Any:
+    """`x` as an operand: a Tensor or an exact Python number. NotImplemented when it is neither."""
+    if x.__class__ in PLAIN or isinstance(x, Tensor):
+        return x
+    if isinstance(x, np.generic):
+        return operand(x.item())
+    if isinstance(x, float):
+        return float(x)
+    if isinstance(x, int):
+        return int(x)
+    if isinstance(x, np.ndarray):
+        from treadle.creation import as_tensor
+        return as_tensor(x)
+    return NotImplemented
+
+
+def checked(name: str, x: Any, argument: str = "other", position: int = 2) -> Any:
+    """`operand(x)`, or TypeError naming the argument."""
+    found = operand(x)
+    if found is NotImplemented:
+        raise TypeError(f"{name}(): argument '{argument}' (position {position}) must be Tensor, not {type(x).__name__}")
+    return found
+
+
+def tensor_argument(name: str, x: Any, argument: str = "input", position: int = 1) -> Tensor:
+    """`x` itself when it is a Tensor, else TypeError naming the argument."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}(): argument '{argument}' (position {position}) must be Tensor, not {type(x).__name__}")
+    return x
+
+
+def as_dtype(dtype: Any) -> DType:
+    """A DType from a DType or one of Python's `float`, `int`, `bool`; TypeError for anything else."""
+    if isinstance(dtype, DType):
+        return dtype
+    found = {float: dtypes.float64, int: dtypes.int64, bool: dtypes.bool_}.get(dtype)
+    if found is None:
+        raise TypeError(f"expected a treadle dtype, got {dtype!r}")
+    return found
+
+
+def cast(x: Tensor, dtype: DType) -> Tensor:
+    """`x` itself when it has that dtype already."""
+    return x if x._data.type.dtype is dtype else apply(CAST, (x,), (dtype,))
+
+
+def full_like(x: Tensor, value: float | int | bool, dtype: DType | None = None) -> Tensor:
+    """A tensor of `x`'s shape, dtype (unless given) and device filled with `value`; off the tape."""
+    type = x._data.type
+    return apply(FULL, (value,), (type.shape, dtype or type.dtype, type.device))
+
+
+def fresh(value: Tensor, target: Tensor) -> Tensor:
+    """`value`, copied when another tensor could share it: what `assign` asks for."""
+    if value._storage is not None or value._data is target._data:
+        return apply(COPY, (value,))
+    return value
+
+
+def into(out: Tensor | None, result: Tensor, name: str) -> Tensor:
+    """Deliver a result: as it is, or written to the tensor given as `out=` (which takes the result's shape)."""
+    if out is None:
+        return result
+    if result._node is not None:
+        raise RuntimeError(f"{name}(): functions with out=... arguments don't support automatic differentiation, "
+                           "but one of the arguments requires grad.")
+    if out._data.type.shape != result._data.type.shape and out._storage is None:
+        out._data.stale = True
+        out._data = cast(result, out._data.type.dtype)._data
+        out._writes += 1
+        return out
+    return assign(out, fresh(result, out), name)
+
+
+# -- functions made from the table -----------------------------------------------------------------------------------------
+def _unary(op: Op, name: str) -> Callable[..., Tensor]:
+    def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+        if not isinstance(input, Tensor):
+            tensor_argument(name, input)
+        result = apply(op, (input,))
+        return result if out is None else into(out, result, name)
+    return function
+
+
+def _binary(op: Op, name: str) -> Callable[..., Tensor]:
+    def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+        if other.__class__ not in PLAIN:
+            other = checked(name, other)
+        if not isinstance(input, Tensor):
+            input = checked(name, input, "input", 1)
+            if not isinstance(other, Tensor):
+                tensor_argument(name, input)
+        result = apply(op, (input, other))
+        return result if out is None else into(out, result, name)
+    return function
+
+
+def publish(function: Callable[..., Any], name: str, doc: str) -> Callable[..., Any]:
+    """Give a generated function its name and docstring and put it into this module."""
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    function.__module__ = "treadle"
+    globals()[name] = function
+    if name not in __all__:
+        __all__.append(name)
+    return function
+
+
+__all__ = [
+    "absolute", "add", "addcdiv", "addcmul", "allclose", "clamp", "clamp_max", "clamp_min", "clip", "clone", "deg2rad", "div", "divide",
+    "equal", "float_power", "fmax", "fmin", "frac", "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp",
+    "lerp", "logaddexp", "logaddexp2", "logit", "nan_to_num", "pow", "rad2deg", "round", "rsub", "sgn", "signbit", "sinc", "square",
+    "sub", "subtract", "true_divide", "where", "xlogy",
+]
+TABLE_NAMES = {"shift_left": "bitwise_left_shift", "shift_right": "bitwise_right_shift"}
+_WRITTEN_BELOW = frozenset(__all__) | {"cast", "copy", "trunc_divide"}
+
+
+def _from_table() -> None:
+    for op in list(TABLE.values()):
+        name = TABLE_NAMES.get(op.name, op.name)
+        if op.kind is not Kind.ELEMENTWISE or op.attrs or name in _WRITTEN_BELOW:
+            continue
+        doc = op.doc or f"Elementwise `{name}`" + ("." if len(op.operands) == 1 else " with broadcasting and type promotion.")
+        if len(op.operands) == 1:
+            publish(_unary(op, name), name, doc)
+        elif len(op.operands) == 2:
+            publish(_binary(op, name), name, doc)
+
+
+_from_table()
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------------------------
+def _scaled(name: str, other: Any, alpha: Any) -> Any:
+    other = checked(name, other)
+    if alpha == 1:
+        return other
+    return apply(MUL, (other, alpha)) if isinstance(other, Tensor) else other * alpha
+
+
+def add(input: Any, other: Any, *, alpha: float | int = 1, out: Tensor | None = None) -> Tensor:
+    """input + alpha * other."""
+    return into(out, apply(ADD, (checked("add", input, "input", 1), _scaled("add", other, alpha))), "add")
+
+
+def sub(input: Any, other: Any, *, alpha: float | int = 1, out: Tensor | None = None) -> Tensor:
+    """input - alpha * other."""
+    return into(out, apply(SUB, (checked("sub", input, "input", 1), _scaled("sub", other, alpha))), "sub")
+
+
+def rsub(input: Tensor, other: Any, *, alpha: float | int = 1) -> Tensor:
+    """other - alpha * input."""
+    return apply(SUB, (checked("rsub", other), _scaled("rsub", input, alpha)))
+
+
+def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor | None = None) -> Tensor:
+    """input / other; `rounding_mode` "floor" or "trunc" rounds and keeps integers integers."""
+    if rounding_mode is None:
+        op = DIV
+    elif rounding_mode in ("floor", "trunc"):
+        op = TABLE["floor_divide" if rounding_mode == "floor" else "trunc_divide"]
+    else:
+        raise RuntimeError(f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found '{rounding_mode}'")
+    return into(out, apply(op, (checked("div", input, "input", 1), checked("div", other))), "div")
+
+
+def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
+    """input ** exponent. Common number exponents become products and roots.
+
+    RuntimeError for an integer tensor to a negative integer number, as in PyTorch.
+    """
+    return into(out, power(checked("pow", input, "input", 1), checked("pow", exponent, "exponent")), "pow")
+
+
+def power(x: Any, exponent: Any) -> Tensor:
+    """x ** exponent of checked operands."""
+    if isinstance(exponent, Tensor) or not isinstance(x, Tensor):
+        return apply(POW, (x, exponent))
+    category = x._data.type.dtype.category
+    if category == FLOAT:
+        if exponent == 3:
+            return apply(MUL, (apply(MUL, (x, x)), x))
+        short = _SHORT_POWERS.get(exponent)
+        if short is not None:
+            return apply(TABLE[short], (x,))
+    elif exponent.__class__ is int:
+        if exponent < 0:
+            raise RuntimeError("Integers to negative integer powers are not allowed.")
+        if exponent == 2 and category == INT:
+            return apply(TABLE["square"], (x,))
+        if category < INT:
+            x = cast(x, dtypes.int64)
+    return apply(POW, (x, exponent))
+
+
+_SHORT_POWERS = {1: "copy", 2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
+
+
+def float_power(input: Any, exponent: Any) -> Tensor:
+    """input ** exponent in float64."""
+    double = [cast(x, dtypes.float64) if isinstance(x, Tensor) else float(x) for x in (input, exponent)]
+    return power(*double)
+
+
+def square(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """input * input."""
+    tensor_argument("square", input)
+    return into(out, apply(TABLE["square"], (input,)), "square")
+
+
+def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Tensor:
+    """The nearest integer, ties to even; or the nearest multiple of 10**-decimals."""
+    tensor_argument("round", input)
+    if decimals and input._data.type.dtype.category == FLOAT:
+        scale = 10.0 ** builtins.abs(decimals)
+        first, last = (MUL, DIV) if decimals > 0 else (DIV, MUL)
+        return into(out, apply(last, (apply(TABLE["round"], (apply(first, (input, scale)),)), scale)), "round")
+    return into(out, apply(TABLE["round"], (input,)), "round")
+
+
+def addcmul(input: Tensor, tensor1: Any, tensor2: Any, *, value: float | int = 1, out: Tensor | None = None) -> Tensor:
+    """input + value * tensor1 * tensor2."""
+    tensor_argument("addcmul", input)
+    return into(out, apply(TABLE["addcmul"], (input, checked("addcmul", tensor1, "tensor1"), checked("addcmul", tensor2, "tensor2", 3), value)), "addcmul")
+
+
+def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: float | int = 1, out: Tensor | None = None) -> Tensor:
+    """input + value * tensor1 / tensor2. RuntimeError for integer quotients, as in PyTorch."""
+    if all_integers(tensor1, tensor2):
+        raise RuntimeError("Integer division with addcdiv is no longer supported, and in a future release addcdiv will perform a true division "
+                           "of tensor1 and tensor2.")
+    operands = (tensor_argument("addcdiv", input), checked("addcdiv", tensor1, "tensor1"), checked("addcdiv", tensor2, "tensor2", 3), value)
+    return into(out, apply(TABLE["addcdiv"], operands), "addcdiv")
+
+
+def all_integers(*tensors: Any) -> bool:
+    for t in tensors:
+        if (t._data.type.dtype.category if isinstance(t, Tensor) else FLOAT) == FLOAT:
+            return False
+    return True
+
+
+def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Tensor | None = None) -> Tensor:
+    """input + weight * (end - input)."""
+    tensor_argument("lerp", end, "end", 2)
+    return into(out, apply(TABLE["lerp"], (input, end, checked("lerp", weight, "weight", 3))), "lerp")
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------------------
+def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None = None) -> Tensor:
+    """Elements moved into [min, max]; numbers or tensors, at least one of them."""
+    tensor_argument("clamp", input)
+    if min is None and max is None:
+        raise ValueError("clamp: At least one of 'min' or 'max' must not be None")
+    if max is None:
+        result = apply(TABLE["clamp_min"], (input, checked("clamp", min, "min")))
+    elif min is None:
+        result = apply(TABLE["clamp_max"], (input, checked("clamp", max, "max", 3)))
+    else:
+        result = apply(TABLE["clamp"], (input, checked("clamp", min, "min"), checked("clamp", max, "max", 3)))
+    return into(out, result, "clamp")
+
+
+def clamp_min(input: Tensor, min: Any) -> Tensor:
+    """Elements not below `min`."""
+    return clamp(input, min)
+
+
+def clamp_max(input: Tensor, max: Any) -> Tensor:
+    """Elements not above `max`."""
+    return clamp(input, None, max)
+
+
+def fmax(input: Tensor, other: Tensor) -> Tensor:
+    """The larger element; a NaN gives way to the other."""
+    best = apply(TABLE["maximum"], (input, other))
+    isnan = TABLE["isnan"]
+    return where(apply(isnan, (input,)), other, where(apply(isnan, (other,)), input, best))
+
+
+def fmin(input: Tensor, other: Tensor) -> Tensor:
+    """The smaller element; a NaN gives way to the other."""
+    best = apply(TABLE["minimum"], (input, other))
+    isnan = TABLE["isnan"]
+    return where(apply(isnan, (input,)), other, where(apply(isnan, (other,)), input, best))
+
+
+def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None, *, out: Tensor | None = None) -> Tensor:
+    """NaN and infinities replaced by finite numbers (the dtype's extremes unless given)."""
+    dtype = tensor_argument("nan_to_num", input)._data.type.dtype
+    if dtype.category != FLOAT:
+        return into(out, apply(COPY, (input,)), "nan_to_num")
+    high = float(ml_dtypes.finfo(dtype.np).max)
+    limits = (nan, high if posinf is None else posinf, -high if neginf is None else neginf)
+    return into(out, apply(TABLE["nan_to_num"], (input, *limits)), "nan_to_num")
+
+
+# -- further functions, composed --------------------------------------------------------------------------------------------
+def where(condition: Tensor, input: Any = None, other: Any = None, *, out: Tensor | None = None) -> Any:
+    """`input` where `condition` holds and `other` elsewhere; with the condition alone, the indices of its true elements."""
+    if input is None and other is None:
+        from treadle.gathering import nonzero
+        return nonzero(condition, as_tuple=True)
+    c = tensor_argument("where", condition, "condition", 1)
+    if c._data.type.dtype is dtypes.uint8:
+        c = cast(c, dtypes.bool_)
+    result = apply(WHERE, (c, checked("where", input, "input", 2), checked("where", other, "other", 3)))
+    return into(out, result, "where")
+
+
+def where_method(self: Tensor, condition: Tensor, other: Any) -> Tensor:
+    """`self` where `condition` holds and `other` elsewhere."""
+    return where(condition, self, other)
+
+
+def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
+    """A copy; gradients flow through it."""
+    return apply(COPY, (tensor_argument("clone", input),))
+
+
+def frac(input: Tensor) -> Tensor:
+    """input - trunc(input)."""
+    return apply(SUB, (input, apply(TABLE["trunc"], (input,))))
+
+
+def sgn(input: Tensor) -> Tensor:
+    """The sign: -1, 0 or 1."""
+    return apply(TABLE["sign"], (input,))
+
+
+def signbit(input: Tensor) -> Tensor:
+    """Whether the sign bit is set; also for -0.0."""
+    if input._data.type.dtype.category != FLOAT:
+        return apply(TABLE["lt"], (input, 0))
+    negative_zero = apply(TABLE["lt"], (apply(TABLE["reciprocal"], (input,)), 0.0))
+    return apply(TABLE["logical_or"], (apply(TABLE["lt"], (input, 0.0)), negative_zero))
+
+
+def deg2rad(input: Tensor) -> Tensor:
+    """Degrees to radians."""
+    return apply(MUL, (input, math.pi / 180))
+
+
+def rad2deg(input: Tensor) -> Tensor:
+    """Radians to degrees."""
+    return apply(MUL, (input, 180 / math.pi))
+
+
+def hypot(input: Tensor, other: Tensor) -> Tensor:
+    """sqrt(input**2 + other**2), scaled so that squares do not overflow."""
+    a, b = apply(TABLE["abs"], (input,)), apply(TABLE["abs"], (other,))
+    high, low = apply(TABLE["maximum"], (a, b)), apply(TABLE["minimum"], (a, b))
+    ratio = apply(DIV, (low, where(apply(TABLE["eq"], (high, 0)), 1.0, high)))
+    return apply(MUL, (high, apply(TABLE["sqrt"], (apply(ADD, (apply(MUL, (ratio, ratio)), 1)),))))
+
+
+def heaviside(input: Tensor, values: Tensor) -> Tensor:
+    """0 below zero, 1 above, `values` at zero."""
+    step = cast(apply(TABLE["gt"], (input, 0)), input._data.type.dtype)
+    return where(apply(TABLE["eq"], (input, 0)), values, step)
+
+
+def ldexp(input: Tensor, other: Tensor) -> Tensor:
+    """input * 2**other."""
+    return apply(MUL, (input, apply(POW, (2.0, other))))
+
+
+def sinc(input: Tensor) -> Tensor:
+    """sin(pi x) / (pi x), 1 at zero."""
+    x = apply(MUL, (input, math.pi))
+    zero = apply(TABLE["eq"], (x, 0))
+    safe = where(zero, 1.0, x)
+    return where(zero, 1.0, apply(DIV, (apply(TABLE["sin"], (safe,)), safe)))
+
+
+def logit(input: Tensor, eps: float | None = None) -> Tensor:
+    """log(x / (1 - x)), x moved into [eps, 1 - eps] when given."""
+    x = input if eps is None else clamp(input, eps, 1 - eps)
+    return apply(TABLE["log"], (apply(DIV, (x, apply(SUB, (1, x)))),))
+
+
+def logaddexp(input: Tensor, other: Tensor) -> Tensor:
+    """log(exp(input) + exp(other)) without overflow."""
+    return apply(TABLE["logaddexp"], (input, other))
+
+
+def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
+    """log2(2**input + 2**other) without overflow."""
+    ln2 = math.log(2.0)
+    return apply(DIV, (apply(TABLE["logaddexp"], (apply(MUL, (input, ln2)), apply(MUL, (other, ln2)))), ln2))
+
+
+def xlogy(input: Any, other: Any) -> Tensor:
+    """input * log(other), 0 where input is 0 and other is not NaN."""
+    return apply(TABLE["xlogy"], (checked("xlogy", input, "input", 1), checked("xlogy", other)))
+
+
+# -- tests -----------------------------------------------------------------------------------------------------------------
+def isposinf(input: Tensor) -> Tensor:
+    """Whether an element is +inf."""
+    return apply(TABLE["eq"], (input, math.inf))
+
+
+def isneginf(input: Tensor) -> Tensor:
+    """Whether an element is -inf."""
+    return apply(TABLE["eq"], (input, -math.inf))
+
+
+def isreal(input: Tensor) -> Tensor:
+    """All true: there are no complex tensors."""
+    return full_like(input, True, dtypes.bool_)
+
+
+def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Tensor:
+    """|input - other| <= atol + rtol * |other|; equal infinities are close. RuntimeError when dtypes differ, as in PyTorch."""
+    x, y = tensor_argument("isclose", input), tensor_argument("isclose", other, "other", 2)
+    if x._data.type.dtype is not y._data.type.dtype:
+        raise RuntimeError(f"{_torch_name(x)} did not match {_torch_name(y)}")
+    same = apply(TABLE["eq"], (x, y))
+    if equal_nan:
+        both = apply(TABLE["logical_and"], (apply(TABLE["isnan"], (x,)), apply(TABLE["isnan"], (y,))))
+        same = apply(TABLE["logical_or"], (same, both))
+    if x._data.type.dtype.category != FLOAT:
+        x, y = cast(x, dtypes.float64), cast(y, dtypes.float64)
+    error = apply(TABLE["abs"], (apply(SUB, (x, y)),))
+    allowed = apply(ADD, (apply(MUL, (apply(TABLE["abs"], (y,)), rtol)), atol))
+    near = apply(TABLE["logical_and"], (apply(TABLE["le"], (error, allowed)), apply(TABLE["isfinite"], (error,))))
+    return apply(TABLE["logical_or"], (same, near))
+
+
+def _torch_name(x: Tensor) -> str:
+    name = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16", "int64": "Long", "int32": "Int",
+            "int16": "Short", "int8": "Char", "uint8": "Byte", "bool": "Bool"}
+    return name[x._data.type.dtype.name]
+
+
+def _everywhere(x: Tensor) -> bool:
+    type = x._data.type
+    from treadle.creation import to_array
+    return bool(to_array(apply(TABLE["all"], (x,), (tuple(range(type.ndim)), False))))
+
+
+def allclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> bool:
+    """Whether all elements are close."""
+    return _everywhere(isclose(input, other, rtol, atol, equal_nan))
+
+
+def equal(input: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape and elements."""
+    tensor_argument("equal", input)
+    tensor_argument("equal", other, "other", 2)
+    if input._data.type.shape != other._data.type.shape:
+        return False
+    return _everywhere(apply(TABLE["eq"], (input, other)))
+
+
+# -- PyTorch's other names -------------------------------------------------------------------------------------------------
+ALIASES = {
+    "absolute": "abs", "negative": "neg", "positive": "clone", "clip": "clamp", "true_divide": "div", "divide": "div", "subtract": "sub",
+    "multiply": "mul", "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "not_equal": "ne", "fix": "trunc",
+    "arccos": "acos", "arcsin": "asin", "arctan": "atan", "arctan2": "atan2", "arccosh": "acosh", "arcsinh": "asinh", "arctanh": "atanh",
+}
+for _alias, _name in ALIASES.items():
+    globals()[_alias] = globals()[_name]
+    if _alias not in __all__:
+        __all__.append(_alias)

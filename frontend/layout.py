@@ -1,0 +1,193 @@
+"""Shapes and strides: `Size`, and where a view's elements lie in its storage.
+
+A tensor's memory is contiguous; a view's strides follow from the chain of view ops between its storage and itself.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from operator import index
+from typing import Any
+
+import treadle.ir.ops  # noqa: F401  (declares the op table)
+from treadle.ir import op as op_table
+from treadle.ir.op import Attrs, Op
+from treadle.tensor import Tensor
+
+RESHAPE, PERMUTE, EXPAND, SLICE, AS_STRIDED = (op_table.get(n) for n in ("reshape", "permute", "expand", "slice", "as_strided"))
+
+Ints = tuple[int, ...]
+
+
+class Size(tuple):
+    """A shape: a tuple of ints with `numel()`."""
+
+    __slots__ = ()
+
+    def numel(self) -> int:
+        return math.prod(self)
+
+    def __repr__(self) -> str:
+        return f"treadle.Size([{', '.join(map(str, self))}])"
+
+    def __getitem__(self, i: Any) -> Any:
+        found = tuple.__getitem__(self, i)
+        return Size(found) if isinstance(i, slice) else found
+
+    def __add__(self, other: Any) -> Size:
+        return Size(tuple.__add__(self, tuple(other)))
+
+    def __radd__(self, other: Any) -> Size:
+        return Size(tuple(other) + tuple(self))
+
+    def __mul__(self, count: Any) -> Size:
+        return Size(tuple.__mul__(self, count))
+
+    __rmul__ = __mul__
+
+
+def ints(args: Sequence[Any]) -> Ints:
+    """Ints given one by one or as one sequence. TypeError for anything that is no int."""
+    if len(args) == 1 and isinstance(args[0], (tuple, list)):
+        args = args[0]
+    return tuple([a if a.__class__ is int else index(a) for a in args])
+
+
+# -- strides ---------------------------------------------------------------------------------------------------------------
+def contiguous_strides(shape: Ints) -> Ints:
+    """Strides of a C-contiguous array, in elements."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+Layout = tuple[Ints, Ints, int]  # shape, strides and offset, in elements of the storage
+
+
+def _expanded(layout: Layout, shape: Ints) -> Layout:
+    have, strides, offset = layout
+    lead = len(shape) - len(have)
+    new = tuple([0 if i < lead or (have[i - lead] == 1 and n != 1) else strides[i - lead] for i, n in enumerate(shape)])
+    return shape, new, offset
+
+
+def _sliced(layout: Layout, starts: Ints, stops: Ints, steps: Ints) -> Layout:
+    _, strides, offset = layout
+    shape = tuple([max(0, -(-(hi - lo) // st)) for lo, hi, st in zip(starts, stops, steps, strict=True)])
+    offset += sum([lo * s for lo, s in zip(starts, strides, strict=True)])
+    return shape, tuple([s * st for s, st in zip(strides, steps, strict=True)]), offset
+
+
+def _restrided(layout: Layout, shape: Ints, strides: Ints, offset: int) -> Layout:
+    """`strides` and `offset` count elements of the logical tensor; translated digit by digit into steps of its axes."""
+    have, actual, start = layout
+    logical = contiguous_strides(have)
+
+    def translate(step: int) -> int:
+        total = 0
+        for n, c, s in zip(have, logical, actual, strict=True):
+            if n > 1:
+                total += step // c * s
+                step %= c
+        return total
+    return shape, tuple([translate(s) for s in strides]), start + translate(offset)
+
+
+def _step(layout: Layout, op: Op, attrs: Attrs) -> Layout:
+    shape, strides, offset = layout
+    if op is PERMUTE:
+        return tuple([shape[d] for d in attrs[0]]), tuple([strides[d] for d in attrs[0]]), offset
+    if op is EXPAND:
+        return _expanded(layout, attrs[0])
+    if op is SLICE:
+        return _sliced(layout, *attrs)
+    if op is AS_STRIDED:
+        return _restrided(layout, *attrs)
+    if op is RESHAPE:
+        new = viewed_strides(shape, strides, attrs[0])
+        return attrs[0], contiguous_strides(attrs[0]) if new is None else new, offset
+    raise RuntimeError(f"{op.name} is not a view whose strides are known")
+
+
+@lru_cache(maxsize=4096)
+def _layout(shape: Ints, chain: tuple[tuple[Op, Attrs], ...]) -> Layout:
+    layout: Layout = (shape, contiguous_strides(shape), 0)
+    for op, attrs in chain:
+        layout = _step(layout, op, attrs)
+    return layout
+
+
+def layout_of(x: Tensor) -> Layout:
+    """Shape, strides and offset of `x` in its storage."""
+    if not x._chain:
+        shape = x._data.type.shape
+        return shape, contiguous_strides(shape), 0
+    assert x._storage is not None
+    return _layout(x._storage.base._data.type.shape, x._chain)
+
+
+def strides_of(x: Tensor) -> Ints:
+    """Strides of `x` in elements of its storage."""
+    return layout_of(x)[1]
+
+
+def is_contiguous(x: Tensor, memory_format: Any = None) -> bool:
+    """Whether the elements lie in C order without gaps."""
+    if not x._chain:
+        return True
+    shape, strides, _ = layout_of(x)
+    if 0 in shape:
+        return True
+    return all([n == 1 or s == c for n, s, c in zip(shape, strides, contiguous_strides(shape), strict=True)])
+
+
+def viewed_strides(shape: Ints, strides: Ints, new: Ints) -> Ints | None:
+    """Strides under which memory of this layout reads as shape `new`; None when a copy is needed.
+
+    Neighbouring axes that step evenly form runs; each run must split into whole axes of the new shape.
+    """
+    if 0 in shape:
+        return strides if new == shape else contiguous_strides(new)
+    out = [0] * len(new)
+    j = len(new) - 1
+    run, base = 1, strides[-1] if strides else 1
+    for i in range(len(shape) - 1, -1, -1):
+        run *= shape[i]
+        if i > 0 and (shape[i - 1] == 1 or strides[i - 1] == run * base):
+            continue
+        filled = 1
+        while j >= 0 and (filled < run or new[j] == 1):
+            out[j] = filled * base
+            filled *= new[j]
+            j -= 1
+        if filled != run:
+            return None
+        if i > 0:
+            run, base = 1, strides[i - 1]
+    while j >= 0:  # leading axes of size 1
+        out[j] = out[j + 1] * new[j + 1] if j + 1 < len(new) else 1
+        j -= 1
+    return tuple(out)
+
+
+def resolve_shape(shape: Ints, numel: int) -> Ints:
+    """`shape` with its -1 worked out. RuntimeError, as PyTorch's, when it cannot hold `numel` elements."""
+    if -1 in shape:
+        if shape.count(-1) > 1:
+            raise RuntimeError("only one dimension can be inferred")
+        known = -math.prod(shape)
+        if known == 0:
+            raise RuntimeError(f"cannot reshape tensor of 0 elements into shape {list(shape)} because the unspecified dimension size -1 "
+                               "can be any value and is ambiguous")
+        if numel % known == 0:
+            at = shape.index(-1)
+            return (*shape[:at], numel // known, *shape[at + 1:])
+    for n in shape:
+        if n < -1:
+            raise RuntimeError(f"invalid shape dimension {n}")
+    if math.prod(shape) != numel or -1 in shape:
+        raise RuntimeError(f"shape '{list(shape)}' is invalid for input of size {numel}")
+    return shape

@@ -1,0 +1,486 @@
+"""Tensor's methods: operators, Python's protocols, conversions, in-place forms, and every function that takes a tensor first."""
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from treadle import autograd, creation, functions, gathering, indexing, interop, layout, linear_algebra, printing, reductions, shaping
+from treadle.creation import to_array
+from treadle.device import device, device_name
+from treadle.functions import MUL, TABLE, as_dtype, cast, fresh, operand
+from treadle.ir import dtypes
+from treadle.ir.dtypes import FLOAT, DType
+from treadle.random import Generator, reserve
+from treadle.runtime import engine
+from treadle.tensor import Tensor, alias, apply, assign, check_writable, read, storage_of, wrap
+
+
+# -- operators -----------------------------------------------------------------------------------------------------------------
+def _binary(name: str) -> Callable[..., Any]:
+    op = TABLE[name]
+
+    def method(self: Tensor, other: Any) -> Any:
+        if other.__class__ not in functions.PLAIN:
+            other = operand(other)
+            if other is NotImplemented:
+                return NotImplemented
+        return apply(op, (self, other))
+    return method
+
+
+def _reflected(name: str) -> Callable[..., Any]:
+    op = TABLE[name]
+
+    def method(self: Tensor, other: Any) -> Any:
+        other = operand(other)
+        return other if other is NotImplemented else apply(op, (other, self))
+    return method
+
+
+def _in_place_operator(name: str, label: str) -> Callable[..., Any]:
+    op = TABLE[name]
+
+    def method(self: Tensor, other: Any) -> Any:
+        other = operand(other)
+        return other if other is NotImplemented else assign(self, apply(op, (self, other)), label)
+    return method
+
+
+ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "floordiv": "floor_divide", "mod": "remainder",
+              "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "shift_left", "rshift": "shift_right"}
+
+
+def power(self: Tensor, exponent: Any) -> Any:
+    """x ** n; squares, roots and reciprocals by their own ops."""
+    if exponent.__class__ in (int, float):
+        if exponent == 2:
+            return apply(MUL, (self, self))
+        if self._data.type.dtype.category == FLOAT and exponent in (0.5, -1, -0.5, 3):
+            if exponent == 3:
+                return apply(MUL, (apply(MUL, (self, self)), self))
+            return apply(TABLE[{0.5: "sqrt", -1: "reciprocal", -0.5: "rsqrt"}[exponent]], (self,))
+    exponent = operand(exponent)
+    if exponent is NotImplemented:
+        return exponent
+    if isinstance(exponent, int) and exponent < 0 and self._data.type.dtype.category != FLOAT:
+        raise RuntimeError("Integers to negative integer powers are not allowed.")
+    return apply(TABLE["pow"], (self, exponent))
+
+
+def _install_operators() -> None:
+    for symbol, name in ARITHMETIC.items():
+        setattr(Tensor, f"__{symbol}__", _binary(name))
+        setattr(Tensor, f"__r{symbol}__", _reflected(name))
+        setattr(Tensor, f"__i{symbol}__", _in_place_operator(name, f"{name}_"))
+    for name in ("eq", "ne", "lt", "le", "gt", "ge"):
+        setattr(Tensor, f"__{name}__", _binary(name))
+    for name, function in {
+        "__pow__": power, "__rpow__": _reflected("pow"), "__ipow__": lambda self, n: assign(self, power(self, n), "pow_"),
+        "__matmul__": linear_algebra.matmul, "__rmatmul__": lambda self, other: linear_algebra.matmul(other, self),
+        "__neg__": functions.neg, "__pos__": lambda self: self, "__abs__": functions.abs,
+        "__getitem__": indexing.getitem, "__setitem__": indexing.setitem, "__repr__": printing.tensor_repr, "__hash__": lambda self: id(self),
+    }.items():
+        setattr(Tensor, name, function)
+    Tensor.__invert__ = lambda self: apply(  # type: ignore[attr-defined]
+        TABLE["logical_not" if self._data.type.dtype is dtypes.bool_ else "bitwise_not"], (self,))
+
+
+# -- looking at values -----------------------------------------------------------------------------------------------------------
+def item(self: Tensor) -> Any:
+    """The only element as a Python number. RuntimeError when there are more or none."""
+    data = read(self)
+    if data.type.numel != 1:
+        raise RuntimeError(f"a Tensor with {data.type.numel} elements cannot be converted to Scalar")
+    engine.materialize(data, "item")
+    value = engine.array_of(data.buffer, data.type).reshape(-1)[0]
+    return float(value) if data.type.dtype.category == FLOAT else value.item()
+
+
+def tolist(self: Tensor) -> Any:
+    array = to_array(self)
+    return (array.astype(np.float64) if self._data.type.dtype.category == FLOAT else array).tolist()
+
+
+def _bool(self: Tensor) -> bool:
+    numel = self._data.type.numel
+    if numel != 1:
+        raise RuntimeError(f"Boolean value of Tensor with {'no values' if numel == 0 else 'more than one value'} is ambiguous")
+    return bool(item(self))
+
+
+def _index(self: Tensor) -> int:
+    if self._data.type.dtype.category == FLOAT or self._data.type.numel != 1:
+        raise TypeError("only integer tensors of a single element can be converted to an index")
+    return int(item(self))
+
+
+def _len(self: Tensor) -> int:
+    if not self._data.type.shape:
+        raise TypeError("len() of a 0-d tensor")
+    return self._data.type.shape[0]
+
+
+def _iter(self: Tensor) -> Iterator[Tensor]:
+    if not self._data.type.shape:
+        raise TypeError("iteration over a 0-d tensor")
+    return iter(shaping.unbind(self, 0))
+
+
+def _format(self: Tensor, spec: str) -> str:
+    return format(item(self), spec) if spec and not self._data.type.shape else (printing.tensor_repr(self) if not self._data.type.shape and False
+                                                                                else format(item(self) if not self._data.type.shape else printing.tensor_repr(self), spec))
+
+
+def _array(self: Tensor, dtype: Any = None, copy: Any = None) -> np.ndarray:
+    array = interop.to_numpy(self)
+    return array if dtype is None else array.astype(dtype)
+
+
+def _rebuild(array: np.ndarray, dtype: DType, requires_grad: bool, cls: type) -> Tensor:
+    t = creation.from_array(np.asarray(array).view(dtype.np))
+    return t.requires_grad_() if requires_grad else t
+
+
+def _reduce(self: Tensor, protocol: Any) -> Any:
+    array = to_array(self).copy()
+    plain = array.view(np.uint16) if self._data.type.dtype is dtypes.bfloat16 else array
+    return _rebuild, (plain, self._data.type.dtype, self._requires_grad, type(self))
+
+
+def _deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
+    if self._node is not None:
+        raise RuntimeError("Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment.")
+    found = memo.get(id(self))
+    if found is None:
+        found = wrap(apply(TABLE["copy"], (wrap(read(self)),))._data)
+        found._requires_grad = self._requires_grad
+        memo[id(self)] = found
+    return found
+
+
+PROTOCOL = {
+    "__bool__": _bool, "__int__": lambda self: int(item(self)), "__float__": lambda self: float(item(self)), "__index__": _index,
+    "__len__": _len, "__iter__": _iter, "__format__": _format, "__array__": _array, "__reduce_ex__": _reduce, "__deepcopy__": _deepcopy,
+    "__contains__": lambda self, x: bool(item(reductions.any(self == x))), "__dlpack__": interop.to_dlpack,
+    "__dlpack_device__": lambda self: (1, 0), "item": item, "tolist": tolist, "numpy": interop.to_numpy,
+}
+
+
+# -- facts -----------------------------------------------------------------------------------------------------------------------
+def _size(self: Tensor, dim: int | None = None) -> Any:
+    shape = layout.Size(self._data.type.shape)
+    if dim is None:
+        return shape
+    n = len(shape)
+    if not -max(n, 1) <= dim < max(n, 1):
+        raise IndexError(f"Dimension out of range (expected to be in range of [{-max(n, 1)}, {max(n, 1) - 1}], but got {dim})")
+    return shape[dim]
+
+
+def _stride(self: Tensor, dim: int | None = None) -> Any:
+    strides = layout.strides_of(self)
+    return strides if dim is None else strides[dim]
+
+
+def _set_requires_grad(self: Tensor, value: bool) -> None:
+    if self._node is not None:
+        if not value:
+            raise RuntimeError("you can only change requires_grad flags of leaf variables.")
+        return
+    if value and self._data.type.dtype.category != FLOAT:
+        raise RuntimeError("only Tensors of floating point dtype can require gradients")
+    self._requires_grad = bool(value)
+    storage = self._storage
+    if storage is not None and not self._chain:
+        import weakref
+        storage.leaf = weakref.ref(self) if value else None
+
+
+def _requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
+    _set_requires_grad(self, requires_grad)
+    return self
+
+
+def _set_grad(self: Tensor, value: Tensor | None) -> None:
+    if value is not None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"assigned grad expected to be a Tensor or None but got grad of type {type(value).__name__}")
+        if value._data.type.shape != self._data.type.shape:
+            raise RuntimeError(f"assigned grad has data of a different size: {list(value._data.type.shape)} for {list(self._data.type.shape)}")
+    self._grad = value
+
+
+def _set_data(self: Tensor, value: Tensor) -> None:
+    new = apply(TABLE["copy"], (wrap(read(value)),))
+    state = autograd.STATE.here
+    before, state.grad = state.grad, False
+    try:
+        if self._storage is None or new._data.type is not self._data.type:
+            self._data, self._storage, self._chain, self._seen = new._data, None, (), 0
+        else:
+            assign(self, new, "data")
+    finally:
+        state.grad = before
+
+
+def _version(self: Tensor) -> int:
+    return self._writes if self._storage is None else self._storage.version
+
+
+def _data_ptr(self: Tensor) -> int:
+    data = read(storage_of(self).base)
+    engine.materialize(data, "data_ptr")
+    return int(data.buffer.ptr) + layout.layout_of(self)[2] * data.type.dtype.itemsize
+
+
+PROPERTIES: dict[str, Any] = {
+    "shape": property(lambda self: layout.Size(self._data.type.shape)),
+    "dtype": property(lambda self: self._data.type.dtype),
+    "device": property(lambda self: device(self._data.type.device)),
+    "ndim": property(lambda self: len(self._data.type.shape)),
+    "is_leaf": property(lambda self: self._node is None),
+    "requires_grad": property(lambda self: self._requires_grad or self._node is not None, _set_requires_grad),
+    "grad": property(lambda self: self._grad, _set_grad, lambda self: _set_grad(self, None)),
+    "grad_fn": property(lambda self: (read(self), self._node)[1]),
+    "data": property(lambda self: alias(self), _set_data),
+    "retains_grad": property(lambda self: self._node is not None and bool(self._node.retained) and self._out in self._node.retained),
+    "_version": property(_version),
+    "T": property(lambda self: shaping.permute(self, tuple(range(len(self._data.type.shape)))[::-1])),
+    "mT": property(lambda self: shaping.transpose(self, -2, -1)),
+    "H": property(lambda self: shaping.transpose(self, -2, -1)),
+    "real": property(lambda self: self),
+    "itemsize": property(lambda self: self._data.type.dtype.itemsize),
+    "nbytes": property(lambda self: self._data.type.nbytes),
+    "is_cuda": property(lambda self: self._data.type.device.startswith("cuda")),
+    "is_cpu": property(lambda self: self._data.type.device == "cpu"),
+    "is_sparse": property(lambda self: False),
+    "is_meta": property(lambda self: False),
+    "is_quantized": property(lambda self: False),
+    "is_mps": property(lambda self: False),
+}
+
+FACTS: dict[str, Callable[..., Any]] = {
+    "size": _size, "stride": _stride, "dim": lambda self: len(self._data.type.shape), "ndimension": lambda self: len(self._data.type.shape),
+    "numel": lambda self: self._data.type.numel, "nelement": lambda self: self._data.type.numel,
+    "element_size": lambda self: self._data.type.dtype.itemsize, "is_contiguous": lambda self, memory_format=None: layout.is_contiguous(self),
+    "storage_offset": lambda self: layout.layout_of(self)[2], "data_ptr": _data_ptr, "get_device": lambda self: -1,
+    "is_floating_point": lambda self: self._data.type.dtype.category == FLOAT, "is_complex": lambda self: False,
+    "is_signed": lambda self: self._data.type.dtype.signed, "is_pinned": lambda self: False, "is_inference": lambda self: False,
+    "is_same_size": lambda self, other: self._data.type.shape == other._data.type.shape,
+}
+
+
+# -- conversions -------------------------------------------------------------------------------------------------------------------
+def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False, copy: bool = False,
+       memory_format: Any = None) -> Tensor:
+    """`x.to(dtype)`, `x.to(device[, dtype])`, `x.to(other)`."""
+    for arg in args:
+        if isinstance(arg, Tensor):
+            dtype, device = arg._data.type.dtype, arg._data.type.device
+        elif isinstance(arg, DType) or arg in (float, int, bool):
+            dtype = as_dtype(arg)
+        elif not isinstance(arg, bool) and arg is not None:
+            device = arg
+    if device is not None:
+        device_name(device)
+    if dtype is not None and dtype is not self._data.type.dtype:
+        return apply(TABLE["cast"], (self,), (as_dtype(dtype),))
+    return clone(self) if copy else self
+
+
+def clone(self: Tensor, *, memory_format: Any = None) -> Tensor:
+    """A tensor with memory of its own; gradients flow through."""
+    return apply(TABLE["copy"], (self,))
+
+
+def contiguous(self: Tensor, memory_format: Any = None) -> Tensor:
+    return self if layout.is_contiguous(self) else clone(self)
+
+
+def _cuda(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    device_name("cuda")
+    return self
+
+
+def _detach_(self: Tensor) -> Tensor:
+    self._node, self._out, self._requires_grad = None, 0, False
+    return self
+
+
+CASTS = {"float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float16, "bfloat16": dtypes.bfloat16, "long": dtypes.int64,
+         "int": dtypes.int32, "short": dtypes.int16, "char": dtypes.int8, "byte": dtypes.uint8, "bool": dtypes.bool_}
+
+CONVERSIONS: dict[str, Callable[..., Any]] = {
+    "to": to, "clone": clone, "contiguous": contiguous, "cpu": lambda self, *a, **k: self, "cuda": _cuda, "pin_memory": lambda self, *a: self,
+    "type_as": lambda self, other: cast(self, other._data.type.dtype), "detach": alias, "detach_": _detach_,
+    "share_memory_": lambda self: self, "is_shared": lambda self: False, "requires_grad_": _requires_grad_,
+    "view": lambda self, *shape: _view(self, shape), "reshape": lambda self, *shape: shaping.reshape(self, _sizes(shape)),
+    "permute": lambda self, *dims: shaping.permute(self, _sizes(dims)), "expand": lambda self, *shape: shaping.expand(self, *shape),
+    "expand_as": lambda self, other: shaping.expand(self, other._data.type.shape), "repeat": lambda self, *sizes: shaping.repeat(self, *sizes),
+    "reshape_as": lambda self, other: shaping.reshape(self, other._data.type.shape),
+}
+
+
+def _sizes(args: tuple[Any, ...]) -> Any:
+    return args[0] if len(args) == 1 and isinstance(args[0], list | tuple) else args
+
+
+def _view(self: Tensor, shape: tuple[Any, ...]) -> Tensor:
+    if len(shape) == 1 and isinstance(shape[0], DType):
+        raise RuntimeError("view(dtype) is not supported: Treadle's values are immutable; use to(dtype)")
+    return shaping.view(self, *shape)
+
+
+# -- autograd ------------------------------------------------------------------------------------------------------------------------
+def _backward(self: Tensor, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None) -> None:
+    autograd.backward(self, None if gradient is None else [gradient], retain_graph, create_graph, inputs)
+
+
+def _register_hook(self: Tensor, hook: Callable[..., Any]) -> Any:
+    if self._node is not None:
+        self._node.hooks = self._node.hooks or {}
+        return autograd.add_hook(self._node.hooks.setdefault(self._out, {}), hook)
+    if not self._requires_grad:
+        raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+    self._hooks = self._hooks or {}
+    return autograd.add_hook(self._hooks, hook)
+
+
+def _register_post_hook(self: Tensor, hook: Callable[..., Any]) -> Any:
+    if self._node is not None or not self._requires_grad:
+        raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
+    hooks = self.__dict__.setdefault("_post_hooks", {})
+    return autograd.add_hook(hooks, hook)
+
+
+# -- in place ------------------------------------------------------------------------------------------------------------------------
+def copy_(self: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
+    """Overwrite with `source`, broadcast and cast."""
+    check_writable(self, "copy_")
+    return assign(self, indexing.broadcast_to(source, self), "copy_")
+
+
+def fill_(self: Tensor, value: Any) -> Tensor:
+    check_writable(self, "fill_")
+    return assign(self, indexing.broadcast_to(operand(value), self), "fill_")
+
+
+def _filled(self: Tensor, value: Tensor, name: str) -> Tensor:
+    check_writable(self, name)
+    return assign(self, cast(value, self._data.type.dtype), name)
+
+
+def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Uniform in [a, b)."""
+    u = creation.rand(self._data.type.shape, dtype=self._data.type.dtype, generator=generator)
+    return _filled(self, u if (a, b) == (0.0, 1.0) else apply(TABLE["add"], (apply(MUL, (u, float(b) - float(a))), float(a))), "uniform_")
+
+
+def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    if std < 0:
+        raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
+    z = creation.randn(self._data.type.shape, dtype=self._data.type.dtype, generator=generator)
+    return _filled(self, apply(TABLE["add"], (apply(MUL, (z, float(std))), float(mean))), "normal_")
+
+
+def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
+    u = creation.rand(self._data.type.shape, dtype=dtypes.float32, generator=generator)
+    return _filled(self, apply(TABLE["lt"], (u, p)), "bernoulli_")
+
+
+def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    u = creation.rand(self._data.type.shape, dtype=self._data.type.dtype, generator=generator)
+    return _filled(self, apply(MUL, (apply(TABLE["log1p"], (apply(TABLE["neg"], (u,)),)), -1.0 / lambd)), "exponential_")
+
+
+def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Generator | None = None) -> Tensor:
+    """Integers uniform in [low, high); one argument is the upper end."""
+    if high is None:
+        low, high = 0, low or (1 << 24 if self._data.type.dtype.category == FLOAT else min(np.iinfo(self._data.type.dtype.np).max, (1 << 31) - 1))
+    return _filled(self, creation.randint(low, high, self._data.type.shape, generator=generator), "random_")
+
+
+IN_PLACE: dict[str, Callable[..., Any]] = {
+    "copy_": copy_, "fill_": fill_, "zero_": lambda self: fill_(self, 0), "uniform_": uniform_, "normal_": normal_, "bernoulli_": bernoulli_,
+    "exponential_": exponential_, "random_": random_,
+    "squeeze_": lambda self, *a: _reshaped_(self, shaping.squeeze(self, *a)), "unsqueeze_": lambda self, d: _reshaped_(self, shaping.unsqueeze(self, d)),
+    "t_": lambda self: _reshaped_(self, shaping.t(self)), "transpose_": lambda self, a, b: _reshaped_(self, shaping.transpose(self, a, b)),
+}
+
+
+def _reshaped_(self: Tensor, view: Tensor) -> Tensor:
+    """Become that view of oneself."""
+    if self._requires_grad:
+        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+    self._data, self._storage, self._chain, self._seen = view._data, view._storage, view._chain, view._seen
+    self._node, self._out = view._node, view._out
+    return self
+
+
+NEW: dict[str, Callable[..., Any]] = {
+    "new_zeros": lambda self, *size, dtype=None, **k: creation.zeros(*size, dtype=dtype or self._data.type.dtype, **k),
+    "new_ones": lambda self, *size, dtype=None, **k: creation.ones(*size, dtype=dtype or self._data.type.dtype, **k),
+    "new_empty": lambda self, *size, dtype=None, **k: creation.zeros(*size, dtype=dtype or self._data.type.dtype, **k),
+    "new_full": lambda self, size, value, dtype=None, **k: creation.full(size, value, dtype=dtype or self._data.type.dtype, **k),
+    "new_tensor": lambda self, data, dtype=None, **k: creation.tensor(data, dtype=dtype or self._data.type.dtype, **k),
+    "new": lambda self, *args: creation.legacy_tensor(args).to(self._data.type.dtype),
+}
+
+
+def _in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return assign(self, fresh(function(self, *args, **kwargs), self), f"{name}_")
+    method.__name__ = f"{name}_"
+    method.__doc__ = f"In-place `{name}`."
+    return method
+
+
+# Functions of these modules whose first parameter is a tensor become methods.
+MODULES = (functions, shaping, reductions, linear_algebra, gathering)
+NOT_METHODS = frozenset({"where", "cat", "stack", "meshgrid", "einsum", "broadcast_tensors", "Size", "broadcast_shapes"})
+# Methods whose in-place form makes sense beside the elementwise functions.
+ALSO_IN_PLACE = ("masked_fill", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_put", "masked_scatter",
+                 "cumsum", "cumprod", "tril", "triu", "addmm", "baddbmm", "put")
+NOT_IN_PLACE = frozenset({"allclose", "equal", "isclose", "is_tensor", "where", "real", "clone"})
+
+
+def _takes_tensor_first(function: Callable[..., Any]) -> bool:
+    try:
+        first = next(iter(inspect.signature(function).parameters), "")
+    except (TypeError, ValueError):
+        return False
+    return first in ("input", "self", "x", "tensor", "condition")
+
+
+def _install_functions() -> None:
+    for module in MODULES:
+        for name in module.__all__:
+            function = getattr(module, name)
+            if name in NOT_METHODS or isinstance(function, type) or not callable(function):
+                continue
+            if not hasattr(Tensor, name):
+                setattr(Tensor, name, function)
+            if (module is functions or name in ALSO_IN_PLACE) and name not in NOT_IN_PLACE and not hasattr(Tensor, f"{name}_"):
+                setattr(Tensor, f"{name}_", _in_place(name, function))
+    Tensor.where = lambda self, condition, other: functions.where(condition, self, other)
+    Tensor.pow = power
+    Tensor.pow_ = _in_place("pow", power)
+
+
+def install() -> None:
+    """Give Tensor its methods. Called once by the package."""
+    _install_operators()
+    for table in (PROTOCOL, PROPERTIES, FACTS, CONVERSIONS, IN_PLACE, NEW):
+        for name, value in table.items():
+            setattr(Tensor, name, value)
+    for name, dtype in CASTS.items():
+        setattr(Tensor, name, lambda self, memory_format=None, dtype=dtype: cast(self, dtype))
+    Tensor.backward, Tensor.retain_grad = _backward, autograd.retain
+    Tensor.register_hook, Tensor.register_post_accumulate_grad_hook = _register_hook, _register_post_hook
+    _install_functions()
+
+
+_ = reserve

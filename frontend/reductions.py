@@ -1,0 +1,539 @@
+"""Reductions along axes, prefix operations, and order statistics, with PyTorch's dtype rules."""
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import treadle.ir.ops  # noqa: F401  (declares the op table)
+from treadle.functions import ADD, COPY, DIV, MUL, SUB, TABLE, as_dtype, cast, into, tensor_argument, where
+from treadle.ir import dtypes
+from treadle.ir.dtypes import BOOL, FLOAT, DType
+from treadle.ir.types import normalize_dim, normalize_dims
+from treadle.layout import RESHAPE, SLICE, Ints
+from treadle.shaping import cat, expand, flatten, unsqueeze
+from treadle.tensor import Tensor, apply
+
+SUM, PROD, AMAX, AMIN, ANY, ALL = (TABLE[n] for n in ("sum", "prod", "amax", "amin", "any", "all"))
+
+Dim = int | Sequence[int] | None
+
+__all__ = [
+    "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "count_nonzero", "cov", "cummax", "cummin", "cumprod", "cumsum",
+    "cumulative_trapezoid", "diff", "histc", "kthvalue", "log_softmax", "logcumsumexp", "logsumexp", "max", "mean", "median", "min", "mode",
+    "nanmean", "nanmedian", "nanquantile", "nansum", "prod", "quantile", "softmax", "softmin", "std", "std_mean", "sum", "trapezoid",
+    "trapz", "var", "var_mean",
+]
+
+
+# -- results with names ------------------------------------------------------------------------------------------------------
+def _pair(name: str, first: str = "values", second: str = "indices") -> Callable[[Any, Any], Any]:
+    """A tuple of two tensors with field names, which prints as PyTorch's `return_types`."""
+    class Pair(tuple):
+        __slots__ = ()
+
+        def __repr__(self) -> str:
+            return f"treadle.return_types.{name}(\n{first}={self[0]!r},\n{second}={self[1]!r})"
+
+        def __reduce__(self) -> Any:
+            return _rebuild, (name, first, second, tuple(self))
+
+    Pair.__name__ = Pair.__qualname__ = name
+    for i, field in enumerate((first, second)):
+        setattr(Pair, field, property(lambda self, i=i: tuple.__getitem__(self, i)))
+    return lambda a, b: Pair((a, b))
+
+
+def _rebuild(name: str, first: str, second: str, items: tuple[Any, Any]) -> Any:
+    return _pair(name, first, second)(*items)
+
+
+PAIRS = {name: _pair(name) for name in ("max", "min", "median", "nanmedian", "mode", "kthvalue", "cummax", "cummin", "sort", "topk")}
+_aminmax = _pair("aminmax", "min", "max")
+
+
+def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Accept numpy's `axis` and `keepdims` for `dim` and `keepdim`, as PyTorch does."""
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            if "axis" in kwargs:
+                kwargs["dim"] = kwargs.pop("axis")
+            if "keepdims" in kwargs:
+                kwargs["keepdim"] = kwargs.pop("keepdims")
+        return function(*args, **kwargs)
+    return wrapper
+
+
+def _dims(name: str, dim: Dim, x: Tensor) -> Ints:
+    """Sorted axes; all of them for None or (). A number has none, but accepts 0 and -1."""
+    ndim = x._data.type.ndim
+    if not ndim:
+        for d in () if dim is None else (dim,) if isinstance(dim, int) else dim:
+            normalize_dim(name, d, 0)
+        return ()
+    return normalize_dims(name, dim if dim is None or isinstance(dim, int) else tuple(dim), ndim)
+
+
+# -- sums and products ---------------------------------------------------------------------------------------------------------
+@numpy_names
+def sum(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
+    """Sum over axes (all of them unless given); integers and booleans sum to int64."""
+    dims = _dims("sum", dim, tensor_argument("sum", input))
+    return into(out, apply(SUM, (input,), (dims, keepdim, None if dtype is None else as_dtype(dtype))), "sum")
+
+
+@numpy_names
+def nansum(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """Sum that takes NaN as 0."""
+    return sum(where(apply(TABLE["isnan"], (input,)), 0, input), dim, keepdim, dtype=dtype)
+
+
+@numpy_names
+def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """Product over one axis, or all."""
+    dims = _dims("prod", dim, tensor_argument("prod", input))
+    return apply(PROD, (input,), (dims, keepdim, None if dtype is None else as_dtype(dtype)))
+
+
+def count(x: Tensor, dims: Ints) -> int:
+    """How many elements a reduction over `dims` folds into one."""
+    return math.prod([x._data.type.shape[d] for d in dims])
+
+
+def _floating(name: str, x: Tensor, dtype: Any) -> Tensor:
+    if dtype is not None:
+        x = cast(x, as_dtype(dtype))
+    if x._data.type.dtype.category != FLOAT:
+        raise RuntimeError(f"{name}(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
+                           f"Got: {_name(x._data.type.dtype)}")
+    return x
+
+
+def _name(dtype: DType) -> str:
+    return {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16", "int64": "Long", "int32": "Int",
+            "int16": "Short", "int8": "Char", "uint8": "Byte", "bool": "Bool"}[dtype.name]
+
+
+@numpy_names
+def mean(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
+    """Mean over axes. RuntimeError for integers unless a floating `dtype` is given, as in PyTorch."""
+    dims = _dims("mean", dim, tensor_argument("mean", input))
+    x = _floating("mean", input, dtype)
+    return into(out, apply(TABLE["mean"], (x,), (dims, keepdim, None)), "mean")
+
+
+@numpy_names
+def nanmean(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """Mean of the elements that are not NaN."""
+    valid = apply(TABLE["logical_not"], (apply(TABLE["isnan"], (input,)),))
+    return apply(DIV, (nansum(input, dim, keepdim, dtype=dtype), sum(valid, dim, keepdim)))
+
+
+# -- variance --------------------------------------------------------------------------------------------------------------------
+def _moment(name: str, input: Tensor, dim: Any, unbiased: Any, correction: Any, keepdim: bool) -> Tensor:
+    if isinstance(dim, bool):  # var(unbiased)
+        dim, unbiased = None, dim
+    if correction is None:
+        correction = 1 if unbiased is None or unbiased else 0
+    x = tensor_argument(name, input)
+    if x._data.type.dtype.category != FLOAT:
+        raise RuntimeError(f"{name} and mean only support floating point and complex dtypes" if "_" in name
+                           else f"{name}: only support floating point and complex dtypes")
+    return apply(TABLE[name], (x,), (_dims(name, dim, x), correction, keepdim))
+
+
+@numpy_names
+def var(input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None) -> Tensor:
+    """Variance over axes; `correction` (1, Bessel's) is subtracted from the number of elements."""
+    return _moment("var", input, dim, unbiased, correction, keepdim)
+
+
+@numpy_names
+def std(input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: float | None = None) -> Tensor:
+    """Standard deviation over axes."""
+    return _moment("std", input, dim, unbiased, correction, keepdim)
+
+
+def var_mean(input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
+             correction: float | None = None) -> tuple[Tensor, Tensor]:
+    """(variance, mean)"""
+    return var(input, dim, unbiased, keepdim, correction=correction), mean(input, None if isinstance(dim, bool) else dim, keepdim)
+
+
+def std_mean(input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
+             correction: float | None = None) -> tuple[Tensor, Tensor]:
+    """(standard deviation, mean)"""
+    return std(input, dim, unbiased, keepdim, correction=correction), mean(input, None if isinstance(dim, bool) else dim, keepdim)
+
+
+def cov(input: Tensor, *, correction: int = 1) -> Tensor:
+    """Covariance matrix of variables in rows."""
+    from treadle.linear_algebra import matmul
+    x = input if input._data.type.ndim == 2 else unsqueeze(input, 0)
+    centred = apply(SUB, (x, mean(x, 1, True)))
+    out = apply(DIV, (matmul(centred, centred.t()), x._data.type.shape[1] - correction))
+    return out if input._data.type.ndim == 2 else out.reshape(())
+
+
+# -- tests -------------------------------------------------------------------------------------------------------------------------
+@numpy_names
+def any(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Whether any element over the axes is not zero."""
+    return apply(ANY, (input,), (_dims("any", dim, input), keepdim))
+
+
+@numpy_names
+def all(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Whether all elements over the axes are not zero."""
+    return apply(ALL, (input,), (_dims("all", dim, input), keepdim))
+
+
+@numpy_names
+def count_nonzero(input: Tensor, dim: Dim = None) -> Tensor:
+    """The number of elements that are not zero."""
+    return sum(apply(TABLE["ne"], (input, 0)), dim)
+
+
+# -- extremes ------------------------------------------------------------------------------------------------------------------------
+@numpy_names
+def amax(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Largest element over axes; equal ones share the gradient."""
+    return apply(AMAX, (input,), (_dims("amax", dim, input), keepdim))
+
+
+@numpy_names
+def amin(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Smallest element over axes; equal ones share the gradient."""
+    return apply(AMIN, (input,), (_dims("amin", dim, input), keepdim))
+
+
+def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
+    """(min, max)"""
+    return _aminmax(amin(input, dim, keepdim), amax(input, dim, keepdim))
+
+
+def _extreme(name: str, input: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`max(x)`, `max(x, other)` and `max(x, dim, keepdim)`."""
+    tensor_argument(name, input)
+    other = kwargs.pop("other", args[0] if args and isinstance(args[0], Tensor) else None)
+    if other is not None:
+        return into(kwargs.get("out"), apply(TABLE["maximum" if name == "max" else "minimum"], (input, other)), name)
+    dim = kwargs.pop("dim", args[0] if args else None)
+    keepdim = kwargs.pop("keepdim", args[1] if len(args) > 1 else False)
+    if dim is None:
+        if not input._data.type.numel:
+            raise RuntimeError(f"{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the "
+                               "'dim' argument.")
+        return apply(AMAX if name == "max" else AMIN, (input,), (tuple(range(input._data.type.ndim)), False))
+    if not input._data.type.shape:
+        normalize_dim(name, dim, 0)
+        return PAIRS[name](apply(COPY, (input,)), apply(TABLE["full"], (0,), ((), dtypes.int64, input._data.type.device)))
+    return PAIRS[name](*apply(TABLE[f"{name}_dim"], (input,), (normalize_dim(name, dim, input._data.type.ndim), keepdim)))
+
+
+@numpy_names
+def max(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """`max(x)`: the largest element; `max(x, dim, keepdim=False)`: (values, indices); `max(x, other)`: elementwise."""
+    return _extreme("max", input, args, kwargs)
+
+
+@numpy_names
+def min(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """`min(x)`: the smallest element; `min(x, dim, keepdim=False)`: (values, indices); `min(x, other)`: elementwise."""
+    return _extreme("min", input, args, kwargs)
+
+
+def _arg(name: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
+    x = tensor_argument(name, input)
+    shape = x._data.type.shape
+    if dim is not None:
+        return apply(TABLE[name], (x,), (normalize_dim(name, dim, len(shape)), keepdim and bool(shape)))
+    if not x._data.type.numel:
+        raise IndexError(f"{name}(): Expected reduction dim to be specified for input.numel() == 0.")
+    flat = apply(RESHAPE, (x,), ((x._data.type.numel,),))
+    out = apply(TABLE[name], (flat,), (0, False))
+    return apply(RESHAPE, (out,), ((1,) * len(shape),)) if keepdim else out
+
+
+@numpy_names
+def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Index of the first largest element along an axis, or in the flat tensor."""
+    return _arg("argmax", input, dim, keepdim)
+
+
+@numpy_names
+def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Index of the first smallest element along an axis, or in the flat tensor."""
+    return _arg("argmin", input, dim, keepdim)
+
+
+# -- exponentials ----------------------------------------------------------------------------------------------------------------------
+def _softmax(name: str, input: Tensor, dim: int | None, dtype: Any) -> Tensor:
+    x = tensor_argument(name, input)
+    if dtype is not None:
+        x = cast(x, as_dtype(dtype))
+    if x._data.type.dtype.category != FLOAT:
+        raise RuntimeError(f'"{name}_kernel_impl" not implemented for \'{_name(x._data.type.dtype)}\'')
+    shape = x._data.type.shape
+    if dim is None:  # PyTorch's old implicit choice
+        dim = 0 if len(shape) in (0, 1, 3) else 1
+    axis = normalize_dim(name, dim, len(shape))
+    if not shape:
+        return apply(RESHAPE, (apply(TABLE[name], (apply(RESHAPE, (x,), ((1,),)),), (0,)),), ((),))
+    return apply(TABLE[name], (x,), (axis,))
+
+
+@numpy_names
+def softmax(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
+    """exp(x) normalised to sum 1 along an axis."""
+    return _softmax("softmax", input, dim, dtype)
+
+
+@numpy_names
+def log_softmax(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
+    """Logarithm of the softmax."""
+    return _softmax("log_softmax", input, dim, dtype)
+
+
+def softmin(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
+    """softmax(-x)"""
+    return _softmax("softmax", apply(TABLE["neg"], (input,)), dim, dtype)
+
+
+@numpy_names
+def logsumexp(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """log(sum(exp(x))) over axes, without overflow."""
+    x = input if input._data.type.dtype.category == FLOAT else cast(input, dtypes.default_float())
+    return apply(TABLE["logsumexp"], (x,), (_dims("logsumexp", dim, x), keepdim))
+
+
+# -- prefix operations -----------------------------------------------------------------------------------------------------------------
+def _scan(name: str, input: Tensor, dim: int, dtype: Any = None) -> Any:
+    x = tensor_argument(name, input)
+    if dtype is not None:
+        x = cast(x, as_dtype(dtype))
+    elif x._data.type.dtype.category != FLOAT and name in ("cumsum", "cumprod"):
+        x = cast(x, dtypes.int64)
+    axis = normalize_dim(name, dim, x._data.type.ndim)
+    if x._data.type.shape:
+        return apply(TABLE[name], (x,), (axis,))
+    found = apply(TABLE[name], (apply(RESHAPE, (x,), ((1,),)),), (0,))
+    return tuple([apply(RESHAPE, (r,), ((),)) for r in found]) if isinstance(found, tuple) else apply(RESHAPE, (found,), ((),))
+
+
+@numpy_names
+def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """Running sum along an axis; integers become int64."""
+    return _scan("cumsum", input, dim, dtype)
+
+
+@numpy_names
+def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+    """Running product along an axis; integers become int64."""
+    return _scan("cumprod", input, dim, dtype)
+
+
+def cummax(input: Tensor, dim: int) -> Any:
+    """Running maximum: (values, indices of the last maximum so far)."""
+    return PAIRS["cummax"](*_scan("cummax", input, dim))
+
+
+def cummin(input: Tensor, dim: int) -> Any:
+    """Running minimum: (values, indices of the last minimum so far)."""
+    return PAIRS["cummin"](*_scan("cummin", input, dim))
+
+
+def logcumsumexp(input: Tensor, dim: int) -> Tensor:
+    """Running logsumexp along an axis, relative to the axis's maximum."""
+    high = apply(AMAX, (input.detach(),), ((normalize_dim("logcumsumexp", dim, input._data.type.ndim),), True))
+    shifted = apply(TABLE["exp"], (apply(SUB, (input, high)),))
+    return apply(ADD, (apply(TABLE["log"], (cumsum(shifted, dim),)), high))
+
+
+def _between(x: Tensor, dim: int, start: int, stop: int) -> Tensor:
+    """A copy-free slice of one axis."""
+    shape = x._data.type.shape
+    starts, stops = [0] * len(shape), list(shape)
+    starts[dim], stops[dim] = start, stop
+    return apply(SLICE, (x,), (tuple(starts), tuple(stops), (1,) * len(shape)))
+
+
+def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None) -> Tensor:
+    """n-th differences of neighbours along an axis."""
+    dim = normalize_dim("diff", dim, input._data.type.ndim)
+    parts = [p for p in (prepend, input, append) if p is not None]
+    x = cat(parts, dim) if len(parts) > 1 else input
+    for _ in range(n):
+        size = x._data.type.shape[dim]
+        if size == 0:
+            return x
+        op = TABLE["logical_xor"] if x._data.type.dtype.category == BOOL else SUB
+        x = apply(op, (_between(x, dim, 1, size), _between(x, dim, 0, size - 1)))
+    return x
+
+
+def _steps(y: Tensor, x: Tensor | None, dx: float, dim: int) -> tuple[Tensor, int]:
+    """Areas of the trapezoids between neighbours, and the axis."""
+    dim = normalize_dim("trapezoid", dim, y._data.type.ndim)
+    size = y._data.type.shape[dim]
+    pairs = apply(ADD, (_between(y, dim, 1, size), _between(y, dim, 0, size - 1)))
+    if x is None:
+        return apply(MUL, (pairs, dx / 2)), dim
+    width = diff(x, 1, dim if x._data.type.ndim == y._data.type.ndim else -1)
+    if width._data.type.ndim == 1 and dim != y._data.type.ndim - 1:
+        width = width.reshape((-1,) + (1,) * (y._data.type.ndim - 1 - dim))
+    return apply(MUL, (apply(MUL, (pairs, width)), 0.5)), dim
+
+
+def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: float = 1, dim: int = -1) -> Tensor:
+    """Integral by the trapezoidal rule along an axis."""
+    return sum(*_steps(y, x, dx, dim))
+
+
+trapz = trapezoid
+
+
+def cumulative_trapezoid(y: Tensor, x: Tensor | None = None, *, dx: float = 1, dim: int = -1) -> Tensor:
+    """Running integral by the trapezoidal rule."""
+    return cumsum(*_steps(y, x, dx, dim))
+
+
+# -- order statistics ------------------------------------------------------------------------------------------------------------------
+def _sorted(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    return apply(TABLE["sort"], (x,), (dim, False, True))
+
+
+def _at(x: Tensor, dim: int, i: int, keepdim: bool) -> Tensor:
+    piece = _between(x, dim, i, i + 1)
+    shape = piece._data.type.shape
+    return piece if keepdim else apply(RESHAPE, (piece,), (shape[:dim] + shape[dim + 1:],))
+
+
+@numpy_names
+def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """The k-th smallest element along an axis (from 1): (values, indices)."""
+    if not input._data.type.shape:
+        return PAIRS["kthvalue"](apply(COPY, (input,)), cast(apply(MUL, (input, 0)), dtypes.int64))
+    dim = normalize_dim("kthvalue", dim, input._data.type.ndim)
+    if not 1 <= k <= input._data.type.shape[dim]:
+        raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {dim}")
+    values, places = _sorted(input, dim)
+    return PAIRS["kthvalue"](_at(values, dim, k - 1, keepdim), _at(places, dim, k - 1, keepdim))
+
+
+@numpy_names
+def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower median: of all elements, or (values, indices) along an axis. NaN when an element is NaN."""
+    if dim is None:
+        flat = flatten(input)
+        if not flat._data.type.numel:
+            return apply(TABLE["full"], (math.nan,), ((), input._data.type.dtype, input._data.type.device))
+        return _median(flat, 0, False)[0]
+    if not input._data.type.shape:
+        return PAIRS["median"](*kthvalue(input, 1, dim))
+    return PAIRS["median"](*_median(input, normalize_dim("median", dim, input._data.type.ndim), keepdim))
+
+
+def _median(x: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    size = x._data.type.shape[dim]
+    values, places = _sorted(x, dim)
+    middle, at = _at(values, dim, (size - 1) // 2, keepdim), _at(places, dim, (size - 1) // 2, keepdim)
+    if x._data.type.dtype.category != FLOAT:
+        return middle, at
+    last, last_at = _at(values, dim, size - 1, keepdim), _at(places, dim, size - 1, keepdim)  # NaN sorts last
+    bad = apply(TABLE["isnan"], (last,))
+    return where(bad, last, middle), where(bad, last_at, at)
+
+
+@numpy_names
+def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower median of the elements that are not NaN."""
+    if input._data.type.dtype.category != FLOAT:
+        return median(input, dim, keepdim)
+    x, axis = (flatten(input), 0) if dim is None else (input, normalize_dim("nanmedian", dim, input._data.type.ndim))
+    from treadle.gathering import gather
+    values, places = _sorted(x, axis)
+    valid = sum(apply(TABLE["logical_not"], (apply(TABLE["isnan"], (x,)),)), axis, True)
+    middle = apply(TABLE["floor_divide"], (apply(TABLE["maximum"], (apply(SUB, (valid, 1)), 0)), 2))
+    found, at = gather(values, axis, middle), gather(places, axis, middle)
+    if dim is None:
+        return found.reshape(())
+    return PAIRS["nanmedian"](found, at) if keepdim else PAIRS["nanmedian"](found.squeeze(axis), at.squeeze(axis))
+
+
+@numpy_names
+def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
+    """The most frequent element along an axis (the smallest of equals): (values, index of its last occurrence). Computed at once."""
+    import numpy as np
+
+    from treadle.creation import adopt, to_array
+    axis = normalize_dim("mode", dim, input._data.type.ndim)
+    array = np.moveaxis(np.atleast_1d(to_array(input)), axis, -1)
+    places = np.empty(array.shape[:-1], np.int64)
+    for i in np.ndindex(*places.shape):
+        values, counts = np.unique(array[i], return_counts=True)
+        places[i] = np.flatnonzero(array[i] == values[counts.argmax()])[-1]
+    from treadle.gathering import gather
+    if not input._data.type.shape:
+        return PAIRS["mode"](apply(COPY, (input,)), adopt(places.reshape(())))
+    index = adopt(np.expand_dims(places, axis))
+    found = gather(input, axis, index)
+    return PAIRS["mode"](found, index) if keepdim else PAIRS["mode"](found.squeeze(axis), index.squeeze(axis))
+
+
+@numpy_names
+def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear") -> Tensor:
+    """The q-th quantiles (q in [0, 1], a number or a vector) over an axis or all elements."""
+    return _quantile("quantile", input, q, dim, keepdim, interpolation)
+
+
+@numpy_names
+def nanquantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear") -> Tensor:
+    """`quantile` of the elements that are not NaN."""
+    return _quantile("nanquantile", input, q, dim, keepdim, interpolation)
+
+
+def _quantile(name: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, interpolation: str) -> Tensor:
+    from treadle.creation import tensor
+    from treadle.gathering import gather
+    if input._data.type.dtype not in (dtypes.float32, dtypes.float64):
+        raise RuntimeError(f"{name}() input tensor must be either float or double dtype")
+    if interpolation not in ("linear", "lower", "higher", "midpoint", "nearest"):
+        raise RuntimeError(f"{name}() interpolation must be one of linear, lower, higher, midpoint or nearest, but got {interpolation}")
+    levels = q if isinstance(q, Tensor) else tensor(float(q), dtype=input._data.type.dtype)
+    shape = input._data.type.shape
+    x = flatten(input) if dim is None or not shape else input.movedim(dim, -1)
+    values = apply(TABLE["sort"], (x,), (x._data.type.ndim - 1, False, True))[0]
+    isnan = apply(TABLE["isnan"], (x,))
+    last = apply(SUB, (sum(apply(TABLE["logical_not"], (isnan,)), -1, True), 1))  # NaN sorts last
+    width = levels._data.type.numel
+    rank = apply(MUL, (levels.reshape((1,) * (x._data.type.ndim - 1) + (width,)), last))
+    rank = expand(rank, (*x._data.type.shape[:-1], width))
+    rank = apply(TABLE["clamp_min"], (rank, 0.0))
+    low, high = (cast(apply(TABLE[n], (rank,)), dtypes.int64) for n in ("floor", "ceil"))
+    if interpolation == "nearest":
+        low = high = cast(apply(TABLE["round"], (rank,)), dtypes.int64)
+    below = gather(values, -1, high if interpolation == "higher" else low)
+    weight: Any = {"linear": apply(SUB, (rank, low)), "midpoint": 0.5}.get(interpolation)
+    if weight is not None:
+        below = apply(ADD, (below, apply(MUL, (weight, apply(SUB, (gather(values, -1, high), below))))))
+    bad = any(isnan, -1, True) if name == "quantile" else all(isnan, -1, True)
+    out = where(bad, math.nan, below).movedim(-1, 0)
+    if keepdim:
+        out = out.reshape((width, *([1] * len(shape)))) if dim is None else unsqueeze(out, normalize_dim(name, dim, len(shape)) + 1)
+    return out if levels._data.type.shape else out.reshape(out._data.type.shape[1:])
+
+
+def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    """Counts of elements in `bins` equal bins between min and max (the data's extremes when both are 0). Computed at once."""
+    import numpy as np
+
+    from treadle.creation import adopt, to_array
+    array = to_array(input).reshape(-1)
+    low, high = (float(array.min()), float(array.max())) if min == max == 0 and array.size else (float(min), float(max))
+    if low == high:
+        low, high = low - 1, high + 1
+    counts, _ = np.histogram(array, bins, (low, high))
+    return adopt(counts.astype(input._data.type.dtype.np))

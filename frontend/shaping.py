@@ -1,0 +1,590 @@
+"""Views and rearrangements: reshape, transpose, expand, slice, split, and the functions that join and repeat tensors."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from operator import index
+from typing import Any
+
+from treadle.ir import op as op_table
+from treadle.ir.types import normalize_dim
+from treadle.layout import (
+    AS_STRIDED,
+    EXPAND,
+    PERMUTE,
+    RESHAPE,
+    SLICE,
+    Ints,
+    Size,
+    contiguous_strides,
+    ints,
+    is_contiguous,
+    layout_of,
+    resolve_shape,
+    viewed_strides,
+)
+from treadle.tensor import Tensor, apply, storage_of, view, wrap
+
+COPY, CAT = op_table.get("copy"), op_table.get("cat")
+
+__all__ = [
+    "Size", "adjoint", "as_strided", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_shapes", "broadcast_tensors",
+    "broadcast_to", "cat", "chunk", "column_stack", "concat", "concatenate", "detach", "diagonal", "dsplit", "dstack",
+    "flatten", "flip", "fliplr", "flipud", "hsplit", "hstack", "meshgrid", "moveaxis", "movedim", "narrow", "numel", "permute", "ravel", "reshape",
+    "roll", "rot90", "row_stack", "select", "split", "split_with_sizes", "squeeze", "stack", "swapaxes", "swapdims", "t", "tensor_split",
+    "tile", "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view_as", "vsplit", "vstack",
+]
+
+
+# -- reshaping ---------------------------------------------------------------------------------------------------------------
+def _viewable(x: Tensor, shape: Ints) -> bool:
+    if not x._chain:
+        return True
+    have, strides, _ = layout_of(x)
+    return viewed_strides(have, strides, shape) is not None
+
+
+def view_method(self: Tensor, *shape: Any) -> Tensor:
+    """The same memory with another shape, or (given a dtype) read as another dtype of the same width.
+
+    RuntimeError when the strides do not allow it.
+    """
+    from treadle.ir.dtypes import DType
+    if len(shape) == 1 and isinstance(shape[0], DType):
+        return view_dtype(self, shape[0])
+    new = resolve_shape(ints(shape), self._data.type.numel)
+    if not _viewable(self, new):
+        raise RuntimeError("view size is not compatible with input tensor's size and stride (at least one dimension spans across two contiguous "
+                           "subspaces). Use .reshape(...) instead.")
+    return view(RESHAPE, self, (new,))
+
+
+def view_dtype(x: Tensor, dtype: Any) -> Tensor:
+    """`x`'s bits as another dtype. A copy: writes to it do not reach `x`."""
+    if dtype is x._data.type.dtype:
+        return view(RESHAPE, x, (x._data.type.shape,))
+    from treadle.creation import from_array, to_array
+    return from_array(to_array(x).view(dtype.np))
+
+
+def reshape(input: Tensor, *shape: Any) -> Tensor:
+    """A view where the strides allow it, a copy elsewhere."""
+    new = resolve_shape(ints(shape), input._data.type.numel)
+    return view(RESHAPE, input, (new,)) if _viewable(input, new) else apply(RESHAPE, (input,), (new,))
+
+
+def view_as(input: Tensor, other: Tensor) -> Tensor:
+    """`input.view(other.shape)`."""
+    return view_method(input, other._data.type.shape)
+
+
+def reshape_as(input: Tensor, other: Tensor) -> Tensor:
+    """`input.reshape(other.shape)`."""
+    return reshape(input, other._data.type.shape)
+
+
+def contiguous(input: Tensor, *, memory_format: Any = None) -> Tensor:
+    """`input` itself when it is contiguous, else a copy."""
+    return input if is_contiguous(input) else apply(COPY, (input,))
+
+
+def ravel(input: Tensor) -> Tensor:
+    """One axis; a view where possible."""
+    return reshape(input, -1) if input._data.type.numel else reshape(input, 0)
+
+
+def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """Axes start_dim..end_dim as one."""
+    shape = input._data.type.shape
+    if not shape:
+        return reshape(input, 1)
+    first, last = normalize_dim("flatten", start_dim, len(shape)), normalize_dim("flatten", end_dim, len(shape))
+    if first > last:
+        raise RuntimeError("flatten() has invalid args: start_dim cannot come after end_dim")
+    if first == last:
+        return input
+    return reshape(input, (*shape[:first], math.prod(shape[first:last + 1]), *shape[last + 1:]))
+
+
+def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """Axis `dim` as several; one of them may be -1."""
+    shape = input._data.type.shape
+    dim = normalize_dim("unflatten", dim, len(shape))
+    sizes = ints((sizes,))
+    if -1 in sizes:
+        known = -math.prod(sizes)
+        sizes = tuple([shape[dim] // known if n == -1 else n for n in sizes])
+    if math.prod(sizes) != shape[dim]:
+        raise RuntimeError(f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of dim {dim} ({shape[dim]}) in the input tensor")
+    return view_method(input, (*shape[:dim], *sizes, *shape[dim + 1:]))
+
+
+def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+    """Without axes of size 1: all of them, or those named."""
+    shape = input._data.type.shape
+    if dim is None:
+        chosen = set(range(len(shape)))
+    else:
+        chosen = {normalize_dim("squeeze", d, len(shape)) for d in ((dim,) if isinstance(dim, int) else dim)}
+    return view(RESHAPE, input, (tuple([n for i, n in enumerate(shape) if n != 1 or i not in chosen]),))
+
+
+def unsqueeze(input: Tensor, dim: int) -> Tensor:
+    """A new axis of size 1 at `dim`."""
+    shape = input._data.type.shape
+    dim = normalize_dim("unsqueeze", index(dim), len(shape) + 1)
+    return view(RESHAPE, input, ((*shape[:dim], 1, *shape[dim:]),))
+
+
+# -- permuting -----------------------------------------------------------------------------------------------------------------
+def permute(input: Tensor, *dims: Any) -> Tensor:
+    """The axes in the order given."""
+    ndim = input._data.type.ndim
+    order = ints(dims)
+    if len(order) != ndim:
+        raise RuntimeError(f"permute(sparse_coo): number of dimensions in the tensor input does not match the length of the desired ordering of "
+                           f"dimensions i.e. input.dim() = {ndim} is not equal to len(dims) = {len(order)}")
+    order = tuple([normalize_dim("permute", d, ndim) for d in order])
+    if len(set(order)) != ndim:
+        raise RuntimeError("permute(): duplicate dims are not allowed.")
+    return view(PERMUTE, input, (order,))
+
+
+def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
+    """Two axes swapped."""
+    ndim = input._data.type.ndim
+    a, b = normalize_dim("transpose", dim0, ndim), normalize_dim("transpose", dim1, ndim)
+    order = list(range(ndim))
+    if ndim:
+        order[a], order[b] = b, a
+    return view(PERMUTE, input, (tuple(order),))
+
+
+swapaxes = swapdims = transpose
+
+
+def t(input: Tensor) -> Tensor:
+    """The transpose of a matrix; vectors and numbers are themselves. RuntimeError above two axes."""
+    ndim = input._data.type.ndim
+    if ndim > 2:
+        raise RuntimeError(f"t() expects a tensor with <= 2 dimensions, but self is {ndim}D")
+    return view(PERMUTE, input, (tuple(range(ndim))[::-1],))
+
+
+def reversed_axes(input: Tensor) -> Tensor:
+    """`Tensor.T`: the axes in reverse."""
+    return view(PERMUTE, input, (tuple(range(input._data.type.ndim))[::-1],))
+
+
+def matrix_transpose(input: Tensor) -> Tensor:
+    """`Tensor.mT`: the last two axes swapped. RuntimeError below two axes."""
+    ndim = input._data.type.ndim
+    if ndim < 2:
+        raise RuntimeError(f"tensor.mT is only supported on matrices or batches of matrices. Got {ndim}-D tensor.")
+    return view(PERMUTE, input, ((*range(ndim - 2), ndim - 1, ndim - 2),))
+
+
+adjoint = matrix_transpose
+
+
+def movedim(input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """Axes `source` moved to the places `destination`; the others keep their order."""
+    ndim = input._data.type.ndim
+    src = [normalize_dim("movedim", d, ndim) for d in ((source,) if isinstance(source, int) else source)]
+    dst = [normalize_dim("movedim", d, ndim) for d in ((destination,) if isinstance(destination, int) else destination)]
+    if len(src) != len(dst):
+        raise RuntimeError(f"movedim: Invalid source or destination dims: source ({src} dims) should contain the same number of dims as "
+                           f"destination ({dst} dims)")
+    if len(set(src)) != len(src) or len(set(dst)) != len(dst):
+        raise RuntimeError(f"movedim: repeated dim in `source` ({src}) or `destination` ({dst})")
+    placed = dict(zip(dst, src, strict=True))
+    rest = iter([d for d in range(ndim) if d not in src])
+    return view(PERMUTE, input, (tuple([placed[i] if i in placed else next(rest) for i in range(ndim)]),))
+
+
+moveaxis = movedim
+
+
+# -- expanding -----------------------------------------------------------------------------------------------------------------
+def expand(input: Tensor, *sizes: Any, implicit: bool = False) -> Tensor:
+    """Axes of size 1 repeated without copying; -1 keeps an axis."""
+    have = input._data.type.shape
+    shape = ints(sizes)
+    lead = len(shape) - len(have)
+    if lead < 0:
+        raise RuntimeError(f"expand(treadle.{input._data.type.dtype.name}{list(have)}, size={list(shape)}): the number of sizes provided "
+                           f"({len(shape)}) must be greater or equal to the number of dimensions in the tensor ({len(have)})")
+    if -1 in shape:
+        if -1 in shape[:lead]:
+            raise RuntimeError(f"The expanded size of the tensor (-1) isn't allowed in a leading, non-existing dimension {shape.index(-1)}")
+        shape = tuple([have[i - lead] if n == -1 else n for i, n in enumerate(shape)])
+    for i, n in enumerate(have):
+        if n != 1 and n != shape[i + lead]:
+            raise RuntimeError(f"The expanded size of the tensor ({shape[i + lead]}) must match the existing size ({n}) at non-singleton dimension "
+                               f"{i + lead}.  Target sizes: {list(shape)}.  Tensor sizes: {list(have)}")
+    return view(EXPAND, input, (shape,))
+
+
+def expand_as(input: Tensor, other: Tensor) -> Tensor:
+    """`input` expanded to `other`'s shape."""
+    return expand(input, other._data.type.shape)
+
+
+def broadcast_to(input: Tensor, size: Sequence[int]) -> Tensor:
+    """`input.expand(size)`."""
+    return expand(input, size)
+
+
+def broadcast_shapes(*shapes: Any) -> Size:
+    """The common shape under broadcasting."""
+    from treadle.ir.types import broadcast_shapes as common
+    return Size(common("broadcast_shapes", *[(s,) if isinstance(s, int) else tuple(s) for s in shapes]))
+
+
+def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
+    """All tensors expanded to their common shape."""
+    xs = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors
+    shape = broadcast_shapes(*[x._data.type.shape for x in xs])
+    return tuple([expand(x, shape) for x in xs])
+
+
+def atleast_1d(*tensors: Any) -> Any:
+    """Numbers become vectors."""
+    return _at_least(tensors, lambda x: reshape(x, 1) if x._data.type.ndim == 0 else x)
+
+
+def atleast_2d(*tensors: Any) -> Any:
+    """Numbers and vectors become matrices of one row."""
+    return _at_least(tensors, lambda x: unsqueeze(atleast_1d(x), 0) if x._data.type.ndim < 2 else x)
+
+
+def atleast_3d(*tensors: Any) -> Any:
+    """At least three axes; a matrix gets its new axis last."""
+    return _at_least(tensors, lambda x: unsqueeze(atleast_2d(x), -1) if x._data.type.ndim < 3 else x)
+
+
+def _at_least(tensors: Any, rule: Any) -> Any:
+    if len(tensors) == 1 and isinstance(tensors[0], Tensor):
+        return rule(tensors[0])
+    xs = tensors[0] if len(tensors) == 1 else tensors
+    return tuple([rule(x) for x in xs])
+
+
+# -- slicing -------------------------------------------------------------------------------------------------------------------
+def sliced(x: Tensor, dim: int, start: int, stop: int, step: int = 1) -> Tensor:
+    """The view start:stop:step of axis `dim`; bounds are normalised, 0 <= start <= stop <= size."""
+    shape = x._data.type.shape
+    starts, stops, steps = [0] * len(shape), list(shape), [1] * len(shape)
+    starts[dim], stops[dim], steps[dim] = start, stop, step
+    return view(SLICE, x, (tuple(starts), tuple(stops), tuple(steps)))
+
+
+def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """`length` elements of axis `dim` from `start` on."""
+    ndim = input._data.type.ndim
+    if ndim == 0:
+        raise RuntimeError("narrow() cannot be applied to a 0-dim tensor.")
+    dim = normalize_dim("narrow", dim, ndim)
+    size, start = input._data.type.shape[dim], index(start)
+    if length < 0:
+        raise RuntimeError("narrow(): length must be non-negative.")
+    if not -size <= start <= size:
+        raise IndexError(f"start out of range (expected to be in range of [{-size}, {size}], but got {start})")
+    start = start + size if start < 0 else start
+    if start + length > size:
+        raise RuntimeError(f"start ({start}) + length ({length}) exceeds dimension size ({size}).")
+    return sliced(input, dim, start, start + length)
+
+
+def select(input: Tensor, dim: int, index: int) -> Tensor:
+    """Element `index` of axis `dim`, which disappears."""
+    shape = input._data.type.shape
+    if not shape:
+        raise IndexError("select() cannot be applied to a 0-dim tensor.")
+    dim = normalize_dim("select", dim, len(shape))
+    size = shape[dim]
+    if not -size <= index < size:
+        raise IndexError(f"select(): index {index} out of range for tensor of size {list(shape)} at dimension {dim}")
+    at = index + size if index < 0 else index
+    return view(RESHAPE, sliced(input, dim, at, at + 1), (shape[:dim] + shape[dim + 1:],))
+
+
+def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    """The elements of an axis, as views."""
+    if not input._data.type.shape:
+        raise IndexError("Dimension specified as 0 but tensor has no dimensions")
+    dim = normalize_dim("unbind", dim, input._data.type.ndim)
+    return tuple([select(input, dim, i) for i in range(input._data.type.shape[dim])])
+
+
+def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """Views of `split_size` elements each (the last may be smaller), or of the sizes listed."""
+    dim = normalize_dim("split", dim, tensor._data.type.ndim)
+    if not isinstance(split_size_or_sections, int):
+        return split_with_sizes(tensor, split_size_or_sections, dim)
+    size, step = tensor._data.type.shape[dim], split_size_or_sections
+    if step < 0 or (step == 0 and size):
+        raise RuntimeError(f"split expects split_size be non-negative, but got split_size={step}")
+    if size == 0:
+        return (sliced(tensor, dim, 0, 0),)
+    return tuple([sliced(tensor, dim, lo, min(lo + step, size)) for lo in range(0, size, step)])
+
+
+def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """Views of the sizes listed, which must add up to the axis."""
+    dim = normalize_dim("split_with_sizes", dim, input._data.type.ndim)
+    sizes = ints((tuple(split_sizes),))
+    size = input._data.type.shape[dim]
+    if sum(sizes) != size or any(n < 0 for n in sizes):
+        raise RuntimeError(f"split_with_sizes expects split_sizes to sum exactly to {size} (input tensor's size at dimension {dim}), "
+                           f"but got split_sizes={list(sizes)}")
+    ends = [sum(sizes[:i + 1]) for i in range(len(sizes))]
+    return tuple([sliced(input, dim, end - n, end) for n, end in zip(sizes, ends, strict=True)])
+
+
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """At most `chunks` views of equal size (the last may be smaller)."""
+    if chunks <= 0:
+        raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
+    dim = normalize_dim("chunk", dim, input._data.type.ndim)
+    size = input._data.type.shape[dim]
+    if size == 0:
+        return tuple([sliced(input, dim, 0, 0) for _ in range(chunks)])
+    return split(input, -(-size // chunks), dim)
+
+
+def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    """`n` views whose sizes differ by at most one, or the pieces between the indices listed."""
+    dim = normalize_dim("tensor_split", dim, input._data.type.ndim)
+    size = input._data.type.shape[dim]
+    if isinstance(indices_or_sections, Tensor):
+        indices_or_sections = indices_or_sections.tolist()
+    if isinstance(indices_or_sections, int):
+        n = indices_or_sections
+        if n <= 0:
+            raise RuntimeError(f"number of sections must be larger than 0, got {n}")
+        cuts = [i * (size // n) + min(i, size % n) for i in range(n + 1)]
+    else:
+        cuts = [0, *[min(max(i + size if i < 0 else i, 0), size) for i in indices_or_sections], size]
+    return tuple([sliced(input, dim, lo, max(lo, hi)) for lo, hi in zip(cuts, cuts[1:], strict=False)])
+
+
+def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
+    """`tensor_split` along columns (the only axis of a vector)."""
+    return tensor_split(input, indices_or_sections, 0 if input._data.type.ndim == 1 else 1)
+
+
+def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
+    """`tensor_split` along rows."""
+    return tensor_split(input, indices_or_sections, 0)
+
+
+def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
+    """`tensor_split` along the third axis."""
+    return tensor_split(input, indices_or_sections, 2)
+
+
+# -- strided views ---------------------------------------------------------------------------------------------------------------
+def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """The diagonal of two axes, as a view; it becomes the last axis."""
+    shape = input._data.type.shape
+    a, b = normalize_dim("diagonal", dim1, len(shape)), normalize_dim("diagonal", dim2, len(shape))
+    if a == b:
+        raise RuntimeError(f"diagonal dimensions cannot be identical {dim1}, {dim2}")
+    strides = contiguous_strides(shape)
+    length = max(0, min(shape[a], shape[b] - offset) if offset >= 0 else min(shape[a] + offset, shape[b]))
+    start = 0 if not length else (offset * strides[b] if offset >= 0 else -offset * strides[a])
+    keep = [d for d in range(len(shape)) if d not in (a, b)]
+    return view(AS_STRIDED, input, ((*[shape[d] for d in keep], length), (*[strides[d] for d in keep], strides[a] + strides[b]), start))
+
+
+def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """Windows of `size` elements every `step` along an axis, as a view; the window is the last axis."""
+    shape = input._data.type.shape
+    dim = normalize_dim("unfold", dimension, len(shape))
+    length = shape[dim] if shape else 1
+    if size > length:
+        raise RuntimeError(f"maximum size for tensor at dimension {dim} is {length} but size is {size}")
+    if step <= 0:
+        raise RuntimeError(f"step is {step} but must be > 0")
+    if not shape:
+        return view(RESHAPE, input, ((size,),))
+    strides = contiguous_strides(shape)
+    count = (length - size) // step + 1
+    return view(AS_STRIDED, input, ((*shape[:dim], count, *shape[dim + 1:], size),
+                                    (*strides[:dim], strides[dim] * step, *strides[dim + 1:], strides[dim]), 0))
+
+
+def _whole(x: Tensor) -> Tensor:
+    """A tensor on the whole storage of `x`."""
+    if not x._chain:
+        return x
+    storage = storage_of(x)
+    leaf = storage.leaf() if storage.leaf is not None else None
+    if leaf is not None and not leaf._chain:
+        return leaf
+    base = wrap(storage.base._data)
+    base._node, base._out = storage.base._node, storage.base._out
+    base._storage, base._seen = storage, storage.version
+    return base
+
+
+def as_strided(input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
+    """A view of `input`'s storage with any sizes and strides."""
+    offset = layout_of(input)[2] if storage_offset is None else storage_offset
+    return view(AS_STRIDED, _whole(input), (ints((size,)), ints((stride,)), offset))
+
+
+def detach(input: Tensor) -> Tensor:
+    """The same memory, off the tape."""
+    from treadle.tensor import alias
+    return alias(input)
+
+
+def numel(input: Tensor) -> int:
+    """The number of elements."""
+    return input._data.type.numel
+
+
+# -- joining and repeating -----------------------------------------------------------------------------------------------------
+def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Tensor:
+    """Tensors joined along an existing axis. Legacy empty vectors of shape (0,) are skipped, as in PyTorch."""
+    from treadle.functions import into, tensor_argument
+    if isinstance(tensors, Tensor):
+        raise TypeError("cat(): argument 'tensors' (position 1) must be tuple of Tensors, not Tensor")
+    xs = [tensor_argument("cat", x, "tensors") for x in tensors]
+    if not xs:
+        raise ValueError("cat(): expected a non-empty list of Tensors")
+    if any(x._data.type.ndim != 1 for x in xs):
+        xs = [x for x in xs if x._data.type.shape != (0,)]
+    if not xs[0]._data.type.shape:
+        raise RuntimeError("zero-dimensional tensor (at position 0) cannot be concatenated")
+    return into(out, apply(CAT, xs, (normalize_dim("cat", dim if axis is None else axis, xs[0]._data.type.ndim),)), "cat")
+
+
+concat = concatenate = cat
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Tensor:
+    """Tensors of one shape joined along a new axis."""
+    xs = list(tensors)
+    if not xs:
+        raise RuntimeError("stack expects a non-empty TensorList")
+    shape = xs[0]._data.type.shape
+    for i, x in enumerate(xs):
+        if x._data.type.shape != shape:
+            raise RuntimeError(f"stack expects each tensor to be equal size, but got {list(shape)} at entry 0 and {list(x._data.type.shape)} "
+                               f"at entry {i}")
+    dim = normalize_dim("stack", dim if axis is None else axis, len(shape) + 1)
+    new = ((*shape[:dim], 1, *shape[dim:]),)
+    return cat([apply(RESHAPE, (x,), new) for x in xs], dim, out=out)
+
+
+def hstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along columns (vectors: end to end)."""
+    xs = [atleast_1d(x) for x in tensors]
+    return cat(xs, 0 if xs[0]._data.type.ndim == 1 else 1)
+
+
+def vstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along rows; vectors become rows."""
+    return cat([atleast_2d(x) for x in tensors], 0)
+
+
+row_stack = vstack
+
+
+def dstack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along the third axis."""
+    return cat([atleast_3d(x) for x in tensors], 2)
+
+
+def column_stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Joined along columns; vectors become columns."""
+    return cat([reshape(x, x._data.type.numel, 1) if x._data.type.ndim < 2 else x for x in tensors], 1)
+
+
+def repeat(input: Tensor, *repeats: Any) -> Tensor:
+    """The tensor repeated along each axis, new leading axes included."""
+    times, have = ints(repeats), input._data.type.shape
+    if len(times) < len(have):
+        raise RuntimeError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
+    if any(n < 0 for n in times):
+        raise RuntimeError(f"Trying to create tensor with negative dimension: repeat{times}")
+    shape = (1,) * (len(times) - len(have)) + have
+    if all(n == 1 for n in times):
+        return apply(COPY, (apply(RESHAPE, (input,), (shape,)),))
+    split = tuple([n for size in shape for n in (1, size)])
+    wide = tuple([n for r, size in zip(times, shape, strict=True) for n in (r, size)])
+    out = apply(EXPAND, (apply(RESHAPE, (input,), (split,)),), (wide,))
+    return apply(RESHAPE, (out,), (tuple([r * size for r, size in zip(times, shape, strict=True)]),))
+
+
+def tile(input: Tensor, *dims: Any) -> Tensor:
+    """As `repeat`, with missing leading counts taken as 1."""
+    times = ints(dims)
+    return repeat(input, (1,) * (input._data.type.ndim - len(times)) + times)
+
+
+def flip(input: Tensor, *dims: Any) -> Tensor:
+    """The order of elements reversed along axes; a copy."""
+    ndim = input._data.type.ndim
+    chosen = tuple(sorted([normalize_dim("flip", d, ndim) for d in ints(dims)]))
+    if len(set(chosen)) != len(chosen):
+        raise RuntimeError(f"dim {chosen[0]} appears multiple times in the list of dims")
+    return apply(op_table.TABLE["flip"], (input,), (chosen,)) if chosen else apply(COPY, (input,))
+
+
+def fliplr(input: Tensor) -> Tensor:
+    """Columns in reverse order."""
+    if input._data.type.ndim < 2:
+        raise RuntimeError("Input must be >= 2-d.")
+    return flip(input, 1)
+
+
+def flipud(input: Tensor) -> Tensor:
+    """Rows in reverse order."""
+    if input._data.type.ndim < 1:
+        raise RuntimeError("Input must be >= 1-d.")
+    return flip(input, 0)
+
+
+def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
+    """Rotated by 90 degrees k times in the plane of two axes."""
+    a, b = dims
+    turns = k % 4
+    if turns == 0:
+        return apply(COPY, (input,))
+    if turns == 2:
+        return flip(input, a, b)
+    return apply(COPY, (transpose(flip(input, b), a, b) if turns == 1 else flip(transpose(input, a, b), b),))
+
+
+def roll(input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> Tensor:
+    """Elements shifted along axes, re-entering at the other end; without axes, over the flat tensor."""
+    if dims is None or dims == ():
+        return reshape(roll(reshape(input, -1), shifts, 0), input._data.type.shape)
+    moves = list(zip(ints((shifts,)) if not isinstance(shifts, int) else (shifts,), ints((dims,)) if not isinstance(dims, int) else (dims,), strict=True))
+    out = input
+    for shift, dim in moves:
+        dim = normalize_dim("roll", dim, input._data.type.ndim)
+        size = input._data.type.shape[dim]
+        cut = -shift % size if size else 0
+        if cut:
+            out = cat([sliced(out, dim, cut, size), sliced(out, dim, 0, cut)], dim)
+    return apply(COPY, (input,)) if out is input else out
+
+
+def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
+    """Coordinate grids of vectors, by matrix ("ij") or by Cartesian ("xy") order of the first two axes."""
+    if indexing not in ("ij", "xy"):
+        raise RuntimeError(f"treadle.meshgrid: indexing must be one of \"xy\" or \"ij\", but received: {indexing}")
+    xs = list(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors)
+    swap = indexing == "xy" and len(xs) > 1
+    order = [1, 0, *range(2, len(xs))] if swap else list(range(len(xs)))
+    shape = tuple([xs[i]._data.type.numel for i in order])
+    grids = []
+    for i, x in enumerate(xs):
+        at = order.index(i)
+        grids.append(expand(reshape(x, tuple([-1 if d == at else 1 for d in range(len(xs))])), shape))
+    return tuple(grids)

@@ -1,0 +1,97 @@
+"""What rules of several families share: PyTorch's dtype names in messages, 16-bit arithmetic, sizes and positions as values."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from treadle.ir import dtypes
+from treadle.ir.dtypes import FLOAT, DType
+from treadle.ir.types import TensorType, result_dtype
+
+Types = tuple[TensorType, ...]
+Dims = tuple[int, ...]
+
+_TORCH_NAMES = {"float16": "Half", "bfloat16": "BFloat16", "float32": "Float", "float64": "Double", "int8": "Char", "int16": "Short",
+                "int32": "Int", "int64": "Long", "uint8": "Byte", "bool": "Bool"}
+_HALVES = (dtypes.float16, dtypes.bfloat16)
+
+
+def torch_name(dtype: DType) -> str:
+    """The dtype as PyTorch's messages spell it: 'Long', 'Half'."""
+    return _TORCH_NAMES[dtype.name]
+
+
+def not_implemented(name: str, dtype: DType, types: Types) -> NotImplementedError:
+    """PyTorch's error for an op without a kernel for `dtype` (NotImplementedError is a RuntimeError)."""
+    return NotImplementedError(f'"{name}" not implemented for \'{torch_name(dtype)}\' (operands: {", ".join(map(str, types))})')
+
+
+def need_float(name: str, *types: TensorType) -> None:
+    """NotImplementedError unless every type is floating point."""
+    for t in types:
+        if t.dtype.category != FLOAT:
+            raise not_implemented(name, t.dtype, types)
+
+
+def need_index(name: str, index: TensorType) -> None:
+    """IndexError unless `index` holds integers."""
+    if index.dtype.category != dtypes.INT:
+        raise IndexError(f"{name}: Expected dtype int32 or int64 for index, but got {index.dtype.name} (index {index})")
+
+
+def need_dim(name: str, dim: int, ndim: int) -> None:
+    """IndexError unless `dim` is a normalised axis; a 0-d tensor counts as having one."""
+    if not 0 <= dim < max(ndim, 1):
+        span = max(ndim, 1)
+        raise IndexError(f"{name}: Dimension out of range (expected to be in range of [{-span}, {span - 1}], but got {dim})")
+
+
+def axes(x: Any, dim: int) -> Dims:
+    """The axes that `dim` names: none for a 0-d value."""
+    return (dim,) if x.type.shape else ()
+
+
+def _map(function: Callable[[Any], Any], arg: Any) -> Any:
+    return tuple([_map(function, a) for a in arg]) if isinstance(arg, tuple) else function(arg)
+
+
+def in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates a rule: 16-bit float operands are widened to float32 and float32 results rounded once, at the end.
+
+    The results take the dtype to which the operands promote, as the type rules of these ops say.
+    """
+    @wraps(rule)
+    def wrapped(b: Any, *args: Any) -> Any:
+        types: list[TensorType] = []
+
+        def widen(a: Any) -> Any:
+            t = getattr(a, "type", None)
+            if not isinstance(t, TensorType):
+                return a
+            types.append(t)
+            return b.cast(a, dtypes.float32) if t.dtype in _HALVES else a
+
+        wide = [_map(widen, a) for a in args]
+        result = rule(b, *wide)
+        if not any(t.dtype in _HALVES for t in types):
+            return result
+        dtype = result_dtype(tuple(types))
+        return _map(lambda r: b.cast(r, dtype) if r is not None and r.type.dtype is dtypes.float32 and dtype in _HALVES else r, result)
+    return wrapped
+
+
+def iota_along(b: Any, type: TensorType, dim: int) -> Any:
+    """0, 1, ... along axis `dim` as int64 of shape (1, ..., n, ..., 1): the position of each element of a value of `type`."""
+    n = type.shape[dim]
+    return b.reshape(b.iota(n, dtypes.int64, type.device), tuple([n if d == dim else 1 for d in range(len(type.shape))]))
+
+
+def zeros(b: Any, type: TensorType, dtype: DType | None = None) -> Any:
+    """Zeros of the shape, device and (unless given) dtype of `type`."""
+    return b.full(0, type.shape, dtype or type.dtype, type.device)
+
+
+def number(b: Any, value: Any, dtype: DType = dtypes.float64) -> Any:
+    """A Python number or scalar as a 0-d value, so that arithmetic on numbers alone keeps Python's precision."""
+    return b.cast(value, dtype)

@@ -1,0 +1,154 @@
+"""Normalisation over axes: rows to zero mean and unit variance (or unit mean square), then an optional scale and shift."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from treadle.ir import dtypes
+from treadle.ir.op import Kind, declare
+from treadle.ir.ops.common import Dims, Types, in_float32, need_float
+from treadle.ir.types import TensorType
+
+
+def _mean(b: Any, x: Any, dims: Dims) -> Any:
+    return b.mean(x, dims, True, None)
+
+
+def _moments(b: Any, x: Any, eps: Any, dims: Dims) -> tuple[Any, Any]:
+    """x less its mean, and 1 / sqrt(variance + eps), over `dims`."""
+    d = b.sub(x, _mean(b, x, dims))
+    return d, b.rsqrt(b.add(_mean(b, b.mul(d, d), dims), eps))
+
+
+def _normalize(b: Any, x: Any, eps: Any, dims: Dims) -> Any:
+    if not x.type.numel:
+        return b.copy(x)
+    d, scale = _moments(b, x, eps, dims)
+    return b.mul(d, scale)
+
+
+def _normalize_dx(b: Any, g: Any, y: Any, scale: Any, dims: Dims) -> Any:
+    """Gradient of the operand from the gradient of y = (x - mean) * scale."""
+    return b.mul(scale, b.sub(b.sub(g, _mean(b, g, dims)), b.mul(y, _mean(b, b.mul(g, y), dims))))
+
+
+def _normalize_vjp(b: Any, g: Any, x: Any, eps: Any, dims: Dims) -> Any:
+    d, scale = _moments(b, x, eps, dims)
+    return _normalize_dx(b, g, b.mul(d, scale), scale, dims)
+
+
+def _normalize_type(types: Types, dims: Dims) -> TensorType:
+    need_float("normalize", types[0])
+    return types[0]
+
+
+declare("normalize", Kind.COMPOSITE, "x eps", "dims", type_rule=_normalize_type, decompose=in_float32(_normalize),
+        vjp=(in_float32(_normalize_vjp), None), samples=[(((3, 4), 1e-3), ((1,),)), (((2, 3, 4), 1e-3), ((0, 2),))],
+        doc="(x - mean) / sqrt(variance + eps) over `dims`: the core of batch, group and instance norm.")
+
+
+# -- layer_norm and rms_norm -------------------------------------------------------------------------------------------------
+def _last(x: TensorType, ndims: int) -> Dims:
+    return tuple(range(x.ndim - ndims, x.ndim))
+
+
+def _norm_type(name: str, most: int) -> Any:
+    def type_rule(types: Types, ndims: int) -> TensorType:
+        x, affine = types[0], types[2:]
+        need_float(name, x)
+        if not 0 < ndims <= x.ndim:
+            raise RuntimeError(f"{name}: normalized_shape has {ndims} dimensions, but the input has shape {list(x.shape)}")
+        if len(affine) > most:
+            raise RuntimeError(f"{name}: takes at most {most} of weight and bias, got {len(affine)}")
+        for what, t in zip(("weight", "bias"), affine, strict=False):
+            if t.shape != x.shape[-ndims:]:
+                raise RuntimeError(f"{name}: Expected {what} to be of same shape as normalized_shape, but got {what} of shape {list(t.shape)} "
+                                   f"and normalized_shape = {list(x.shape[-ndims:])}")
+            if t.dtype is not x.dtype and t.dtype is not dtypes.float32:
+                raise RuntimeError(f"{name}: expected {what} of dtype {x.dtype.name} like the input, but got {t.dtype.name}")
+        return x
+    return type_rule
+
+
+def _scaled(b: Any, y: Any, affine: tuple[Any, ...], dtype: Any) -> Any:
+    if affine:
+        y = b.mul(y, affine[0])
+    if len(affine) > 1:
+        y = b.add(y, affine[1])
+    return y if y.type.dtype is dtype else b.cast(y, dtype)
+
+
+def _wide(b: Any, x: Any) -> Any:
+    return b.cast(x, dtypes.float32) if x.type.dtype.itemsize == 2 else x
+
+
+def _layer_norm(b: Any, x: Any, eps: Any, *rest: Any) -> Any:
+    *affine, ndims = rest
+    return _scaled(b, b.normalize(_wide(b, x), eps, _last(x.type, ndims)), tuple(affine), x.type.dtype)
+
+
+def _rms_norm(b: Any, x: Any, eps: Any, *rest: Any) -> Any:
+    *affine, ndims = rest
+    wide = _wide(b, x)
+    scale = b.rsqrt(b.add(_mean(b, b.mul(wide, wide), _last(x.type, ndims)), eps))
+    return _scaled(b, b.mul(wide, scale), tuple(affine), x.type.dtype)
+
+
+def _parameter_gradients(b: Any, g: Any, y: Any, affine: tuple[Any, ...], ndims: int) -> tuple[Any, ...]:
+    """Sums over the leading axes: of g * y for the weight, of g for the bias."""
+    rows = tuple(range(len(y.type.shape) - ndims))
+    found = [b.mul(g, y), g][:len(affine)]
+    return tuple([_cast_like(b, b.sum(v, rows, False, None) if rows else v, p) for v, p in zip(found, affine, strict=True)])
+
+
+def _cast_like(b: Any, value: Any, like: Any) -> Any:
+    return value if value.type.dtype is like.type.dtype else b.cast(value, like.type.dtype)
+
+
+def _layer_norm_backward(b: Any, g: Any, x: Any, eps: Any, *rest: Any) -> Any:
+    *affine, ndims = rest
+    dims = _last(x.type, ndims)
+    wide_g = _wide(b, g)
+    d, scale = _moments(b, _wide(b, x), eps, dims)
+    y = b.mul(d, scale)
+    inner = b.mul(wide_g, affine[0]) if affine else wide_g
+    dx = _cast_like(b, _normalize_dx(b, inner, y, scale, dims), x)
+    return (dx, *_parameter_gradients(b, wide_g, y, tuple(affine), ndims)) if affine else dx
+
+
+def _rms_norm_backward(b: Any, g: Any, x: Any, eps: Any, *rest: Any) -> Any:
+    *affine, ndims = rest
+    dims = _last(x.type, ndims)
+    wide, wide_g = _wide(b, x), _wide(b, g)
+    scale = b.rsqrt(b.add(_mean(b, b.mul(wide, wide), dims), eps))
+    y = b.mul(wide, scale)
+    inner = b.mul(wide_g, affine[0]) if affine else wide_g
+    dx = _cast_like(b, b.mul(scale, b.sub(inner, b.mul(y, _mean(b, b.mul(inner, y), dims)))), x)
+    return (dx, *_parameter_gradients(b, wide_g, y, tuple(affine), ndims)) if affine else dx
+
+
+def _backward_type(types: Types, ndims: int) -> Any:
+    return (types[1], *types[3:]) if len(types) > 3 else types[1]
+
+
+def _norm_vjp(name: str) -> Any:
+    def vjp(b: Any, g: Any, operands: tuple[Any, ...], operand_types: Types, ndims: int) -> tuple[Any, ...]:
+        x_type = operand_types[0]
+        if not x_type.numel:
+            empty = tuple([b.full(0, t.shape, t.dtype, t.device) for t in (x_type, *operand_types[2:])])
+            return (empty[0], None, *empty[1:])
+        found = getattr(b, f"{name}_backward")(g, *operands, ndims=ndims)
+        return (found[0], None, *found[1:]) if isinstance(found, tuple) else (found, None)
+    return vjp
+
+
+_NORMS: dict[str, Any] = {"layer_norm": (_layer_norm, _layer_norm_backward, 2, "(x - mean) / sqrt(variance + eps)"),
+                          "rms_norm": (_rms_norm, _rms_norm_backward, 1, "x / sqrt(mean square + eps)")}
+for _name, (_forward, _backward, _most, _doc) in _NORMS.items():
+    _cases: list[Any] = [((3, 4), 1), ((2, 3, 4), 2), ((0, 4), 1)]
+    _samples = [((shape, 1e-3, *((shape[-n:],) * k)), (n,)) for shape, n in _cases for k in range(_most + 1)]
+    declare(_name, Kind.COMPOSITE, "x eps affine*", "ndims", type_rule=_norm_type(_name, _most), decompose=_forward, vjp=_norm_vjp(_name),
+            samples=_samples, doc=f"{_doc} over the last `ndims` axes, times a weight and plus a bias if given.",
+            onnx="LayerNormalization" if _name == "layer_norm" else "")
+    declare(f"{_name}_backward", Kind.COMPOSITE, "g x eps affine*", "ndims", type_rule=_backward_type, decompose=_backward,
+            samples=[((s[0][0], *s[0]), s[1]) for s in _samples if math.prod(s[0][0])])

@@ -1,0 +1,82 @@
+"""Sorting along an axis. NaN counts as the largest value; of equal elements the one with the lower index comes first."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from treadle.ir import dtypes
+from treadle.ir.op import Kind, declare
+from treadle.ir.ops.common import Types, need_dim, zeros
+from treadle.ir.types import TensorType
+
+_SORT_FRACTION = 8  # topk sorts only its candidates when they are at most one of so many elements
+
+
+def _keys(x: np.ndarray) -> np.ndarray:
+    """x with at least one axis, in a dtype that numpy sorts fast and with NaN last."""
+    if x.dtype.kind not in "iufb":  # bfloat16
+        x = x.astype(np.float32)
+    return np.atleast_1d(x)
+
+
+def _order(keys: np.ndarray, dim: int, descending: bool) -> np.ndarray:
+    """Indices that sort `keys` along `dim`, stably."""
+    if not descending:
+        return np.argsort(keys, axis=dim, kind="stable")
+    # Reversing both operand and result leaves equal elements in their order.
+    backwards = np.argsort(np.flip(keys, dim), axis=dim, kind="stable")
+    return keys.shape[dim] - 1 - np.flip(backwards, dim)
+
+
+def _first(keys: np.ndarray, k: int, dim: int, largest: bool) -> np.ndarray:
+    """Indices of the k first elements in order."""
+    n = keys.shape[dim]
+    if k * _SORT_FRACTION > n or k == 0:
+        return np.take(_order(keys, dim, largest), np.arange(k), axis=dim)
+    parted = np.argpartition(keys, n - k if largest else k - 1, axis=dim)
+    chosen = np.take(parted, np.arange(n - k, n) if largest else np.arange(k), axis=dim)
+    chosen = np.sort(chosen, axis=dim)  # so that equal elements come in order
+    return np.take_along_axis(chosen, _order(np.take_along_axis(keys, chosen, dim), dim, largest), dim)
+
+
+def _np_sort(x: np.ndarray, dim: int, descending: bool, stable: bool) -> tuple[np.ndarray, np.ndarray]:
+    index = _order(_keys(x), dim, descending)
+    return np.take_along_axis(np.atleast_1d(x), index, dim), index
+
+
+def _np_topk(x: np.ndarray, k: int, dim: int, largest: bool, sorted: bool) -> tuple[np.ndarray, np.ndarray]:
+    index = _first(_keys(x), k, dim, largest)
+    return np.take_along_axis(np.atleast_1d(x), index, dim), index
+
+
+def _sort_type(types: Types, dim: int, descending: bool, stable: bool) -> tuple[TensorType, TensorType]:
+    need_dim("sort", dim, types[0].ndim)
+    return types[0], types[0].with_(dtype=dtypes.int64)
+
+
+def _topk_type(types: Types, k: int, dim: int, largest: bool, sorted: bool) -> tuple[TensorType, TensorType]:
+    x = types[0]
+    need_dim("topk", dim, x.ndim)
+    size = x.shape[dim] if x.ndim else 1
+    if not 0 <= k <= size:
+        raise RuntimeError(f"topk: selected index k out of range (k is {k}, dimension {dim} of shape {list(x.shape)} has {size} elements)")
+    shape = x.shape[:dim] + (k,) + x.shape[dim + 1:] if x.ndim else ()
+    if not x.ndim and k == 0:
+        raise RuntimeError("topk: a 0-d tensor has no result of 0 elements; k must be 1")
+    return x.with_(shape), x.with_(shape, dtypes.int64)
+
+
+def _places_vjp(b: Any, g: Any, out: Any, x_type: TensorType, dim: int) -> Any:
+    """Each gradient goes back to where its value came from; no place is taken twice."""
+    return b.scatter(zeros(b, x_type, g[0].type.dtype), out[1], g[0], dim)
+
+
+declare("sort", Kind.SORT, "x", "dim descending stable", type_rule=_sort_type, reference=_np_sort, vjp=(_places_vjp,),
+        samples=[(((3, 4),), (1, False, True)), (((2, 5, 3),), (1, True, True)), (((6,),), (0, True, False)), (((),), (0, False, True)),
+                 (((3, 0),), (1, False, True))],
+        doc="(values in order along `dim`, their indices). Always stable, whatever `stable` asks.")
+declare("topk", Kind.SORT, "x", "k dim largest sorted", type_rule=_topk_type, reference=_np_topk, vjp=(_places_vjp,), onnx="TopK",
+        samples=[(((3, 6),), (2, 1, True, True)), (((4, 3),), (3, 0, False, True)), (((2, 20),), (2, 1, True, False)), (((),), (1, 0, True, True)),
+                 (((3, 4),), (0, 1, True, True))],
+        doc="(the k largest or smallest elements along `dim`, their indices), always in order.")
