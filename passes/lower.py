@@ -6,8 +6,9 @@ from treadle.ir.dtypes import DType
 from treadle.ir.graph import Graph, Node, Value
 from treadle.passes.build import KernelBuilder, Place
 from treadle.passes.fuse import Fuser
+from treadle.passes.memory import plan_memory
 from treadle.passes.product import batch_axes
-from treadle.passes.program import BufferInfo, GemmStep, HostStep, KernelStep, Matrix, Program, Ref, ScalarInfo, ScalarRef, step_refs
+from treadle.passes.program import BufferInfo, GemmStep, HostStep, Matrix, Program, Ref, ScalarInfo, ScalarRef
 from treadle.passes.unit import Unit
 
 
@@ -54,8 +55,7 @@ class _Lowering:
         for unit in units:
             self.steps(unit)
         self.program.outputs = [self.buffers[v] for v in self.graph.outputs]
-        mark_lifetimes(self.program)
-        return self.program
+        return plan_memory(self.program)
 
     def new_buffer(self, value: Value, kind: str) -> int:
         number = self.buffers[value] = len(self.program.buffers)
@@ -103,17 +103,3 @@ class _Lowering:
                 node.out.dtype, batch.sizes, m, n, k, Matrix(Ref(self.buffer(a.base), at_a * size), (*batch.a, *a.strides[-2:])),
                 Matrix(Ref(self.buffer(b.base), at_b * size), (*batch.b, *b.strides[-2:])),
                 Matrix(Ref(self.buffer(node.out), at_c * size), (*batch.c, n, 1)), None, node))
-
-
-def mark_lifetimes(program: Program) -> None:
-    """Note for each buffer the first and last step that touches it."""
-    for i, step in enumerate(program.steps):
-        for ref in step_refs(step):
-            for number in (ref.buffer, ref.other):
-                if number >= 0:
-                    info = program.buffers[number]
-                    info.first = i if info.first < 0 else info.first
-                    info.last = i
-
-
-__all__ = ["KernelStep", "lower", "mark_lifetimes", "own_outputs"]

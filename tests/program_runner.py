@@ -27,8 +27,11 @@ class Runner:
             else:
                 self.memory.append(np.full(info.nbytes, 0xA5, np.uint8))
         for i, info in enumerate(program.buffers):
-            if info.shares >= 0 and info.kind == "output":
-                self.memory[info.shares] = self.memory[i] = self.memory[info.shares]
+            home = i
+            while program.buffers[home].shares >= 0:
+                home = program.buffers[home].shares
+            if arena and program.buffers[home].kind != "temp":
+                self.memory[i] = self.memory[home]
         self.inputs = inputs
         for number, array in zip(program.inputs, inputs, strict=True):
             if number >= 0:

@@ -1,0 +1,171 @@
+"""The memory plan: lifetimes of temporaries, results written over operands that die, and offsets in one arena."""
+from __future__ import annotations
+
+from treadle.ir.dtypes import by_name
+from treadle.ir.kernel import PARALLEL, argument_layout
+from treadle.passes.program import KernelStep, Program, Ref, step_refs
+
+ALIGNMENT = 64
+BY_SIZE_LIMIT = 1500  # above this many temporaries, placing the biggest first (quadratic) gives way to order of use
+
+
+def plan_memory(program: Program) -> Program:
+    """Fill in lifetimes, `shares`, arena offsets, the arena's size, and a lower bound: the most bytes alive at one step."""
+    mark_lifetimes(program)
+    _reuse(program)
+    blocks = _blocks(program)
+    program.arena = _place(program, blocks)
+    program.arena_bound = _bound(blocks, len(program.steps))
+    return program
+
+
+def mark_lifetimes(program: Program) -> None:
+    """Note for each buffer the first and last step that touches it."""
+    for i, step in enumerate(program.steps):
+        for ref in step_refs(step):
+            for number in (ref.buffer, ref.other):
+                if number >= 0:
+                    info = program.buffers[number]
+                    info.first = i if info.first < 0 else info.first
+                    info.last = i
+
+
+def _reuse(program: Program) -> None:
+    """Let a map write over an operand that it reads element by element and that nobody needs afterwards."""
+    buffers = program.buffers
+    for i, step in enumerate(program.steps):
+        if not isinstance(step, KernelStep) or any(a.kind != PARALLEL for a in step.kernel.axes):
+            continue
+        reads, writes = _accesses(step)
+        taken: set[int] = set()
+        for number, (pattern, size) in writes.items():
+            out = buffers[number]
+            if out.first != i or out.kind == "input" or out.shares >= 0:
+                continue
+            for source, patterns in reads.items():
+                info = buffers[source]
+                dying = info.kind == "temp" and info.last == i and info.first < i and source not in taken
+                if not dying or info.nbytes != out.nbytes or patterns != {(pattern, size)}:
+                    continue
+                if out.kind == "temp":
+                    out.shares = source
+                elif _root(program, source) == source:
+                    info.shares = number
+                else:
+                    continue
+                taken.add(source)
+                break
+
+
+def _accesses(step: KernelStep) -> tuple[dict[int, set[tuple]], dict[int, tuple]]:
+    """How each buffer is read, and how each is written once: ((offset, strides), element size)."""
+    table = dict(zip(argument_layout(step.kernel), step.arguments, strict=True))
+    gathered = {i.params[0] for i in step.kernel.body if i.opcode == "load_at"}
+    reads: dict[int, set[tuple]] = {}
+    writes: dict[int, tuple] = {}
+    twice: set[int] = set()
+    for number, access in enumerate(step.kernel.accesses):
+        ref = table["pointer", number]
+        assert isinstance(ref, Ref)
+        strides = tuple([table.get(("stride", number, a), c) for a, c in enumerate(access.strides)])
+        pattern = ((ref.offset, strides, number in gathered), by_name(access.dtype).itemsize)
+        if access.writes:
+            if ref.buffer in writes:
+                twice.add(ref.buffer)
+            writes[ref.buffer] = pattern
+        else:
+            reads.setdefault(ref.buffer, set()).add(pattern)
+    return reads, {b: p for b, p in writes.items() if b not in twice}
+
+
+def _root(program: Program, number: int) -> int:
+    """The buffer whose memory this one uses in the end."""
+    while program.buffers[number].shares >= 0:
+        number = program.buffers[number].shares
+    return number
+
+
+class _Block:
+    """Temporaries that share memory, and when it is in use."""
+
+    __slots__ = ("first", "last", "members", "size")
+
+    def __init__(self) -> None:
+        self.members: list[int] = []
+        self.first, self.last, self.size = 1 << 60, -1, 0
+
+
+def _blocks(program: Program) -> list[_Block]:
+    found: dict[int, _Block] = {}
+    for number, info in enumerate(program.buffers):
+        root = _root(program, number)
+        if info.kind != "temp" or program.buffers[root].kind != "temp" or (info.first < 0 and info.nbytes == 0):
+            continue
+        block = found.setdefault(root, _Block())
+        block.members.append(number)
+        block.first, block.last = min(block.first, info.first), max(block.last, info.last)
+        block.size = max(block.size, -(-info.nbytes // ALIGNMENT) * ALIGNMENT)
+    return list(found.values())
+
+
+def _place(program: Program, blocks: list[_Block]) -> int:
+    """Give every block the tightest gap that fits among those alive at the same time; the size of the arena."""
+    if len(blocks) <= BY_SIZE_LIMIT:
+        return _place_by_size(program, sorted(blocks, key=lambda b: (-b.size, b.first)))
+    return _place_by_time(program, sorted(blocks, key=lambda b: b.first))
+
+
+def _set_offset(program: Program, block: _Block, offset: int) -> None:
+    for number in block.members:
+        program.buffers[number].offset = offset
+
+
+def _place_by_size(program: Program, blocks: list[_Block]) -> int:
+    placed: list[tuple[int, int, _Block]] = []  # (offset, end, block), by offset
+    arena = 0
+    for block in blocks:
+        at, best, gap = 0, -1, 1 << 62
+        for offset, end, other in placed:
+            if other.first > block.last or other.last < block.first:
+                continue
+            if block.size <= offset - at < gap:
+                best, gap = at, offset - at
+            at = max(at, end)
+        offset = at if best < 0 else best
+        _set_offset(program, block, offset)
+        placed.append((offset, offset + block.size, block))
+        placed.sort(key=lambda p: p[0])
+        arena = max(arena, offset + block.size)
+    return arena
+
+
+def _place_by_time(program: Program, blocks: list[_Block]) -> int:
+    """First come, first served, from lists of freed pieces of exactly the same size."""
+    free: dict[int, list[int]] = {}
+    ends: dict[int, list[tuple[int, int]]] = {}
+    arena = now = 0
+    for block in blocks:
+        while now < block.first:
+            for offset, size in ends.pop(now, ()):
+                free.setdefault(size, []).append(offset)
+            now += 1
+        pieces = free.get(block.size)
+        if pieces:
+            offset = pieces.pop()
+        else:
+            offset, arena = arena, arena + block.size
+        _set_offset(program, block, offset)
+        ends.setdefault(block.last, []).append((offset, block.size))
+    return arena
+
+
+def _bound(blocks: list[_Block], steps: int) -> int:
+    change = [0] * (steps + 2)
+    for block in blocks:
+        change[max(block.first, 0)] += block.size
+        change[block.last + 1] -= block.size
+    best = now = 0
+    for delta in change:
+        now += delta
+        best = max(best, now)
+    return best
