@@ -6,6 +6,7 @@ from collections.abc import Callable
 from treadle.ir.graph import Graph
 from treadle.passes.basic import cse, dce, decompose
 from treadle.passes.lower import lower
+from treadle.passes.memory import plan_memory
 from treadle.passes.program import Program
 from treadle.passes.promote import promote
 
@@ -30,4 +31,4 @@ def prepare(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> 
 
 def compile_to_program(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> Program:
     """A recorded graph as a list of kernel launches, matrix products and host calls over numbered buffers."""
-    return lower(prepare(graph, after))
+    return plan_memory(lower(prepare(graph, after)))
