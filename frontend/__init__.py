@@ -55,11 +55,14 @@ _install()
 # isort: split
 from treadle import cpu, cuda, nn, optim, ops as _ops, random, utils  # noqa: E402
 from treadle.custom_function import Function as _Function  # noqa: E402
+from treadle.gradcheck import gradcheck as _gradcheck, gradgradcheck as _gradgradcheck  # noqa: E402
 from treadle.inspection import inspect  # noqa: E402
 from treadle.serialization import load, save  # noqa: E402
 from treadle.settings import *  # noqa: E402, F403
 
-autograd.Function = _Function  # type: ignore[attr-defined]
+for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradcheck": _gradgradcheck, "no_grad": no_grad, "enable_grad": enable_grad,
+                      "set_grad_enabled": set_grad_enabled, "Variable": Tensor}.items():
+    setattr(autograd, _name, _value)
 half, float, double = float16, float32, float64  # noqa: A001
 short, int, long = int16, int32, int64  # noqa: A001
 pi, e, inf, nan = math.pi, math.e, math.inf, math.nan

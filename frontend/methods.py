@@ -13,7 +13,7 @@ from treadle.device import device, device_name
 from treadle.functions import MUL, TABLE, as_dtype, cast, fresh, operand
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
-from treadle.random import Generator, reserve
+from treadle.random import Generator
 from treadle.runtime import engine
 from treadle.tensor import Tensor, alias, apply, assign, check_writable, read, storage_of, wrap
 
@@ -130,8 +130,7 @@ def _iter(self: Tensor) -> Iterator[Tensor]:
 
 
 def _format(self: Tensor, spec: str) -> str:
-    return format(item(self), spec) if spec and not self._data.type.shape else (printing.tensor_repr(self) if not self._data.type.shape and False
-                                                                                else format(item(self) if not self._data.type.shape else printing.tensor_repr(self), spec))
+    return format(printing.tensor_repr(self) if self._data.type.shape else item(self), spec)
 
 
 def _array(self: Tensor, dtype: Any = None, copy: Any = None) -> np.ndarray:
@@ -317,21 +316,11 @@ CONVERSIONS: dict[str, Callable[..., Any]] = {
     "to": to, "clone": clone, "contiguous": contiguous, "cpu": lambda self, *a, **k: self, "cuda": _cuda, "pin_memory": lambda self, *a: self,
     "type_as": lambda self, other: cast(self, other._data.type.dtype), "detach": alias, "detach_": _detach_,
     "share_memory_": lambda self: self, "is_shared": lambda self: False, "requires_grad_": _requires_grad_,
-    "view": lambda self, *shape: _view(self, shape), "reshape": lambda self, *shape: shaping.reshape(self, _sizes(shape)),
+    "view": shaping.view_method, "reshape": lambda self, *shape: shaping.reshape(self, _sizes(shape)),
     "permute": lambda self, *dims: shaping.permute(self, _sizes(dims)), "expand": lambda self, *shape: shaping.expand(self, *shape),
     "expand_as": lambda self, other: shaping.expand(self, other._data.type.shape), "repeat": lambda self, *sizes: shaping.repeat(self, *sizes),
     "reshape_as": lambda self, other: shaping.reshape(self, other._data.type.shape),
 }
-
-
-def _sizes(args: tuple[Any, ...]) -> Any:
-    return args[0] if len(args) == 1 and isinstance(args[0], list | tuple) else args
-
-
-def _view(self: Tensor, shape: tuple[Any, ...]) -> Tensor:
-    if len(shape) == 1 and isinstance(shape[0], DType):
-        raise RuntimeError("view(dtype) is not supported: Treadle's values are immutable; use to(dtype)")
-    return shaping.view(self, *shape)
 
 
 # -- autograd ------------------------------------------------------------------------------------------------------------------------
@@ -482,5 +471,3 @@ def install() -> None:
     Tensor.register_hook, Tensor.register_post_accumulate_grad_hook = _register_hook, _register_post_hook
     _install_functions()
 
-
-_ = reserve
