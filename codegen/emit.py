@@ -25,6 +25,7 @@ from treadle.codegen.expressions import (
     to_memory,
 )
 from treadle.codegen.llvm_text import Function, Module, Val, const, intrinsic_suffix, scalar_bits, vector_type
+from treadle.codegen.philox import random_bits
 from treadle.codegen.reductions import Fold
 from treadle.codegen.schedule import (
     TRANSPOSE_ROWS,
@@ -45,7 +46,7 @@ from treadle.ir.kernel import PARALLEL, RUNTIME, UNIT, ZERO, Instr, Kernel, argu
 __all__ = ["emit_kernel", "emit_module", "emit_tile", "parallel_units"]
 
 # Float sums restart after this many additions in a row and add up the parts, so that long sums stay accurate.
-SUM_BLOCK = 512
+SUM_BLOCK = 256
 # Rows whose kept values need more scratch bytes than this compute them again instead.
 KEEP_BYTES = 1 << 20
 
@@ -477,7 +478,6 @@ class _Emitter:
         if instr.opcode in _LEAVES:
             return self.leaf(instr, copy, varying)
         if instr.opcode == "random":
-            from treadle.codegen.philox import random_bits
             seed, offset = (self.operand(o, copy, 1) for o in instr.operands[:2])
             return random_bits(self.f, seed, offset, self.operand(instr.operands[2], copy, lanes))
         if instr.opcode == "argreduce":

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-
 from treadle.codegen.llvm_text import Function, Val, const, lanes_of, scalar_bits, scalar_type, vector_type
 from treadle.codegen.maths import MATHS
 from treadle.ir.dtypes import BOOL, FLOAT, by_name
@@ -169,6 +168,8 @@ def elementwise(site: Site, opcode: str, dtypes: tuple[str, ...], args: list[Val
         return EXTRA[opcode](f, *args)
     if opcode == "select":
         return f.select(*args)
+    if opcode == "copy":
+        return args[0]
     if opcode in _LOGIC or opcode == "logical_not":
         truths = [cast(f, v, d, "bool") for v, d in zip(args, dtypes, strict=True)]
         return f.binary(_LOGIC[opcode], *truths) if len(truths) == 2 else f.binary("xor", truths[0], const(truths[0].ty, 1))

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-
 import treadle.ir.ops.elementwise  # noqa: F401  declares the scalar functions
 from treadle.ir.dtypes import FLOAT, by_name
-from treadle.ir.kernel import PARALLEL, REDUCE, Instr, Kernel, argument_layout
+from treadle.ir.kernel import PARALLEL, REDUCE, UNIT, ZERO, Instr, Kernel, argument_layout
 from treadle.ir.op import TABLE, Kind
+from treadle.ir.random_reference import philox_bits
 
 INDEX_OUT_OF_RANGE, DIVISION_BY_ZERO = 1, 2
 
@@ -35,13 +35,13 @@ class Fault(Exception):
 
 
 def operand(kernel: Kernel, access: int, sizes: Sequence[int], array: np.ndarray) -> Operand:
-    """An operand over a contiguous array that holds the axes along which the access moves, in order."""
-    strides: list[int] = []
+    """An operand over a contiguous array: the axes along which the access moves in order, but the contiguous one innermost."""
+    classes = kernel.accesses[access].strides
+    strides = [0] * len(classes)
     step = 1
-    for axis in reversed(range(len(kernel.axes))):
-        moves = kernel.accesses[access].strides[axis] != 0
-        strides.insert(0, step if moves else 0)
-        step *= sizes[axis] if moves else 1
+    for axis in sorted((a for a, c in enumerate(classes) if c != ZERO), key=lambda a: (classes[a] != UNIT, -a)):
+        strides[axis] = step
+        step *= sizes[axis]
     return Operand(array.reshape(-1), 0, tuple(strides))
 
 
@@ -116,8 +116,8 @@ class _Run:
     def places(self, access: int) -> np.ndarray:
         """Element numbers in the access's buffer, over the axes along which it moves."""
         found = np.asarray(self.operands[access].offset).reshape((1,) * len(self.sizes))
-        for index, stride in zip(self.grid, self.operands[access].strides, strict=True):
-            found = found + index * stride if stride else found
+        for index, stride, kind in zip(self.grid, self.operands[access].strides, self.kernel.accesses[access].strides, strict=True):
+            found = found if kind == ZERO else found + index * stride
         return found
 
     def load(self, instr: Instr, args: list[np.ndarray]) -> np.ndarray:
@@ -142,9 +142,11 @@ class _Run:
 
     def store(self, access: int, value: np.ndarray) -> None:
         dtype = by_name(self.kernel.accesses[access].dtype)
-        shape = [n if s else 1 for n, s in zip(self.sizes, self.operands[access].strides, strict=True)]
+        shape = [n if c != ZERO else 1 for n, c in zip(self.sizes, self.kernel.accesses[access].strides, strict=True)]
         places = np.broadcast_to(self.places(access), shape)
-        if 0 not in self.sizes or not any(n == 0 for a, n in zip(self.kernel.axes, self.sizes, strict=True) if a.kind == PARALLEL):
+        # What moves along a reduce axis is stored at the points of the domain, of which there may be none.
+        inside = any(self.kernel.accesses[access].strides[a] != ZERO for a in self.folds)
+        if all(n > 0 for a, n in zip(self.kernel.axes, self.sizes, strict=True) if inside or a.kind == PARALLEL):
             self.operands[access].buffer[places] = np.broadcast_to(value, shape).astype(dtype.np)
 
     def fold(self, instr: Instr, x: np.ndarray) -> np.ndarray:
@@ -203,6 +205,5 @@ def elementwise(instr: Instr, args: list[np.ndarray]) -> np.ndarray:
 
 
 def _random(seed: np.ndarray, offset: np.ndarray, index: np.ndarray) -> np.ndarray:
-    from treadle.ir.random_reference import philox_bits
     n = int(index.max(initial=-1)) + 1
     return philox_bits(int(seed.item()), int(offset.item()), n)[index].view(np.int32)
