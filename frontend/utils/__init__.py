@@ -1,1 +1,11 @@
-"""`treadle.utils`: tools around training, chiefly `treadle.utils.data`."""
+"""`treadle.utils`: tools around training. `treadle.utils.data` is imported on first use."""
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name == "data":
+        return importlib.import_module("treadle.utils.data")
+    raise AttributeError(f"module 'treadle.utils' has no attribute {name!r}")

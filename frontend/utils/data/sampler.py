@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any, Generic, TypeVar
 
 import treadle
+from treadle import random
+from treadle.ir.random_reference import philox_block
 
 T = TypeVar("T", covariant=True)
 
@@ -32,8 +34,11 @@ class SequentialSampler(Sampler[int]):
 
 
 def fresh_seed(generator: Any = None) -> int:
-    """A seed drawn from the generator (default: the global one)."""
-    return int(treadle.randint(0, 2**62, (), generator=generator).item())
+    """A seed of 62 bits drawn from the generator (default: the global one), without making a tensor."""
+    seed, offset = random.reserve(4, generator)
+    mask = 0xFFFFFFFF
+    high, low, _, _ = philox_block((offset & mask, (offset >> 32) & mask, 0, 0), (seed & mask, (seed >> 32) & mask))
+    return (high << 32 | low) >> 2
 
 
 class RandomSampler(Sampler[int]):
