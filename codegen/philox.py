@@ -1,6 +1,6 @@
 """Philox4x32-10 random bits in LLVM IR, any number of lanes; `treadle.ir.random_reference` is the definition.
 
-The state is kept in 64-bit lanes whose upper halves are zero, so that a 32 x 32 -> 64 bit product is one instruction.
+The state is kept in the lower halves of 64-bit lanes, so that a 32 x 32 -> 64 bit product is one instruction.
 """
 from __future__ import annotations
 
@@ -18,32 +18,28 @@ def _widen(f: Function, x: Val, lanes: int) -> Val:
     return x if lanes_of(x.ty) == lanes else f.splat(x, lanes)
 
 
-def _low_high(f: Function, x: Val) -> tuple[Val, Val]:
-    return int_op(f, "and", x, _MASK), int_op(f, "lshr", x, 32)
-
-
-def _key_schedule(f: Function, seed: Val) -> list[tuple[Val, Val]]:
-    """The two key words of every round as i64 scalars (a few scalar additions, hoisted out of loops by the caller's block)."""
-    k0, k1 = _low_high(f, seed)
-    keys = [(k0, k1)]
-    for _ in range(ROUNDS - 1):
-        k0, k1 = (int_op(f, "and", f.add(k, step), _MASK) for k, step in zip((k0, k1), KEY_STEPS, strict=True))
-        keys.append((k0, k1))
-    return keys
+def _product(f: Function, a: Val, multiplier: int) -> Val:
+    """The 64-bit product of the lower half of each lane and a 32-bit constant: one `pmuludq`, which needs no mask."""
+    return f.mul(int_op(f, "and", a, _MASK), multiplier)
 
 
 def philox_rounds(f: Function, seed: Val, block: Val) -> list[Val]:
-    """Counters i64 (one per lane), key i64 scalar -> the four words of each as i64 lanes below 2^32."""
+    """Counters i64 (one per lane), key i64 scalar -> the four words of each in the lower halves of i64 lanes.
+
+    The upper halves hold rubbish: products, additions and exclusive ors of lower halves never look at them.
+    """
     lanes = lanes_of(block.ty)
-    a, b = _low_high(f, block)
+    a, b = block, int_op(f, "lshr", block, 32)
     c = d = const(block.ty, 0)
-    for k0, k1 in _key_schedule(f, seed):
-        p, q = f.mul(a, MULTIPLIERS[0]), f.mul(c, MULTIPLIERS[1])
-        p_low, p_high = _low_high(f, p)
-        q_low, q_high = _low_high(f, q)
-        a = f.binary("xor", f.binary("xor", q_high, b), _widen(f, k0, lanes))
-        c = f.binary("xor", f.binary("xor", p_high, d), _widen(f, k1, lanes))
-        b, d = q_low, p_low
+    k0 = _widen(f, seed, lanes)
+    k1 = int_op(f, "lshr", k0, 32)
+    for number in range(ROUNDS):
+        if number:
+            k0, k1 = f.add(k0, KEY_STEPS[0]), f.add(k1, KEY_STEPS[1])
+        p, q = _product(f, a, MULTIPLIERS[0]), _product(f, c, MULTIPLIERS[1])
+        a = f.binary("xor", f.binary("xor", int_op(f, "lshr", q, 32), b), k0)
+        c = f.binary("xor", f.binary("xor", int_op(f, "lshr", p, 32), d), k1)
+        b, d = q, p
     return [a, b, c, d]
 
 
