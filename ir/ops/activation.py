@@ -7,7 +7,7 @@ from typing import Any
 
 from treadle.ir.dtypes import BOOL, INT
 from treadle.ir.op import Kind, Op, declare
-from treadle.ir.ops.common import in_float32
+from treadle.ir.ops.common import in_float32, same_as_second
 from treadle.ir.ops.elementwise import elementwise_rule
 
 _SQRT_HALF = math.sqrt(0.5)
@@ -65,7 +65,7 @@ _GELU_SAMPLES = [((shape,), (kind,)) for shape in _SHAPES for kind in ("none", "
 declare("gelu", Kind.COMPOSITE, "x", "approximate", type_rule=_gelu_type, decompose=in_float32(_gelu), samples=_GELU_SAMPLES,
         vjp=(lambda b, g, x, approximate: b.gelu_backward(g, x, approximate),), onnx="Gelu",
         doc="x times the normal distribution function of x; approximate is \"none\" or \"tanh\".")
-declare("gelu_backward", Kind.COMPOSITE, "g x", "approximate", type_rule=lambda t, approximate: t[0], decompose=in_float32(_gelu_backward),
+declare("gelu_backward", Kind.COMPOSITE, "g x", "approximate", type_rule=same_as_second("gelu_backward"), decompose=in_float32(_gelu_backward),
         samples=[(((3, 4), (3, 4)), (kind,)) for kind in ("none", "tanh")])
 
 

@@ -34,6 +34,14 @@ def need_float(name: str, *types: TensorType) -> None:
             raise not_implemented(name, t.dtype, types)
 
 
+def same_as_second(name: str) -> Callable[..., TensorType]:
+    """The type rule of a gradient op `(g, x, ...)`: the type of x, which must be floating point."""
+    def type_rule(types: Types, *attrs: Any) -> TensorType:
+        need_float(name, types[1])
+        return types[1]
+    return type_rule
+
+
 def need_index(name: str, index: TensorType) -> None:
     """IndexError unless `index` holds integers."""
     if index.dtype.category != dtypes.INT:

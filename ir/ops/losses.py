@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, INT
 from treadle.ir.op import Kind, declare
-from treadle.ir.ops.common import Types, in_float32, iota_along, need_float, number
+from treadle.ir.ops.common import Types, in_float32, iota_along, need_float, number, same_as_second
 from treadle.ir.ops.elementwise import elementwise_rule
 from treadle.ir.ops.indexing import refuse_negative
 from treadle.ir.types import Shape, TensorType, result_dtype
@@ -43,6 +42,7 @@ def _loss(name: str, operands: str, pointwise: Callable[..., Any], slope: Any = 
 
     def type_rule(types: Types, *attrs: Any) -> TensorType:
         _check_reduction(name, attrs[-1])
+        need_float(name, types[0])
         full = rule(types)
         return full if attrs[-1] == "none" else full.with_(())
 
@@ -264,7 +264,7 @@ def _gradient_shape(sample: Any) -> tuple[int, ...]:
 
 
 declare("cross_entropy_backward", Kind.COMPOSITE, "g x target label_smoothing weight*", "reduction ignore_index",
-        type_rule=lambda t, reduction, ignore_index: t[1], decompose=in_float32(_cross_entropy_backward),
+        type_rule=same_as_second("cross_entropy_backward"), decompose=in_float32(_cross_entropy_backward),
         samples=[((_gradient_shape(s), *s[0]), s[1]) for s in _CE_SAMPLES[:7]])
 
 

@@ -128,6 +128,7 @@ def _rms_norm_backward(b: Any, g: Any, x: Any, eps: Any, *rest: Any) -> Any:
 
 
 def _backward_type(types: Types, ndims: int) -> Any:
+    need_float("norm_backward", types[1])
     return (types[1], *types[3:]) if len(types) > 3 else types[1]
 
 
