@@ -1,2 +1,16 @@
 """The op table's families. Importing this package declares every op."""
-from treadle.ir.ops import activation, composite, create, elementwise, indexing, losses, matmul, normalization, reduce, view  # noqa: F401
+from treadle.ir.ops import (  # noqa: F401
+    activation,
+    composite,
+    create,
+    elementwise,
+    indexing,
+    losses,
+    matmul,
+    normalization,
+    optimizer,
+    reduce,
+    scan,
+    sorting,
+    view,
+)

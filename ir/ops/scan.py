@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.op import Kind, declare
@@ -55,7 +54,8 @@ def _cumprod_vjp(b: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
 declare("cumsum", Kind.SCAN, "x", "dim", type_rule=_total_type("cumsum"), reference=_np_total(np.add),
         vjp=(lambda b, g, dim: _backwards(b, "cumsum", g, dim),), samples=_SAMPLES, onnx="CumSum", doc="Running sums along `dim`.")
 declare("cumprod", Kind.SCAN, "x", "dim", type_rule=_total_type("cumprod"), reference=_np_total(np.multiply), vjp=(_cumprod_vjp,),
-        samples=[*_SAMPLES, ((np.array([[2.0, 0.0, 3.0, 0.0, 1.5], [0.0, 2.0, 4.0, 1.0, 3.0]]),), (1,))], doc="Running products along `dim`.")
+        samples=[*_SAMPLES, ((np.array([[2.0, 0.0, 3.0, 0.0, 1.5], [0.0, 2.0, 4.0, 1.0, 3.0]]),), (1,))],
+        doc="Running products along `dim`.")
 
 
 # -- extremes ------------------------------------------------------------------------------------------------------------
@@ -83,8 +83,8 @@ def _extreme_vjp(b: Any, g: Any, out: Any, x_type: TensorType, dim: int) -> Any:
 
 
 for _name, _ufunc in (("cummax", np.maximum), ("cummin", np.minimum)):
-    declare(_name, Kind.SCAN, "x", "dim", type_rule=_extreme_type(_name), reference=_np_extreme(_ufunc), vjp=(_extreme_vjp,), samples=_SAMPLES,
-            doc=f"Running {_ufunc.__name__} along `dim` and the index of its last occurrence so far; NaN stays once met.")
+    declare(_name, Kind.SCAN, "x", "dim", type_rule=_extreme_type(_name), reference=_np_extreme(_ufunc), vjp=(_extreme_vjp,),
+            samples=_SAMPLES, doc=f"Running {_ufunc.__name__} along `dim` and the index of its last occurrence so far; NaN stays once met.")
 
 
 # -- logcumsumexp ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
 from treadle.ir import dtypes
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import Types, need_dim, zeros
@@ -77,6 +76,6 @@ declare("sort", Kind.SORT, "x", "dim descending stable", type_rule=_sort_type, r
                  (((3, 0),), (1, False, True))],
         doc="(values in order along `dim`, their indices). Always stable, whatever `stable` asks.")
 declare("topk", Kind.SORT, "x", "k dim largest sorted", type_rule=_topk_type, reference=_np_topk, vjp=(_places_vjp,), onnx="TopK",
-        samples=[(((3, 6),), (2, 1, True, True)), (((4, 3),), (3, 0, False, True)), (((2, 20),), (2, 1, True, False)), (((),), (1, 0, True, True)),
-                 (((3, 4),), (0, 1, True, True))],
+        samples=[(((3, 6),), (2, 1, True, True)), (((4, 3),), (3, 0, False, True)), (((2, 20),), (2, 1, True, False)),
+                 (((),), (1, 0, True, True)), (((3, 4),), (0, 1, True, True))],
         doc="(the k largest or smallest elements along `dim`, their indices), always in order.")
