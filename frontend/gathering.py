@@ -1,268 +1,419 @@
-"""Gather and scatter, indexing functions, sorting, and functions whose result's size depends on the data.
+"""Reading and writing at data-dependent places, sorting, and functions whose result's size depends on data.
 
-The last kind looks at its operands (a flush) and runs numpy on the host.
+The latter (nonzero, unique, masked_select, ...) look at their operands, which flushes, and work on the host.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-import treadle.ir.ops  # noqa: F401  (declares the op table)
-from treadle.creation import adopt, to_array
-from treadle.ir import op as op_table
-from treadle.ir.random_reference import philox_bits
+from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument
+from treadle.ir import dtypes
+from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import normalize_dim
-from treadle.random import Generator, reserve
-from treadle.reductions import PAIRS
+from treadle.layout import EXPAND, RESHAPE, SLICE
+from treadle.reductions import PAIRS, numpy_names
 from treadle.tensor import Tensor, apply
 
-TABLE = op_table.TABLE
-
 __all__ = [
-    "argsort", "argwhere", "bincount", "bucketize", "gather", "index_add", "index_copy", "index_fill",
-    "index_put", "index_select", "isin", "masked_fill", "masked_scatter", "masked_select", "msort", "multinomial", "nonzero", "put",
-    "scatter", "scatter_add", "scatter_reduce", "searchsorted", "sort", "take", "take_along_dim", "topk", 
-    "unique", "unique_consecutive",
+    "argsort", "argwhere", "bincount", "bucketize", "gather", "index_add", "index_copy", "index_fill", "index_put", "index_reduce", "index_select",
+    "isin", "masked_fill", "masked_scatter", "masked_select", "msort", "multinomial", "nonzero", "put", "repeat_interleave", "scatter",
+    "scatter_add", "scatter_reduce", "searchsorted", "select_scatter", "slice_scatter", "sort", "take", "take_along_dim", "topk", "unique",
+    "unique_consecutive",
 ]
 
 
-def _dim(name: str, dim: int, x: Tensor) -> int:
+def _array(x: Tensor) -> np.ndarray:
+    from treadle.creation import to_array
+    return to_array(x)
+
+
+def _wrap(array: np.ndarray) -> Tensor:
+    from treadle.creation import adopt
+    return adopt(np.ascontiguousarray(array).reshape(array.shape))
+
+
+def _axis(name: str, x: Tensor, dim: int) -> int:
     return normalize_dim(name, dim, x._data.type.ndim)
 
 
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-# -- along an axis -----------------------------------------------------------------------------------------------------------
-def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False, out: Any = None) -> Tensor:
-    """out[i][j] = input[index[i][j]][j] for dim 0, and so on. `index` has input's number of axes."""
-    return apply(TABLE["gather"], (input, index), (_dim("gather", dim, input),))
-
-
-def _source(name: str, input: Tensor, index: Tensor, src: Any) -> Any:
-    t = input._data.type
-    if not isinstance(src, Tensor):
-        return apply(TABLE["full"], (_number(src),), (index._data.type.shape, t.dtype, t.device))
-    if src._data.type.dtype is not t.dtype:
-        raise RuntimeError(f"{name}(): Expected self.dtype to be equal to src.dtype, got {t.dtype.name} and {src._data.type.dtype.name}")
-    return src
-
-
-def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Tensor:
-    """input with src written at `index` along dim; the last write to a place wins."""
-    src = _source("scatter", input, index, value if src is None else src)
-    axis = _dim("scatter", dim, input)
-    if reduce is not None:
-        mode = {"add": "sum", "multiply": "prod"}.get(reduce, reduce)
-        return apply(TABLE["scatter_reduce"], (input, index, src), (axis, mode, True))
-    return apply(TABLE["scatter"], (input, index, src), (axis,))
-
-
-def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    return apply(TABLE["scatter_add"], (input, index, _source("scatter_add", input, index, src)), (_dim("scatter_add", dim, input),))
-
-
-def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
-    """reduce: "sum", "prod", "mean", "amax" or "amin"."""
-    return apply(TABLE["scatter_reduce"], (input, index, src), (_dim("scatter_reduce", dim, input), reduce, include_self))
-
-
-def index_select(input: Tensor, dim: int, index: Tensor, *, out: Any = None) -> Tensor:
-    return apply(TABLE["index_select"], (input, index), (_dim("index_select", dim, input),))
-
-
-def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
-    if alpha != 1:
-        source = apply(TABLE["mul"], (source, alpha))
-    return apply(TABLE["index_add"], (input, index, source), (_dim("index_add", dim, input),))
-
-
-def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    return apply(TABLE["index_copy"], (input, index, source), (_dim("index_copy", dim, input),))
-
-
-def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
-    axis = _dim("index_fill", dim, input)
-    t = input._data.type
-    shape = t.shape[:axis] + (index.numel(),) + t.shape[axis + 1:]
-    filled = apply(TABLE["full"], (_number(value.item() if isinstance(value, Tensor) else value),), (shape, t.dtype, t.device))
-    return apply(TABLE["index_copy"], (input, index, filled), (axis,))
-
-
-def index_put(input: Tensor, indices: Any, values: Any, accumulate: bool = False) -> Tensor:
-    from treadle.indexing import index_put_with
-    return index_put_with(input, tuple(indices), values, accumulate)
+# -- gather and scatter ----------------------------------------------------------------------------------------------------
+def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False, out: Tensor | None = None) -> Tensor:
+    """out[i][j] = input[i][index[i][j]] for dim 1: picks along one axis."""
+    tensor_argument("gather", index, "index", 3)
+    return into(out, apply(TABLE["gather"], (tensor_argument("gather", input), index), (_axis("gather", input, dim),)), "gather")
 
 
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """As `gather`, with broadcasting; dim None works on flattened tensors."""
+    """`gather` with broadcasting; over the flat tensor without `dim`."""
     if dim is None:
-        return gather(input.reshape(-1), 0, indices.reshape(-1))
-    axis = _dim("take_along_dim", dim, input)
-    lead = np.broadcast_shapes(*[s[:axis] + (1,) + s[axis + 1:] for s in (input._data.type.shape, indices._data.type.shape)])
-    wide = [x.expand(lead[:axis] + (x._data.type.shape[axis],) + lead[axis + 1:]) for x in (input, indices)]
-    return gather(wide[0], axis, wide[1])
+        return gather(apply(RESHAPE, (input,), ((input._data.type.numel,),)), 0, apply(RESHAPE, (indices,), ((indices._data.type.numel,),)))
+    dim = _axis("take_along_dim", input, dim)
+    a, b = list(input._data.type.shape), list(indices._data.type.shape)
+    common = np.broadcast_shapes(a[:dim] + [1] + a[dim + 1:], b[:dim] + [1] + b[dim + 1:])
+    x = apply(EXPAND, (input,), ((*common[:dim], a[dim], *common[dim + 1:]),))
+    return gather(x, dim, apply(EXPAND, (indices,), ((*common[:dim], b[dim], *common[dim + 1:]),)))
+
+
+def _corner(src: Tensor, index: Tensor) -> Tensor:
+    """The part of a source that an index of smaller size refers to."""
+    have, want = src._data.type.shape, index._data.type.shape
+    if have == want or len(have) != len(want) or any([n < m for n, m in zip(have, want, strict=True)]):
+        return src
+    return apply(SLICE, (src,), ((0,) * len(want), want, (1,) * len(want)))
+
+
+_REDUCTIONS = {"add": "sum", "multiply": "prod", "sum": "sum", "prod": "prod", "amax": "amax", "amin": "amin", "mean": "mean"}
+
+
+def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Tensor:
+    """A copy of input with src (a tensor or a number) written at the places that `gather` would read."""
+    source = checked("scatter", value if src is None else src, "src", 4)
+    if reduce is not None:
+        if reduce not in ("add", "multiply"):
+            raise RuntimeError(f"reduce argument must be either add or multiply, but got {reduce}")
+        if not isinstance(source, Tensor):
+            source = apply(TABLE["full"], (source,), (index._data.type.shape, input._data.type.dtype, input._data.type.device))
+        return scatter_reduce(input, dim, index, source, _REDUCTIONS[reduce])
+    source = _corner(source, index) if isinstance(source, Tensor) else source
+    return apply(TABLE["scatter"], (tensor_argument("scatter", input), index, source), (_axis("scatter", input, dim),))
+
+
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """A copy of input with src added at the places that `gather` would read."""
+    tensor_argument("scatter_add", src, "src", 4)
+    return apply(TABLE["scatter_add"], (tensor_argument("scatter_add", input), index, _corner(src, index)), (_axis("scatter_add", input, dim),))
+
+
+def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
+    """A copy of input combined with src by "sum", "prod", "mean", "amax" or "amin"."""
+    if reduce not in ("sum", "prod", "mean", "amax", "amin"):
+        raise RuntimeError(f"reduce argument must be either sum, prod, mean, amax or amin, got {reduce}")
+    dim, src = _axis("scatter_reduce", input, dim), _corner(src, index)
+    if reduce in ("prod", "amax", "amin"):
+        return apply(TABLE["scatter_reduce"], (input, index, src), (dim, reduce, include_self))
+    base = input if include_self else apply(TABLE["scatter"], (input, index, 0), (dim,))
+    total = apply(TABLE["scatter_add"], (base, index, src), (dim,))
+    if reduce == "sum":
+        return total
+    type = input._data.type
+    ones = apply(TABLE["full"], (1,), (src._data.type.shape, type.dtype, type.device))
+    start = apply(TABLE["full"], (1 if include_self else 0,), (type.shape, type.dtype, type.device))
+    counts = apply(TABLE["maximum"], (apply(TABLE["scatter_add"], (start, index, ones), (dim,)), 1))
+    return apply(DIV if type.dtype.category == FLOAT else TABLE["floor_divide"], (total, counts))
+
+
+# -- entries of one axis -------------------------------------------------------------------------------------------------------
+def _vector(name: str, index: Tensor) -> Tensor:
+    if tensor_argument(name, index, "index")._data.type.ndim > 1:
+        raise IndexError(f"{name}(): Index is supposed to be a vector")
+    return index if index._data.type.ndim else apply(RESHAPE, (index,), ((1,),))
+
+
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """The entries `index` (a vector) of an axis."""
+    axis = _axis("index_select", input, dim)
+    out = apply(TABLE["index_select"], (tensor_argument("index_select", input), _vector("index_select", index)), (axis,))
+    return out if input._data.type.ndim else apply(RESHAPE, (out,), ((),))
+
+
+def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+    """A copy of input with alpha * source added to entries of an axis."""
+    src = source if alpha == 1 else apply(MUL, (source, alpha))
+    return apply(TABLE["index_add"], (input, _vector("index_add", index), src), (_axis("index_add", input, dim),))
+
+
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """A copy of input with source written over entries of an axis."""
+    return apply(TABLE["index_copy"], (input, _vector("index_copy", index), source), (_axis("index_copy", input, dim),))
+
+
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """A copy of input with a number written over entries of an axis."""
+    number = cast(value, input._data.type.dtype) if isinstance(value, Tensor) else value
+    return apply(TABLE["index_copy"], (input, _vector("index_fill", index), number), (_axis("index_fill", input, dim),))
+
+
+def index_reduce(input: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
+    """A copy of input with entries of an axis combined with source by "prod", "mean", "amax" or "amin"."""
+    axis, shape = _axis("index_reduce", input, dim), source._data.type.shape
+    lanes = tuple([shape[axis] if d == axis else 1 for d in range(len(shape))])
+    places = apply(RESHAPE, (_vector("index_reduce", index),), (lanes,))
+    return scatter_reduce(input, axis, apply(EXPAND, (places,), (shape,)), source, reduce, include_self=include_self)
+
+
+def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Any, accumulate: bool = False) -> Tensor:
+    """A copy of input with values written (or added) where `input[indices]` would read."""
+    parts: list[Tensor] = []
+    dims: list[int] = []
+    axis = 0
+    for item in indices:
+        if item is None:
+            axis += 1
+        elif item._data.type.dtype is dtypes.bool_:
+            for places in np.nonzero(_array(item)):
+                parts.append(_wrap(places))
+                dims.append(axis)
+                axis += 1
+        else:
+            parts.append(item)
+            dims.append(axis)
+            axis += 1
+    return apply(TABLE["index_put"], (input, checked("index_put", values, "values", 3), *parts), (tuple(dims), accumulate))
 
 
 def take(input: Tensor, index: Tensor) -> Tensor:
-    """Elements of the flattened input."""
-    return index_select(input.reshape(-1), 0, index.reshape(-1)).reshape(index._data.type.shape)
+    """Elements of the flat tensor."""
+    flat = apply(RESHAPE, (input,), ((input._data.type.numel,),))
+    return apply(TABLE["index_select"], (flat, index), (0,))
 
 
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
-    op = "index_add" if accumulate else "index_copy"
-    flat = apply(TABLE[op], (input.reshape(-1), index.reshape(-1), source.reshape(-1)), (0,))
-    return flat.reshape(input._data.type.shape)
+    """A copy of input with elements of the flat tensor written or added."""
+    type = input._data.type
+    flat = apply(RESHAPE, (input,), ((type.numel,),))
+    source = apply(RESHAPE, (source,), (index._data.type.shape,))
+    return apply(RESHAPE, (apply(TABLE["index_put"], (flat, source, index), ((0,), accumulate)),), (type.shape,))
 
 
-# -- masks -------------------------------------------------------------------------------------------------------------------
+def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    """A copy of input with src written over one entry of an axis."""
+    dim = _axis("select_scatter", input, dim)
+    at = index % input._data.type.shape[dim]
+    shape = src._data.type.shape
+    return slice_scatter(input, apply(RESHAPE, (src,), ((*shape[:dim], 1, *shape[dim:]),)), dim, at, at + 1)
+
+
+def slice_scatter(input: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
+    """A copy of input with src written over start:end:step of an axis."""
+    dim = _axis("slice_scatter", input, dim)
+    shape = input._data.type.shape
+    lo, hi, by = slice(start, end, step).indices(shape[dim])
+    starts, stops, steps = [0] * len(shape), list(shape), [1] * len(shape)
+    starts[dim], stops[dim], steps[dim] = lo, max(lo, hi), by
+    want = (*shape[:dim], max(0, -(-(hi - lo) // by)), *shape[dim + 1:])
+    if src._data.type.shape != want:
+        raise RuntimeError(f"expected src to have a size equal to the slice of self. src size = {list(src._data.type.shape)}, "
+                           f"slice size = {list(want)}")
+    return apply(TABLE["slice_scatter"], (input, cast(src, input._data.type.dtype)), (tuple(starts), tuple(stops), tuple(steps)))
+
+
+# -- masks -----------------------------------------------------------------------------------------------------------------------
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """input where mask is False, else `value` (a number or 0-d tensor)."""
-    if isinstance(value, Tensor) and value._data.type.ndim:
-        raise RuntimeError(f"masked_fill only supports a 0-dimensional value tensor, but got tensor with {value._data.type.ndim} dimension(s).")
-    return apply(TABLE["masked_fill"], (input, mask, _number(value)))
+    """`value` where the mask holds, input elsewhere."""
+    tensor_argument("masked_fill", mask, "mask", 2)
+    return apply(TABLE["masked_fill"], (input, mask, checked("masked_fill", value, "value", 3)))
 
 
-def masked_select(input: Tensor, mask: Tensor, *, out: Any = None) -> Tensor:
-    """The elements where mask (broadcast with input) is True, in order, as a 1-d tensor."""
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """The elements where the mask (broadcast) holds, as a vector."""
+    if mask._data.type.dtype is not dtypes.bool_:
+        raise RuntimeError("masked_select: expected BoolTensor for mask")
     shape = np.broadcast_shapes(input._data.type.shape, mask._data.type.shape)
-    wide, where = input.expand(shape), np.broadcast_to(to_array(mask), shape)
-    places = adopt(np.flatnonzero(where))
-    return index_select(wide.reshape(-1), 0, places)
+    places = np.flatnonzero(np.broadcast_to(_array(mask), shape))
+    count = int(np.prod(shape, dtype=np.int64))
+    flat = apply(RESHAPE, (apply(EXPAND, (input,), (tuple(shape),)),), ((count,),))
+    return apply(TABLE["index_select"], (flat, _wrap(places)), (0,))
 
 
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
-    """input with the places where mask is True filled from source's elements in order."""
-    shape = input._data.type.shape
-    places = np.flatnonzero(np.broadcast_to(to_array(mask), shape))
-    if places.size > source.numel():
-        raise RuntimeError(f"masked_scatter: expected self and source to have same dtypes and enough elements: {places.size} wanted, {source.numel()} given")
-    flat = apply(TABLE["index_copy"], (input.reshape(-1), adopt(places), source.reshape(-1)[:places.size]), (0,))
-    return flat.reshape(shape)
+    """A copy of input where the mask's true places take the elements of source, in order."""
+    type = input._data.type
+    places = np.flatnonzero(np.broadcast_to(_array(mask), type.shape))
+    if places.size > source._data.type.numel:
+        raise RuntimeError(f"masked_scatter: expected self and source to have same dtypes and source to hold at least {places.size} elements, "
+                           f"but it has {source._data.type.numel}")
+    head = apply(SLICE, (apply(RESHAPE, (source,), ((source._data.type.numel,),)),), ((0,), (places.size,), (1,)))
+    flat = apply(RESHAPE, (input,), ((type.numel,),))
+    return apply(RESHAPE, (apply(TABLE["index_copy"], (flat, _wrap(places), head), (0,)),), (type.shape,))
 
 
-def nonzero(input: Tensor, *, out: Any = None, as_tuple: bool = False) -> Any:
-    """Places of non-zero elements: a (count, ndim) tensor, or one tensor an axis."""
-    found = np.nonzero(np.atleast_1d(to_array(input)))
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
+    """Indices of the elements that are not zero: one row each, or a tuple of one vector an axis."""
+    x = _array(tensor_argument("nonzero", input))
+    found = np.nonzero(x) if x.ndim else np.nonzero(x.reshape(1))
     if as_tuple:
-        return tuple([adopt(f.astype(np.int64)) for f in found])
-    if not input._data.type.ndim:
-        return adopt(np.zeros((found[0].size, 0), np.int64))
-    return adopt(np.stack(found, axis=1).astype(np.int64))
+        return tuple([_wrap(i.astype(np.int64)) for i in found])
+    return _wrap(np.stack(found, 1).astype(np.int64) if x.ndim else np.zeros((found[0].size, 0), np.int64))
 
 
 def argwhere(input: Tensor) -> Tensor:
+    """Indices of the elements that are not zero, one row each."""
     return nonzero(input)
 
 
-# -- order -------------------------------------------------------------------------------------------------------------------
-def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False, *, out: Any = None) -> Any:
-    """(values, indices) in order along dim; NaN counts as largest."""
-    return PAIRS["sort"](*apply(TABLE["sort"], (input,), (_dim("sort", dim, input), bool(descending), True)))
+# -- sorting -----------------------------------------------------------------------------------------------------------------------
+@numpy_names
+def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
+    """(values, indices) sorted along an axis; NaN sorts as largest, equal elements keep their order."""
+    x = tensor_argument("sort", input)
+    if not x._data.type.shape:
+        _axis("sort", x, dim)
+        return PAIRS["sort"](apply(COPY, (x,)), apply(TABLE["full"], (0,), ((), dtypes.int64, "cpu")))
+    return PAIRS["sort"](*apply(TABLE["sort"], (x,), (_axis("sort", x, dim), descending, True)))
 
 
+@numpy_names
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    """Indices that sort along an axis."""
     return sort(input, dim, descending)[1]
 
 
 def msort(input: Tensor) -> Tensor:
+    """Sorted along the first axis."""
     return sort(input, 0)[0]
 
 
-def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True, *, out: Any = None) -> Any:
-    """The k largest (or smallest) elements along dim, in order: (values, indices)."""
-    axis = _dim("topk", dim, input)
-    size = input._data.type.shape[axis] if input._data.type.ndim else 1
-    if not 0 <= k <= size:
-        raise RuntimeError(f"selected index k out of range (k is {k}, dimension {axis} has {size} elements)")
-    return PAIRS["topk"](*apply(TABLE["topk"], (input,), (int(k), axis, bool(largest), True)))
+@numpy_names
+def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    """(values, indices) of the k largest (or smallest) elements along an axis, in order."""
+    x = tensor_argument("topk", input)
+    axis, k = _axis("topk", x, dim), int(k)
+    if not 0 <= k <= (x._data.type.shape[axis] if x._data.type.shape else 1):
+        raise RuntimeError("selected index k out of range")
+    if not x._data.type.shape:
+        return PAIRS["topk"](*sort(x))
+    return PAIRS["topk"](*apply(TABLE["topk"], (x,), (k, axis, largest, sorted)))
 
 
-def searchsorted(sorted_sequence: Tensor, input: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
-                 sorter: Any = None) -> Tensor:
-    """Where each value would be inserted into the (last axis of the) sorted sequence."""
-    edges = to_array(sorted_sequence)
-    values = to_array(input) if isinstance(input, Tensor) else np.asarray(input)
-    where = "right" if right or side == "right" else "left"
-    if edges.ndim == 1:
-        found = np.searchsorted(edges, values, side=where)  # type: ignore[call-overload]
-    else:
-        rows = zip(edges.reshape(-1, edges.shape[-1]), values.reshape(-1, values.shape[-1]), strict=True)
-        found = np.stack([np.searchsorted(e, v, side=where) for e, v in rows]).reshape(values.shape)  # type: ignore[call-overload]
-    return adopt(np.asarray(found).astype(np.int32 if out_int32 else np.int64))
+# -- sets --------------------------------------------------------------------------------------------------------------------------
+def _unique_rows(x: np.ndarray, dim: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(unique, inverse, counts) in ascending order; NaNs stay apart."""
+    values, inverse, counts = np.unique(x, return_inverse=True, return_counts=True, axis=dim, equal_nan=False)
+    return values, inverse.reshape(x.shape if dim is None else (x.shape[dim],)), counts
 
 
-def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
-    return searchsorted(boundaries, input, out_int32=out_int32, right=right)
-
-
-# -- sets and counts -----------------------------------------------------------------------------------------------------------
 def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
-    """Distinct elements (or slices along dim) in order, with the inverse mapping and counts on request."""
-    found = np.unique(to_array(input), return_inverse=True, return_counts=True, axis=dim)
-    values, inverse, counts = (np.asarray(f) for f in found)
-    inverse = inverse.reshape(input._data.type.shape if dim is None else -1)
-    return _chosen(values, inverse, counts, return_inverse, return_counts)
+    """The distinct elements in ascending order (or distinct slices of an axis); optionally where each went, and how often it occurs."""
+    return _set_result(_unique_rows(_array(tensor_argument("unique", input)), dim), return_inverse, return_counts)
 
 
-def _chosen(values: np.ndarray, inverse: np.ndarray, counts: np.ndarray, return_inverse: bool, return_counts: bool) -> Any:
-    out = [adopt(values)]
-    if return_inverse:
-        out.append(adopt(inverse.astype(np.int64)))
-    if return_counts:
-        out.append(adopt(counts.astype(np.int64)))
-    return out[0] if len(out) == 1 else tuple(out)
+def _set_result(found: tuple[np.ndarray, ...], return_inverse: bool, return_counts: bool) -> Any:
+    results = [_wrap(a if i == 0 else a.astype(np.int64)) for i, a in enumerate(found) if i == 0 or (return_inverse, return_counts)[i - 1]]
+    return results[0] if len(results) == 1 else tuple(results)
 
 
 def unique_consecutive(input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
-    """The input with runs of equal elements (or slices along dim) reduced to one."""
-    array = to_array(input)
-    rows = array.reshape(-1) if dim is None else np.moveaxis(array, dim, 0)
-    flat = rows.reshape(len(rows), -1)
-    starts = np.ones(len(rows), bool)
-    starts[1:] = np.any(flat[1:] != flat[:-1], axis=1)
-    at = np.flatnonzero(starts)
-    values = rows[at] if dim is None else np.moveaxis(rows[at], 0, dim)
-    inverse = (np.cumsum(starts) - 1).reshape(array.shape if dim is None else -1)
-    return _chosen(values, inverse, np.diff(np.append(at, len(rows))), return_inverse, return_counts)
-
-
-def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
-    """How often each non-negative integer occurs in a 1-d tensor, or the sums of its weights."""
-    array = to_array(input)
-    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and array.min() < 0):
-        raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
-    return adopt(np.bincount(array, None if weights is None else to_array(weights), minlength))
+    """Runs of equal elements (or of equal slices of an axis) reduced to one."""
+    x = _array(input)
+    shape = x.shape
+    rows = x.reshape(-1) if dim is None else np.moveaxis(x, dim, 0)
+    flat = rows.reshape(rows.shape[0], -1) if rows.size else rows.reshape(rows.shape[0], 0)
+    fresh = np.ones(len(flat), bool)
+    fresh[1:] = np.any(flat[1:] != flat[:-1], axis=1)
+    starts = np.flatnonzero(fresh)
+    values = rows[starts] if dim is None else np.moveaxis(rows[starts], 0, dim)
+    inverse = np.cumsum(fresh) - 1
+    counts = np.diff(np.append(starts, len(flat)))
+    return _set_result((values, inverse.reshape(shape) if dim is None else inverse, counts), return_inverse, return_counts)
 
 
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
-    arrays = [to_array(x) if isinstance(x, Tensor) else np.asarray(x) for x in (elements, test_elements)]
-    return adopt(np.asarray(np.isin(*arrays, invert=invert)))
+    """Whether each element occurs among the test elements."""
+    a, b = (_array(x) if isinstance(x, Tensor) else np.asarray(x) for x in (elements, test_elements))
+    return _wrap(np.asarray(np.isin(a, b, invert=invert)))
 
 
-def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None) -> Tensor:
-    """Indices drawn with probabilities proportional to each row of input: int64 (rows, num_samples)."""
-    weights = to_array(input).astype(np.float64)
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How often each non-negative integer occurs, or the sum of its weights."""
+    x = tensor_argument("bincount", input)
+    if x._data.type.ndim != 1 or x._data.type.dtype.category == FLOAT:
+        raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
+    array = _array(x)
+    if array.size and array.min() < 0:
+        raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
+    if weights is None:
+        return _wrap(np.bincount(array, minlength=minlength).astype(np.int64))
+    counts = np.bincount(array, _array(weights).astype(np.float64), minlength)
+    return _wrap(counts.astype(np.float32 if weights._data.type.dtype is dtypes.float32 else np.float64))
+
+
+def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
+                 sorter: Tensor | None = None) -> Tensor:
+    """Where to insert values into sorted rows so that they stay sorted."""
+    if side is not None and side not in ("left", "right"):
+        raise RuntimeError(f"searchsorted(): side can only be 'left' or 'right' but got {side}")
+    rows = _array(sorted_sequence)
+    if sorter is not None:
+        rows = np.take_along_axis(rows, _array(sorter), -1)
+    wanted = _array(values) if isinstance(values, Tensor) else np.asarray(values)
+    where_to: Any = "right" if right or side == "right" else "left"
+    if rows.ndim == 1:
+        found = np.asarray(np.searchsorted(rows, wanted, where_to))
+    else:
+        if rows.shape[:-1] != wanted.shape[:-1]:
+            raise RuntimeError(f"searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries tensor and input "
+                               f"value tensor must match, but we got boundaries tensor {list(rows.shape)} and input value tensor {list(wanted.shape)}")
+        found = np.empty(wanted.shape, np.int64)
+        for i in np.ndindex(*rows.shape[:-1]):
+            found[i] = np.searchsorted(rows[i], wanted[i], where_to)
+    return _wrap(found.astype(np.int32 if out_int32 else np.int64))
+
+
+def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """The bucket between boundaries in which each value lies."""
+    return searchsorted(boundaries, input, out_int32=out_int32, right=right)
+
+
+# -- repetition and sampling -----------------------------------------------------------------------------------------------------------
+@numpy_names
+def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None) -> Tensor:
+    """Each entry of an axis (of the flat tensor without `dim`) repeated in place; `repeats` a number or one count an entry."""
+    if repeats is None:
+        counts = _array(input)
+        return _wrap(np.repeat(np.arange(counts.size), counts))
+    x = apply(RESHAPE, (input,), ((input._data.type.numel,),)) if dim is None else input
+    axis = 0 if dim is None else _axis("repeat_interleave", input, dim)
+    shape = x._data.type.shape
+    if isinstance(repeats, Tensor):
+        if repeats._data.type.numel == 1:
+            repeats = int(repeats.item())
+        else:
+            if repeats._data.type.numel != shape[axis]:
+                raise RuntimeError("repeats must have the same size as input along dim, but got repeats.size(0) = "
+                                   f"{repeats._data.type.numel} and input.size({axis}) = {shape[axis]}")
+            index = _wrap(np.repeat(np.arange(shape[axis]), _array(repeats)))
+            return apply(TABLE["index_select"], (x, index), (axis,))
+    if repeats < 0:
+        raise RuntimeError("repeats can not be negative")
+    wide = apply(RESHAPE, (x,), ((*shape[:axis + 1], 1, *shape[axis + 1:]),))
+    wide = apply(EXPAND, (wide,), ((*shape[:axis + 1], repeats, *shape[axis + 1:]),))
+    return apply(RESHAPE, (wide,), ((*shape[:axis], shape[axis] * repeats, *shape[axis + 1:]),))
+
+
+def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:
+    """Indices drawn from rows of non-negative weights, with or without replacement.
+
+    RuntimeError for negative or non-finite weights, or for fewer non-zero weights than samples without replacement.
+    """
+    from treadle.creation import rand
+    weights = _array(tensor_argument("multinomial", input)).astype(np.float64)
     if weights.ndim not in (1, 2):
         raise RuntimeError("prob_dist must be 1 or 2 dim")
-    if not np.all(np.isfinite(weights)) or np.any(weights < 0):
+    if not np.isfinite(weights).all() or (weights < 0).any():
         raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
-    rows = np.atleast_2d(weights)
-    if np.any(rows.sum(1) <= 0):
+    rows = weights.reshape(-1, weights.shape[-1])
+    if (rows.sum(1) <= 0).any():
         raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
+    if num_samples <= 0:
+        raise RuntimeError("cannot sample n_sample <= 0 samples")
     if not replacement and num_samples > rows.shape[1]:
         raise RuntimeError("cannot sample n_sample > prob_dist.size(-1) samples without replacement")
-    count = rows.shape[0] * (num_samples if replacement else rows.shape[1])
-    seed, offset = reserve(count, generator)
-    u = (philox_bits(seed, offset, count) + 0.5) * 2.0 ** -32
     if replacement:
-        edges = np.cumsum(rows, axis=1) / rows.sum(1, keepdims=True)
-        u = u.reshape(rows.shape[0], num_samples)
-        found = np.stack([np.minimum(np.searchsorted(e, r, side="right"), rows.shape[1] - 1) for e, r in zip(edges, u, strict=True)])
-    else:  # the order of exponential arrival times is a draw without replacement
+        drawn = _array(rand(len(rows), num_samples, generator=generator)).astype(np.float64)
+        edges = np.cumsum(rows, 1)
+        out = np.stack([np.searchsorted(e, u * e[-1], "right") for e, u in zip(edges, drawn, strict=True)])
+        last = rows.shape[1] - 1 - np.argmax(rows[:, ::-1] > 0, axis=1)
+        out = np.minimum(out, last[:, None])
+    else:  # the order of exponential arrival times with rates `weights`
+        if ((rows > 0).sum(1) < num_samples).any():
+            raise RuntimeError("invalid multinomial distribution (with replacement=False, not enough non-negative category to sample)")
+        drawn = _array(rand(*rows.shape, generator=generator)).astype(np.float64)
         with np.errstate(divide="ignore"):
-            arrival = -np.log(u.reshape(rows.shape)) / rows
-        found = np.argsort(arrival, axis=1, kind="stable")[:, :num_samples]
-    return adopt(found.reshape(weights.shape[:-1] + (num_samples,)).astype(np.int64))
+            times = -np.log1p(-drawn) / rows
+        times[rows == 0] = np.inf
+        times = np.where((rows > 0) & (times == 0), np.finfo(float).tiny, times)
+        out = np.argsort(times, axis=1, kind="stable")[:, :num_samples]
+    return _wrap(out.reshape(*weights.shape[:-1], num_samples).astype(np.int64))
