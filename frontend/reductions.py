@@ -346,10 +346,8 @@ def cummin(input: Tensor, dim: int) -> Any:
 
 
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
-    """Running logsumexp along an axis, relative to the axis's maximum."""
-    high = apply(AMAX, (input.detach(),), ((normalize_dim("logcumsumexp", dim, input._data.type.ndim),), True))
-    shifted = apply(TABLE["exp"], (apply(SUB, (input, high)),))
-    return apply(ADD, (apply(TABLE["log"], (cumsum(shifted, dim),)), high))
+    """Running logsumexp along an axis, without overflow."""
+    return _scan("logcumsumexp", input, dim)
 
 
 def _between(x: Tensor, dim: int, start: int, stop: int) -> Tensor:

@@ -1,12 +1,10 @@
 """Adam and AdamW."""
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import treadle
-from treadle import ops
-from treadle.optim.optimizer import PerParameterOptimizer, check_at_least_zero, refuse_differentiable
+from treadle.optim.optimizer import PerParameterOptimizer, apply_step, check_at_least_zero, refuse_differentiable
 from treadle.tensor import Tensor
 
 
@@ -41,23 +39,9 @@ class Adam(PerParameterOptimizer):
                 state["max_exp_avg_sq"] = treadle.zeros_like(param)
         state["step"] = step = state["step"] + 1.0
         beta1, beta2 = group["betas"]
-        lr, decay = group["lr"], group["weight_decay"]
-        start: Tensor = param
-        if decay != 0:
-            if group["decoupled_weight_decay"]:
-                start = param * (1 - lr * decay)
-            else:
-                grad = grad + param * decay
-        mean = state["exp_avg"] + (grad - state["exp_avg"]) * (1 - beta1)
-        square = state["exp_avg_sq"] * beta2 + grad * grad * (1 - beta2)
-        largest = square
-        if group["amsgrad"]:
-            largest = ops.maximum(state["max_exp_avg_sq"], square)
-            state["max_exp_avg_sq"].copy_(largest)
-        scale = largest.sqrt() / math.sqrt(1 - beta2**step) + group["eps"]
-        state["exp_avg"].copy_(mean)
-        state["exp_avg_sq"].copy_(square)
-        param.copy_(start - (mean / scale) * (lr / (1 - beta1**step)))
+        apply_step("adam_step", (param, grad, state["exp_avg"], state["exp_avg_sq"]),
+                   (group["lr"], beta1, beta2, group["eps"], group["weight_decay"], 1 - beta1**step, 1 - beta2**step),
+                   group["decoupled_weight_decay"], more=(state["max_exp_avg_sq"],) if group["amsgrad"] else ())
 
 
 class AdamW(Adam):

@@ -5,7 +5,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
-from treadle.optim.optimizer import PerParameterOptimizer, check_at_least_zero, refuse_differentiable
+from treadle.optim.optimizer import PerParameterOptimizer, apply_step, check_at_least_zero, refuse_differentiable
 from treadle.tensor import Tensor
 
 
@@ -36,20 +36,11 @@ class RMSprop(PerParameterOptimizer):
             if group["centered"]:
                 state["grad_avg"] = treadle.zeros_like(param)
         state["step"] += 1.0
-        grad = _decayed(param, grad, group)
-        alpha = group["alpha"]
-        square = state["square_avg"] * alpha + grad * grad * (1 - alpha)
-        spread = square
-        if group["centered"]:
-            mean = state["grad_avg"] + (grad - state["grad_avg"]) * (1 - alpha)
-            spread = square - mean * mean
-            state["grad_avg"].copy_(mean)
-        change = grad / (spread.sqrt() + group["eps"])
-        state["square_avg"].copy_(square)
+        more = [state["grad_avg"]] if group["centered"] else []
         if group["momentum"] > 0:
-            change = state["momentum_buffer"] * group["momentum"] + change
-            state["momentum_buffer"].copy_(change)
-        param.copy_(param - change * group["lr"])
+            more.append(state["momentum_buffer"])
+        apply_step("rmsprop_step", (param, grad, state["square_avg"]),
+                   (group["lr"], group["alpha"], group["eps"], group["weight_decay"], group["momentum"]), group["centered"], more=more)
 
 
 class Adagrad(PerParameterOptimizer):

@@ -4,15 +4,16 @@ from __future__ import annotations
 import functools
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import deepcopy
 from itertools import chain
 from typing import Any
 
 import treadle
+from treadle.ir.op import TABLE
 from treadle.nn.arguments import type_name
 from treadle.nn.hooks import RemovableHandle, add_hook
-from treadle.tensor import Tensor
+from treadle.tensor import Tensor, apply, assign
 
 
 class _Required:
@@ -268,8 +269,8 @@ def _fitted(param: Tensor, value: Any, key: Hashable = None) -> Any:
 class PerParameterOptimizer(Optimizer):
     """An optimizer that treats each parameter alone.
 
-    Updates are out-of-place expressions with one copy into each tensor that changes, and counts are Python numbers, so a
-    step is recorded without looking at a value.
+    Updates are one op of the table, or out-of-place expressions with one copy into each tensor that changes. Counts are
+    Python numbers, so a step is recorded without looking at a value.
     """
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -289,6 +290,18 @@ class PerParameterOptimizer(Optimizer):
     def update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         """Write the new values of `param` and of the tensors in its state."""
         raise NotImplementedError
+
+
+def apply_step(name: str, tensors: Sequence[Tensor], numbers: Sequence[Any], *attrs: Any, more: Sequence[Tensor] = ()) -> None:
+    """Run an update of the op table on (parameter, gradient, state...) and write its results to the parameter and the state.
+
+    numbers: the op's hyper-parameters, numbers or 0-d tensors; more: the state in the op's variadic tail.
+    """
+    data = [x if isinstance(x, Tensor) else float(x) for x in numbers]
+    found = apply(TABLE[name], (*tensors, *data, *more), attrs)
+    results = found if isinstance(found, tuple) else (found,)
+    for old, new in zip((tensors[0], *tensors[2:], *more), results, strict=True):
+        assign(old, new, "step")
 
 
 def check_at_least_zero(**settings: tuple[str, Any]) -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from treadle.optim.optimizer import PerParameterOptimizer, check_at_least_zero, refuse_differentiable
+import treadle
+from treadle.optim.optimizer import PerParameterOptimizer, apply_step, check_at_least_zero, refuse_differentiable
 from treadle.tensor import Tensor
 
 
@@ -23,17 +24,11 @@ class SGD(PerParameterOptimizer):
             "maximize": maximize, "foreach": foreach, "differentiable": differentiable, "fused": fused})
 
     def update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        if group["weight_decay"] != 0:
-            grad = grad + param * group["weight_decay"]
-        momentum = group["momentum"]
-        if momentum != 0:
-            state = self.state[param]
-            old = state.get("momentum_buffer")
-            if old is None:
-                moved = grad
-                state["momentum_buffer"] = grad.detach().clone()
-            else:
-                moved = old * momentum + grad * (1 - group["dampening"])
-                old.copy_(moved)
-            grad = grad + moved * momentum if group["nesterov"] else moved
-        param.copy_(param - grad * group["lr"])
+        lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+        if momentum == 0:
+            apply_step("sgd_step", (param, grad), (lr, decay))
+            return
+        state, dampening = self.state[param], group["dampening"]
+        if state.get("momentum_buffer") is None:  # the first gradient is taken whole
+            state["momentum_buffer"], dampening = treadle.zeros_like(param), 0.0
+        apply_step("sgd_momentum_step", (param, grad, state["momentum_buffer"]), (lr, momentum, dampening, decay), group["nesterov"])
