@@ -32,8 +32,9 @@ def _step(name: str, tensors: str, numbers: str, decompose: Callable[..., Any], 
 
     RuntimeError unless all tensors have the parameter's shape and dtype and the numbers are 0-d.
     """
+    facts.setdefault("type_rule", _step_type(name, len(tensors.split()), len(numbers.split())))
     return declare(name, Kind.COMPOSITE, f"{tensors} {numbers} {more}", attrs, decompose=in_float32(decompose), differentiable=False,
-                   type_rule=_step_type(name, len(tensors.split()), len(numbers.split())), domain=(0.1, 2.0), **facts)
+                   domain=(0.1, 2.0), **facts)
 
 
 def _like(b: Any, value: Any, p: Any) -> Any:
@@ -116,8 +117,16 @@ def _rmsprop(b: Any, p: Any, g: Any, v: Any, lr: Any, alpha: Any, eps: Any, weig
     return b.sub(p, b.mul(change, _like(b, lr, p))), v, *state
 
 
+def _rmsprop_type(types: Types, centered: bool) -> tuple[TensorType, ...]:
+    more = len(types) - 8
+    if not centered <= more <= centered + 1:
+        raise RuntimeError(f"rmsprop_step: expected {'a running mean (centered) and ' if centered else ''}at most one momentum buffer, "
+                           f"but got {more} more state tensors with centered={centered}")
+    return _step_type("rmsprop_step", 3, 5)(types)
+
+
 _RMSPROP = (0.1, 0.99, 1e-8, 0.01, 0.9)
-_step("rmsprop_step", "p g v", "lr alpha eps weight_decay momentum", _rmsprop, "centered", more="state*",
+_step("rmsprop_step", "p g v", "lr alpha eps weight_decay momentum", _rmsprop, "centered", more="state*", type_rule=_rmsprop_type,
       doc="(p, v, state*). `state` is the running mean of g if `centered`, and then a momentum buffer if there is momentum.",
       samples=[(((3, 4),) * 3 + _RMSPROP, (False,)), (((5,),) * 3 + _RMSPROP + ((5,),), (False,)),
                ((np.full(3, 0.5), np.full(3, 0.25), np.full(3, 2.0), *_RMSPROP, np.full(3, 0.5), np.full(3, 0.1)), (True,))])
