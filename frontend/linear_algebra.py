@@ -209,7 +209,7 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) ->
 
 def einsum(equation: str, *operands: Any) -> Tensor:
     """Einstein summation, `einsum("bij,bjk->bik", x, y)`, as a sequence of products of two operands."""
-    from treadle.einsum import evaluate
+    from treadle.contraction import evaluate
     xs = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands
     return evaluate(equation, list(xs))
 
