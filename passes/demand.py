@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from treadle.ir.graph import Node, Value
 from treadle.ir.op import Kind
-from treadle.passes.index import ZERO, Axes, Condition, Expr, Guard, Index, broadcast_index, memory_index, shifted, view_index
+from treadle.passes.index import ZERO, Axes, Condition, Guard, Index, broadcast_index, memory_index, shifted, view_index
 
 REDUCES = ("sum", "prod", "amax", "amin", "any", "all")
 ARG_REDUCES = ("argmax", "argmin")
@@ -41,7 +41,7 @@ def lowerable(node: Node) -> bool:
     if op.name in REDUCES or op.name in ARG_REDUCES or op.name == "cat":
         return all(v.type.numel for v in node.inputs)
     if op.name in GATHERS:
-        return node.inputs[0].type.numel > 0
+        return node.inputs[0].type.numel > 0 and len(node.inputs[0].shape) > 0
     return op.name in _VIEWS or op.name in _OTHERS
 
 
@@ -154,11 +154,17 @@ def _and(guard: Guard, more: list[Condition]) -> Guard:
 
 
 def _gather(node: Node, index: Index, guard: Guard) -> list[Read]:
+    """gather: the index has the operand's rank. index_select: the index's axes stand in place of the operand's `dim`."""
     x, at = node.inputs[:2]
     dim = node.attr("dim")
-    where: Index = index if node.op is not None and node.op.name == "gather" else (index[dim],)
-    place: list[Expr] = [ZERO if d == dim else e for d, e in enumerate(index)]
-    return [Read(at, where, guard), Read(x, tuple(place), guard, along=dim)]
+    if node.op is not None and node.op.name == "gather":
+        where: Index = index
+        place = index[:dim] + (ZERO,) + index[dim + 1:]
+    else:
+        end = dim + len(at.shape)
+        where = index[dim:end]
+        place = index[:dim] + (ZERO,) + index[end:]
+    return [Read(at, where, guard), Read(x, place, guard, along=dim)]
 
 
 _SPECIAL: dict[str, Callable[[Node, Index, Guard], list[Read]]] = {

@@ -6,7 +6,6 @@ from treadle.ir.dtypes import DType
 from treadle.ir.graph import Graph, Node, Value
 from treadle.passes.build import KernelBuilder, Place
 from treadle.passes.fuse import Fuser
-from treadle.passes.memory import plan_memory
 from treadle.passes.product import batch_axes
 from treadle.passes.program import BufferInfo, GemmStep, HostStep, Matrix, Program, Ref, ScalarInfo, ScalarRef
 from treadle.passes.unit import Unit
@@ -55,7 +54,7 @@ class _Lowering:
         for unit in units:
             self.steps(unit)
         self.program.outputs = [self.buffers[v] for v in self.graph.outputs]
-        return plan_memory(self.program)
+        return self.program
 
     def new_buffer(self, value: Value, kind: str) -> int:
         number = self.buffers[value] = len(self.program.buffers)

@@ -11,6 +11,8 @@ BY_SIZE_LIMIT = 1500  # above this many temporaries, placing the biggest first (
 
 def plan_memory(program: Program) -> Program:
     """Fill in lifetimes, `shares`, arena offsets, the arena's size, and a lower bound: the most bytes alive at one step."""
+    for info in program.buffers:
+        info.first = info.last = info.shares = info.offset = -1
     mark_lifetimes(program)
     _reuse(program)
     blocks = _blocks(program)

@@ -5,16 +5,20 @@ from collections.abc import Callable
 
 from treadle.ir.graph import Graph
 from treadle.passes.basic import cse, dce, decompose
+from treadle.passes.canonicalize import canonicalize, fold
 from treadle.passes.lower import lower
 from treadle.passes.memory import plan_memory
 from treadle.passes.program import Program
-from treadle.passes.promote import promote
+from treadle.passes.promote import flatten_indices, promote
 
 Pass = Callable[[Graph], Graph]
 
 PASSES: list[tuple[str, Pass]] = [
     ("decompose", decompose),
+    ("flatten_indices", flatten_indices),
     ("promote", promote),
+    ("canonicalize", canonicalize),
+    ("fold", fold),
     ("cse", cse),
     ("dce", dce),
 ]

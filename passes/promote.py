@@ -6,6 +6,7 @@ arithmetic on bool, 16-bit and integer matrix products, reductions that change t
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from treadle.ir import dtypes
@@ -158,8 +159,46 @@ def _matmul(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
     return b.sum(b.mul(rows, columns), (len(node.out.shape),), False, x.dtype)
 
 
+def _gather_of_one(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
+    """A 0-d operand is a list of one."""
+    x, index = inputs
+    return None if x.shape else b.index_select(b.reshape(x, (1,)), index, 0)
+
+
+def flatten_indices(graph: Graph) -> Graph:
+    """Advanced indexing becomes index_select, which kernels have."""
+    def rule(b: Builder, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+        return (_index(b, node, inputs),) if node.op is not None and node.op.name == "index" else None
+    return rewrite(graph, rule, Builder())
+
+
+def _index(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value:
+    """Advanced indexing as one index into the indexed axes, brought together and flattened."""
+    x, *indices = inputs
+    dims = node.attr("dims")
+    consecutive = dims == tuple(range(dims[0], dims[0] + len(dims)))
+    at = dims[0] if consecutive else 0
+    rest = [d for d in range(len(x.shape)) if d not in dims]
+    if not consecutive:
+        x = b.permute(x, (*dims, *rest))
+    if len(indices) == 1:
+        return b.index_select(x, indices[0], at)
+    sizes = x.shape[at:at + len(dims)]
+    total = prod(sizes)
+    flat, valid = None, None
+    for index, size in zip(indices, sizes, strict=True):
+        wide = convert(b, index, dtypes.int64)
+        wrapped = b.where(b.lt(wide, 0), b.add(wide, size), wide)
+        inside = b.logical_and(b.ge(wrapped, 0), b.lt(wrapped, size))
+        flat = wrapped if flat is None else b.add(b.mul(flat, size), wrapped)
+        valid = inside if valid is None else b.logical_and(valid, inside)
+    merged = b.reshape(x, (*x.shape[:at], total, *x.shape[at + len(dims):]))
+    return b.index_select(merged, b.where(valid, flat, total), at)  # `total` is out of range: the fault is found there
+
+
 _RULES: dict[str, Rule] = {
     "sum": _accumulation, "prod": _accumulation, "any": _truth, "all": _truth,
     "amax": _extreme_of_bool("any"), "amin": _extreme_of_bool("all"),
     "cat": _cat, "pad": _pad, "full": _full, "random_bits": _random_bits, "matmul": _matmul,
+    "gather": _gather_of_one, "index_select": _gather_of_one,
 }

@@ -26,7 +26,7 @@ class Runner:
                 self.memory.append(shared[info.offset:info.offset + info.nbytes])
             else:
                 self.memory.append(np.full(info.nbytes, 0xA5, np.uint8))
-        for i, info in enumerate(program.buffers):
+        for i in range(len(program.buffers)):
             home = i
             while program.buffers[home].shares >= 0:
                 home = program.buffers[home].shares
