@@ -313,15 +313,19 @@ def _rnn_layer(mode: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor
                b_hh: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """One direction of one recurrent layer: x (T, N, I), h0 (N, H or P), c0 (N, H) for LSTM -> outputs (T, N, H), last h, last c.
 
-    `mode` is "RNN_TANH", "RNN_RELU", "LSTM" or "GRU". The input's product with w_ih is one matrix product for all steps.
+    `mode` is "RNN_TANH", "RNN_RELU", "LSTM" or "GRU". Recorded as one op, whatever the length (at least 1).
     """
-    projected = linear(x, w_ih, b_ih)
-    h, c = h0, c0
-    outputs: list[Any] = [None] * x.size(0)
-    for t in range(x.size(0) - 1, -1, -1) if reverse else range(x.size(0)):
-        h, c = _rnn_step(mode, projected[t], h, c, w_hh, b_hh)
-        outputs[t] = h
-    return treadle.stack(outputs), h, c
+    weights = (w_ih, w_hh) if b_ih is None else (w_ih, w_hh, b_ih, b_hh)
+    # What the backward pass would otherwise compute again is an extra result.
+    save = treadle.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h0, c0, *weights))
+    if mode == "LSTM":
+        ys, h, c, *_ = ops.lstm_layer(x, h0, c0, *weights, reverse=reverse, save=save)
+        return ys, h, c
+    if mode == "GRU":
+        ys, h, *_ = ops.gru_layer(x, h0, *weights, reverse=reverse, save=save)
+    else:
+        ys, h, *_ = ops.rnn_layer(x, h0, *weights, nonlinearity=mode[4:].lower(), reverse=reverse, save=save)
+    return ys, h, None
 
 
 def _rnn_step(mode: str, projected: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor,
