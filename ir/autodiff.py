@@ -54,8 +54,9 @@ def operand_gradients(b: Any, op: Op, attrs: Attrs, operand_values: Sequence[Any
         return nothing
     if op.rules is None:
         return _through_decomposition(b, op, attrs, operand_values, operand_types, outs, grads, wanted)
-    g = grads[0] if len(out_types) == 1 else tuple([_filled(b, x, t) for x, t in zip(grads, out_types, strict=True)])
-    context = (op, attrs, operand_values, operand_types, outs, out_types)
+    sparse = isinstance(op.rules, VjpRule) and ("given", 0) in op.rules.needs
+    g = grads[0] if len(out_types) == 1 else tuple([x if sparse else _filled(b, x, t) for x, t in zip(grads, out_types, strict=True)])
+    context = (op, attrs, operand_values, operand_types, outs, out_types, grads)
     if isinstance(op.rules, VjpRule):
         found = _apply(b, op.rules, g, context)
         found = list(found) if isinstance(found, tuple) else [found]
@@ -74,7 +75,7 @@ def _filled(b: Any, g: Any, type: TensorType) -> Any:
 
 
 def _apply(b: Any, rule: VjpRule, g: Any, context: tuple) -> Any:
-    op, attrs, values, types, outs, out_types = context
+    op, attrs, values, types, outs, out_types, grads = context
     args = []
     for kind, i in rule.needs:
         rest = kind in ("operand", "operand_type") and op.operands[i].endswith("*")
@@ -88,6 +89,8 @@ def _apply(b: Any, rule: VjpRule, g: Any, context: tuple) -> Any:
             args.append(types)
         elif kind == "attr":
             args.append(attrs[i])
+        elif kind == "given":
+            args.append(tuple([x is not None for x in grads]))
         else:
             source = outs if kind == "out" else out_types
             args.append(source[0] if len(out_types) == 1 else tuple(source))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.op import Attrs, Kind, Op

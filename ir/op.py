@@ -46,7 +46,8 @@ class Op:
     reference: numpy semantics, `(*arrays, *attrs) -> array` or a tuple. Operands arrive already cast and not broadcast.
     vjp: one rule per operand, `(b, g, ...) -> value` or None; further parameters are chosen by name among operands,
         `out` (results), attributes, and `<operand>_type`, `out_type`: only named values are kept for the backward pass.
-        A single callable gives all gradients at once as a tuple.
+        A single callable gives all gradients at once as a tuple. Of several results' gradients `g` is a tuple, missing ones filled
+        with zeros; a single callable that asks for `given` gets None for those instead, and a bool for each.
     decompose: `(b, *operands, *attrs) -> value(s)` in terms of simpler ops; required for COMPOSITE.
     scalar: for ELEMENTWISE, the scalar function's name in the kernel IR; a callable for a user's own op.
     compute: dtype in which the operands are combined, given their types: "promote" (result_dtype), "float" (promote,
@@ -70,7 +71,7 @@ class Op:
     onnx: str = ""
     differentiable: bool = True
     domain: tuple[float, float] | None = None  # where samples for gradients may lie
-    rules: tuple["VjpRule | None", ...] | "VjpRule | None" = None
+    rules: tuple[VjpRule | None, ...] | VjpRule | None = None
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -84,7 +85,7 @@ class VjpRule:
     """A vjp function with the values it asks for by name, resolved against the op's record."""
 
     function: Callable[..., Any]
-    needs: tuple[tuple[str, int], ...]  # ("operand", i), ("operand_type", i), ("out", 0), ("out_type", 0), ("attr", i), ("operands", 0)
+    needs: tuple[tuple[str, int], ...]  # ("operand", i), ("operand_type", i), ("out", 0), ("out_type", 0), ("attr", i), ("operands", 0), ("given", 0)
 
 
 TABLE: dict[str, Op] = {}
@@ -98,7 +99,7 @@ def _resolve(op: Op, function: Callable[..., Any]) -> VjpRule:
     needs: list[tuple[str, int]] = []
     plain = [o.rstrip("*") for o in op.operands]
     for name in list(inspect.signature(function).parameters)[2:]:
-        if name in ("out", "out_type", "operands", "operand_types"):
+        if name in ("out", "out_type", "operands", "operand_types", "given"):
             needs.append((name, 0))
         elif name in plain:
             needs.append(("operand", plain.index(name)))

@@ -2,6 +2,7 @@
 from treadle.ir.ops import (  # noqa: F401
     activation,
     composite,
+    control,
     create,
     elementwise,
     indexing,
@@ -9,6 +10,7 @@ from treadle.ir.ops import (  # noqa: F401
     matmul,
     normalization,
     optimizer,
+    recurrent,
     reduce,
     scan,
     sorting,
