@@ -15,12 +15,15 @@ from typing import NamedTuple
 from treadle.codegen import reductions
 from treadle.codegen.expressions import (
     INDEX_OUT_OF_RANGE,
+    Divisor,
     Site,
     cast,
     constant,
+    divide,
     elementwise,
     from_memory,
     memory_type,
+    prepare_divisor,
     report,
     to_memory,
 )
@@ -38,6 +41,7 @@ from treadle.codegen.schedule import (
     parallel_units,
     reduce_bits,
     schedule,
+    sweep_copies,
     sweep_roots,
 )
 from treadle.codegen.target import Target
@@ -68,6 +72,7 @@ class Accumulator(NamedTuple):
 def emit_kernel(module: Module, kernel: Kernel, name: str, target: Target) -> None:
     """Add the kernel's function to the module. ValueError when a store cannot hold its value."""
     f = Function(module, name, [Val("ptr", "%args"), Val("i64", "%lo"), Val("i64", "%hi"), Val("ptr", "%scratch")])
+    module.software_half = target.arch == "x86_64" and not target.has("f16c")
     with f.if_(f.compare("slt", Val("i64", "%lo"), Val("i64", "%hi"))):
         _Emitter(f, kernel, schedule(kernel, target)).units(Val("i64", "%lo"), Val("i64", "%hi"))
     f.line("ret void")
@@ -84,6 +89,7 @@ def emit_tile(module: Module, kernel: Kernel, name: str, target: Target) -> None
     names = ("row_lo", "row_hi", "col_lo", "col_hi", "batch")
     row_lo, row_hi, col_lo, col_hi, batch = (Val("i64", "%" + n) for n in names)
     f = Function(module, name, [Val("ptr", "%args"), row_lo, row_hi, col_lo, col_hi, batch])
+    module.software_half = target.arch == "x86_64" and not target.has("f16c")
     columns = len(kernel.axes) - 1
     plan = schedule(kernel, target)
     nest = Loops(columns, False, tuple(range(columns)), (), -1, 0)
@@ -118,6 +124,7 @@ class _Emitter:
         self.env: dict[int, list[Val]] = {}
         self.splats: dict[int, Val] = {}
         self.checked: dict[int, tuple[Val, Val]] = {}
+        self.divisors: dict[int, Divisor] = {}
         self.index: dict[int, Val] = {}
         self.pointers: dict[int, Val] = {}
         self.strides: dict[tuple[int, int], Val] = {}
@@ -126,6 +133,7 @@ class _Emitter:
         self.scalars: dict[int, int] = {}
         self.needs = self.info.row_needs.union(*self.info.sweep_needs)
         self.splat_wanted = self._find_splats()
+        self.divisor_wanted = self._find_divisors()
         self.keeping = False
         self.kept: set[int] = set()
         self.row_range = (const("i64", 0), const("i64", 0))
@@ -170,6 +178,11 @@ class _Emitter:
                 wanted.update(instr.operands)
         return {i for i in wanted if not self.varying(i)}
 
+    def _find_divisors(self) -> set[int]:
+        """Floats equal in all lanes by which vectors are divided."""
+        return {instr.operands[1] for i, instr in enumerate(self.kernel.body)
+                if instr.opcode == "div" and self.varying(i) and not self.varying(instr.operands[1])}
+
     def _moves(self, axes: int) -> bool:
         return self.lane >= 0 and bool(axes >> self.lane & 1)
 
@@ -181,11 +194,11 @@ class _Emitter:
     @contextmanager
     def scope(self) -> Iterator[None]:
         """What is bound and computed inside is forgotten at the end."""
-        tables = [dict(t) for t in (self.env, self.splats, self.checked, self.index, self.pointers)]
-        saved = (self.bound, self.mask, self.copies)
+        saved = (dict(self.env), dict(self.splats), dict(self.divisors), dict(self.checked), dict(self.index), dict(self.pointers),
+                 self.bound, self.mask, self.copies)
         yield
-        self.env, self.splats, self.checked, self.index, self.pointers = tables
-        self.bound, self.mask, self.copies = saved
+        (self.env, self.splats, self.divisors, self.checked, self.index, self.pointers,
+         self.bound, self.mask, self.copies) = saved
 
     def enter(self, axis: int, index: Val, needs: frozenset[int] | None = None) -> None:
         """Fix an axis at `index` (for the lane axis: its first element) and compute what this makes computable."""
@@ -219,6 +232,8 @@ class _Emitter:
         self.env[instr] = values
         if instr in self.splat_wanted and self.kernel.body[instr].opcode != "const":
             self.splats[instr] = self.f.splat(values[0], self.width)
+        if instr in self.divisor_wanted:
+            self.divisors[instr] = prepare_divisor(self.f, self.operand(instr, 0, 1), self.width)
 
     def operand(self, instr: int, copy: int, lanes: int) -> Val:
         """A computed value in the wanted number of lanes (1 or the vector width)."""
@@ -349,7 +364,7 @@ class _Emitter:
     # -- sweeps ------------------------------------------------------------------------------------------------------
     def program(self) -> None:
         """Everything for one point (or vector) of the parallel axes: the sweeps in order, then what is stored once."""
-        # In a unit without a lane range the size decides whether a row's heavy values fit in scratch memory.
+        # The size of a row decides whether its heavy values fit in scratch memory.
         if self.nest.lane_folds and not self.nest.folds and self.info.kept:
             self._kept_or_not()
         else:
@@ -373,6 +388,9 @@ class _Emitter:
         self.kept = set()
         for sweep in range(len(self.info.reduces)):
             needs = behind(self.kernel, sweep_roots(self.kernel, self.info, sweep), frozenset(self.kept))
+            if self.nest.lane_folds:
+                # Rows too long to keep their values are rare: small code matters more.
+                self.copies = 1 if self.info.kept and not self.keeping else sweep_copies(self.kernel, needs, self.lane)
             self.sweep(sweep, needs)
             self.evaluate(self.needs)
         for access, value in self.info.row_stores:
@@ -482,6 +500,8 @@ class _Emitter:
             return random_bits(self.f, seed, offset, self.operand(instr.operands[2], copy, lanes))
         if instr.opcode == "argreduce":
             return const("i64", 0)  # there is no axis left to search
+        if instr.opcode == "div" and varying and instr.operands[1] in self.divisors:
+            return divide(self.f, self.operand(instr.operands[0], copy, lanes), self.divisors[instr.operands[1]])
         args = [self.operand(o, copy, lanes) for o in instr.operands]
         dtypes = tuple(self.kernel.body[o].dtype for o in instr.operands)
         if instr.opcode in ("cast", "reduce"):

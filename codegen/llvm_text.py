@@ -69,6 +69,8 @@ class Module:
     """Functions, declarations and globals of one LLVM module."""
 
     def __init__(self) -> None:
+        # Set for CPUs without float16 conversions, where LLVM would call a library this process does not have.
+        self.software_half = False
         self.functions: list[str] = []
         self.declarations: dict[str, str] = {}
         self.globals: list[str] = []

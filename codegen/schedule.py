@@ -39,7 +39,10 @@ class Loops(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The loop nest with the vector shape for one target: `copies` vectors of `width` lanes are worked on together."""
+    """The loop nest with the vector shape for one target: `copies` vectors of `width` lanes are worked on together.
+
+    Where the lane axis is reduced every sweep chooses its own `copies` (`sweep_copies`).
+    """
 
     loops: Loops
     width: int
@@ -228,16 +231,16 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
     moving = [instr for instr, v in zip(kernel.body, info.varies, strict=True) if v >> nest.lane & 1]
     width = max(1, target.vector_bits // _lane_bits(kernel, moving))
     work = sum(instr_cost(instr) for instr in moving)
-    if nest.lane_folds:
-        copies = 4 if work <= 40 else 2
-    elif nest.folds:
-        copies = 4 if work <= 60 else 1
-    else:
-        copies = 4 if work <= 8 else 2 if work <= 24 else 1
-    if nest.chunk:
-        while copies > 1 and copies * width > nest.chunk:
-            copies //= 2
+    copies = (4 if work <= 60 else 1) if nest.folds else 4 if work <= 8 else 2 if work <= 24 else 1
+    while nest.chunk and copies * width > nest.chunk:
+        copies //= 2
     return Schedule(nest, width, copies)
+
+
+def sweep_copies(kernel: Kernel, needs: frozenset[int], lane: int) -> int:
+    """Vectors worked on together in a sweep along a reduced lane axis: enough to hide an addition's latency behind the others."""
+    varies = analyse(kernel).varies
+    return 4 if sum(instr_cost(kernel.body[i]) for i in needs if varies[i] >> lane & 1) <= 8 else 2
 
 
 _BITS = {"float64": 64, "int64": 64, "int16": 16, "int8": 8, "uint8": 8, "bool": 8}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import mmap
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 from treadle.codegen import expressions
 from treadle.codegen.emit import emit_kernel, emit_module, emit_tile, parallel_units
-from treadle.codegen.jit import CompiledModule, compile_text
+from treadle.codegen.jit import CompiledModule, assembly, compile_text
 from treadle.codegen.kernel_reference import Fault, Operand, argument_table, evaluate, operand
 from treadle.codegen.llvm_text import Module
 from treadle.codegen.schedule import TRANSPOSE_ROWS, analyse, loops, schedule
-from treadle.codegen.target import describe, host
+from treadle.codegen.target import Target, describe, host
 from treadle.ir.dtypes import BOOL, FLOAT, by_name
 from treadle.ir.kernel import PARALLEL, REDUCE, RUNTIME, UNIT, ZERO, Access, Axis, Instr, Kernel, print_kernel
 from treadle.ir.op import TABLE, Kind
@@ -46,15 +47,15 @@ def writes(*strides: int, dtype: str = F32) -> Access:
 
 # -- running ---------------------------------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=64)
-def compiled(kernels: tuple[Kernel, ...]) -> CompiledModule:
-    return compile_text(emit_module([(f"k{i}", k) for i, k in enumerate(kernels)], host()))
+def compiled(kernels: tuple[Kernel, ...], target: Target) -> CompiledModule:
+    return compile_text(emit_module([(f"k{i}", k) for i, k in enumerate(kernels)], target))
 
 
 def launch(kernel: Kernel, sizes: Sequence[int], operands: Sequence[Operand], slots: Sequence[int] = (), scalars: Sequence[float] = (),
-           among: tuple[Kernel, ...] = (), pieces: int = 1) -> np.ndarray:
+           among: tuple[Kernel, ...] = (), pieces: int = 1, target: Target | None = None) -> np.ndarray:
     """Run the compiled kernel with its units split in `pieces`; returns the error cell."""
     kernels = among or (kernel,)
-    function = Signature(compiled(kernels).address(f"k{kernels.index(kernel)}"))
+    function = Signature(compiled(kernels, target or host()).address(f"k{kernels.index(kernel)}"))
     error = np.zeros(8, np.int64)
     table = argument_table(kernel, sizes, operands, slots, scalars, error)
     units, grain = parallel_units(kernel, tuple(sizes))
@@ -72,16 +73,16 @@ def outputs(kernel: Kernel, operands: Sequence[Operand]) -> tuple[list[Operand],
 
 
 def check(kernel: Kernel, sizes: Sequence[int], operands: Sequence[Operand], slots: Sequence[int] = (), scalars: Sequence[float] = (),
-          among: tuple[Kernel, ...] = (), rtol: float = 1e-5, atol: float = 1e-6) -> None:
+          among: tuple[Kernel, ...] = (), rtol: float = 1e-5, atol: float = 1e-6, target: Target | None = None) -> None:
     """Compiled equals reference, nothing behind the outputs is touched, and a split call gives the same bits."""
     want_operands, want = outputs(kernel, operands)
     evaluate(kernel, sizes, want_operands, slots, scalars)
     got_operands, got = outputs(kernel, operands)
-    assert launch(kernel, sizes, got_operands, slots, scalars, among)[0] == 0
+    assert launch(kernel, sizes, got_operands, slots, scalars, among, 1, target)[0] == 0
     for g, w in zip(got, want, strict=True):
         compare(g, w, rtol, atol)
     split_operands, split = outputs(kernel, operands)
-    launch(kernel, sizes, split_operands, slots, scalars, among, pieces=3)
+    launch(kernel, sizes, split_operands, slots, scalars, among, 3, target)
     for g, s in zip(got, split, strict=True):
         assert g.tobytes() == s.tobytes()
 
@@ -426,6 +427,39 @@ def test_integer_division_by_zero_is_reported() -> None:
     assert launch(MODULO, (33,), operands, among=GUARDED)[0] == 0  # lanes behind the end do not count
 
 
+def test_division_by_a_number() -> None:
+    """It is done by a reciprocal; the result is the quotient's nearest float all the same."""
+    kernel = Kernel((P,), (reads(UNIT), writes(UNIT)), (F32,), 0, (load(0), op("scalar", params=(0,)), op("div", 0, 1)), ((1, 2),))
+    x = np.random.default_rng(6).standard_normal(3000).astype(np.float32)
+    x[:9] = [0, -0.0, np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-30, 1e30]
+    for divisor in (3.0, -7.1, 0.0, -0.0, np.inf, np.nan, 1e-40, 3e38, 1e-37, 1.9999999):
+        out = np.zeros_like(x)
+        launch(kernel, (x.size,), [Operand(x, 0, (1,)), Operand(out, 0, (1,))], (), (divisor,))
+        with np.errstate(all="ignore"):
+            want = x / np.float32(divisor)
+        normal = ~(np.abs(want) < 2e-38)
+        np.testing.assert_array_equal(out[normal], want[normal])
+        np.testing.assert_allclose(out, want, atol=1e-44, rtol=0)
+
+
+def test_half_without_hardware() -> None:
+    """Every float16, and every float near the middle between two of them, converts as numpy does."""
+    target = dataclasses.replace(host(), features="")
+    wide = Kernel((P,), (reads(UNIT, dtype="float16"), writes(UNIT)), (), 0, (load(0, "float16"), op("cast", 0)), ((1, 1),))
+    narrow = Kernel((P,), (reads(UNIT), writes(UNIT, dtype="float16")), (), 0, (load(0),), ((1, 0),))
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    floats = np.zeros(1 << 16, np.float32)
+    launch(wide, (1 << 16,), [Operand(halves, 0, (1,)), Operand(floats, 0, (1,))], target=target)
+    np.testing.assert_array_equal(floats, halves.astype(np.float32))
+    middles = (floats.view(np.uint32)[:, None] + np.array([0, 0x1000, 0xFFF, 0x1001], np.uint32)).reshape(-1).view(np.float32)
+    middles = middles[~np.isnan(middles)]
+    middles = np.concatenate([middles, np.ldexp(middles, -12), np.array([65519, 65520, 1e9], np.float32)])
+    out = np.zeros(middles.size, np.float16)
+    launch(narrow, (middles.size,), [Operand(middles, 0, (1,)), Operand(out, 0, (1,))], target=target)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(out, middles.astype(np.float16))
+
+
 # -- random numbers --------------------------------------------------------------------------------------------------
 def test_random_bits() -> None:
     kernel = Kernel((P,), (writes(UNIT, dtype="int32"),), ("int64", "int64"), 0,
@@ -469,6 +503,13 @@ def test_schedules() -> None:
     wide = describe("x86_64-unknown-linux-gnu", "x86-64", "+avx512f")
     assert schedule(AFFINE_RELU, wide).width == 16
     assert schedule(AFFINE_RELU, describe("aarch64-unknown-linux-gnu", "generic", "+neon")).width == 4
+
+
+@pytest.mark.parametrize("target", [describe("x86_64-unknown-linux-gnu", "haswell", "+avx2,+fma,+f16c"),
+                                    describe("aarch64-unknown-linux-gnu", "generic", "+neon")], ids=["avx2", "neon"])
+def test_other_targets(target: Target) -> None:
+    text = assembly(emit_module([("softmax", SOFTMAX), ("half", HALF), ("turn", TRANSPOSE)], target), target=target)
+    assert "call\t__" not in text and "bl\t__" not in text
 
 
 def test_units() -> None:
@@ -569,11 +610,14 @@ FUZZ = [_Random(seed) for seed in range(60)]
 FUZZ_KERNELS = tuple(r.build() for r in FUZZ)
 
 
-def test_random_kernels() -> None:
+@pytest.mark.parametrize("bits", [128, 256, 512])
+def test_random_kernels(bits: int) -> None:
+    """Also with the vector lengths of other CPUs: LLVM splits or fuses them to what this one has."""
+    target = dataclasses.replace(host(), vector_bits=bits)
     for random, kernel in zip(FUZZ, FUZZ_KERNELS, strict=True):
         for _ in range(4):
             sizes = [int(random.rng.choice([0, 1, 2, 3, 5, 17, 33])) for _ in kernel.axes]
             try:
-                check(kernel, sizes, random.operands(sizes), among=FUZZ_KERNELS, rtol=0, atol=0)
+                check(kernel, sizes, random.operands(sizes), among=FUZZ_KERNELS, rtol=0, atol=0, target=target)
             except Exception as fault:
                 raise AssertionError(f"sizes {sizes}\n{print_kernel(kernel)}") from fault
