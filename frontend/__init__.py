@@ -42,7 +42,7 @@ from treadle.grad_mode import (
 from treadle.interop import from_dlpack, from_numpy
 from treadle.linear_algebra import *  # noqa: F403
 from treadle.methods import install as _install
-from treadle.printing import set_printoptions
+from treadle.printing import get_printoptions, printoptions, set_printoptions
 from treadle.random import Generator, default_generator, fork_rng, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
 from treadle.reductions import *  # noqa: F403
 from treadle.shaping import *  # noqa: F403

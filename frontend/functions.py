@@ -136,10 +136,11 @@ def publish(function: Callable[..., Any], name: str, doc: str) -> Callable[..., 
 
 
 __all__ = [
-    "absolute", "add", "addcdiv", "addcmul", "allclose", "clamp", "clamp_max", "clamp_min", "clip", "clone", "deg2rad", "div", "divide",
-    "equal", "float_power", "fmax", "fmin", "frac", "heaviside", "hypot", "isclose", "isneginf", "isposinf", "isreal", "ldexp",
-    "lerp", "logaddexp", "logaddexp2", "logit", "nan_to_num", "pow", "rad2deg", "round", "rsub", "sgn", "signbit", "sinc", "square",
-    "sub", "subtract", "true_divide", "where", "xlogy",
+    "absolute", "add", "addcdiv", "addcmul", "allclose", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "copysign",
+    "deg2rad", "div", "divide", "equal", "float_power", "fmax", "fmin", "frac", "heaviside", "hypot", "is_complex", "is_floating_point",
+    "is_nonzero", "is_same_size", "is_signed", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2",
+    "logit", "nan_to_num", "pow", "prelu", "rad2deg", "round", "rsub", "selu", "sgn", "signbit", "sinc", "square", "sub", "subtract",
+    "threshold", "true_divide", "where", "xlogy",
 ]
 TABLE_NAMES = {"shift_left": "bitwise_left_shift", "shift_right": "bitwise_right_shift"}
 _WRITTEN_BELOW = frozenset(__all__) | {"cast", "copy", "trunc_divide"}
@@ -281,7 +282,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None
     """Elements moved into [min, max]; numbers or tensors, at least one of them."""
     tensor_argument("clamp", input)
     if min is None and max is None:
-        raise ValueError("clamp: At least one of 'min' or 'max' must not be None")
+        raise RuntimeError("clamp: At least one of 'min' or 'max' must not be None")
     if max is None:
         result = apply(TABLE["clamp_min"], (input, checked("clamp", min, "min")))
     elif min is None:
@@ -425,7 +426,66 @@ def xlogy(input: Any, other: Any) -> Tensor:
     return apply(TABLE["xlogy"], (checked("xlogy", input, "input", 1), checked("xlogy", other)))
 
 
-# -- tests -----------------------------------------------------------------------------------------------------------------
+def copysign(input: Tensor, other: Any) -> Tensor:
+    """The magnitude of input with the sign of other."""
+    size = apply(TABLE["abs"], (tensor_argument("copysign", input),))
+    if isinstance(other, Tensor):
+        return where(signbit(other), apply(TABLE["neg"], (size,)), size)
+    return apply(TABLE["neg"], (size,)) if math.copysign(1.0, other) < 0 else apply(COPY, (size,))
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """input where it exceeds the threshold, `value` elsewhere."""
+    result = where(apply(TABLE["gt"], (input, threshold)), input, value)
+    return assign(input, result, "threshold_") if inplace else result
+
+
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """Self-normalising exponential unit."""
+    result = apply(TABLE["selu"], (input,))
+    return assign(input, result, "selu_") if inplace else result
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """x where positive, alpha * (exp(x / alpha) - 1) elsewhere."""
+    result = apply(TABLE["celu"], (input, alpha))
+    return assign(input, result, "celu_") if inplace else result
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """x where positive, weight * x elsewhere; one weight, or one a channel (axis 1)."""
+    ndim = input._data.type.ndim
+    if weight._data.type.numel > 1 and ndim > 2:
+        weight = apply(TABLE["reshape"], (weight,), ((weight._data.type.numel,) + (1,) * (ndim - 2),))
+    return where(apply(TABLE["gt"], (input, 0)), input, apply(MUL, (weight, input)))
+
+
+# -- facts and tests -----------------------------------------------------------------------------------------------------------------
+def is_floating_point(input: Tensor) -> bool:
+    """Whether the dtype is a floating one."""
+    return tensor_argument("is_floating_point", input)._data.type.dtype.category == FLOAT
+
+
+def is_complex(input: Tensor) -> bool:
+    """False: there are no complex tensors."""
+    return False
+
+
+def is_signed(input: Tensor) -> bool:
+    """Whether the dtype has a sign."""
+    return input._data.type.dtype.signed
+
+
+def is_same_size(input: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same shape."""
+    return input._data.type.shape == other._data.type.shape
+
+
+def is_nonzero(input: Tensor) -> bool:
+    """Whether the only element is not zero."""
+    return bool(tensor_argument("is_nonzero", input))
+
+
 def isposinf(input: Tensor) -> Tensor:
     """Whether an element is +inf."""
     return apply(TABLE["eq"], (input, math.inf))

@@ -15,13 +15,13 @@ from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import normalize_dim
 from treadle.layout import EXPAND, RESHAPE, SLICE
 from treadle.reductions import PAIRS, numpy_names
-from treadle.tensor import Tensor, apply
+from treadle.tensor import Tensor, apply, assign, read
 
 __all__ = [
-    "argsort", "argwhere", "bincount", "bucketize", "gather", "index_add", "index_copy", "index_fill", "index_put", "index_reduce", "index_select",
+    "argsort", "argwhere", "bincount", "bucketize", "diagonal_scatter", "gather", "index_add", "index_copy", "index_fill", "index_put", "index_reduce", "index_select",
     "isin", "masked_fill", "masked_scatter", "masked_select", "msort", "multinomial", "nonzero", "put", "repeat_interleave", "scatter",
     "scatter_add", "scatter_reduce", "searchsorted", "select_scatter", "slice_scatter", "sort", "take", "take_along_dim", "topk", "unique",
-    "unique_consecutive",
+    "unique_consecutive", "unravel_index",
 ]
 
 
@@ -200,6 +200,18 @@ def slice_scatter(input: Tensor, src: Tensor, dim: int = 0, start: int | None = 
     return apply(TABLE["slice_scatter"], (input, cast(src, input._data.type.dtype)), (tuple(starts), tuple(stops), tuple(steps)))
 
 
+def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """A copy of input with src written over the diagonal of two axes."""
+    out = apply(COPY, (input,))
+    target = out.diagonal(offset, dim1, dim2)
+    if src._data.type.shape != target._data.type.shape:
+        raise RuntimeError(f"expected src to have a size equal to the slice of self. src size = {list(src._data.type.shape)}, "
+                           f"slice size = {list(target._data.type.shape)}")
+    assign(target, apply(COPY, (src,)), "diagonal_scatter")
+    read(out)
+    return out
+
+
 # -- masks -----------------------------------------------------------------------------------------------------------------------
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """`value` where the mask holds, input elsewhere."""
@@ -355,6 +367,16 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = Fals
 def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
     """The bucket between boundaries in which each value lies."""
     return searchsorted(boundaries, input, out_int32=out_int32, right=right)
+
+
+def unravel_index(indices: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
+    """Coordinates in `shape` of indices into the flat tensor."""
+    at = indices
+    out: list[Tensor] = []
+    for n in reversed(tuple(shape)):
+        out.append(apply(TABLE["remainder"], (at, n)))
+        at = apply(TABLE["floor_divide"], (at, n))
+    return tuple(reversed(out))
 
 
 # -- repetition and sampling -----------------------------------------------------------------------------------------------------------

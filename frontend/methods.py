@@ -54,20 +54,12 @@ ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "floor
 
 
 def power(self: Tensor, exponent: Any) -> Any:
-    """x ** n; squares, roots and reciprocals by their own ops."""
-    if exponent.__class__ in (int, float):
-        if exponent == 2:
-            return apply(MUL, (self, self))
-        if self._data.type.dtype.category == FLOAT and exponent in (0.5, -1, -0.5, 3):
-            if exponent == 3:
-                return apply(MUL, (apply(MUL, (self, self)), self))
-            return apply(TABLE[{0.5: "sqrt", -1: "reciprocal", -0.5: "rsqrt"}[exponent]], (self,))
-    exponent = operand(exponent)
-    if exponent is NotImplemented:
-        return exponent
-    if isinstance(exponent, int) and exponent < 0 and self._data.type.dtype.category != FLOAT:
-        raise RuntimeError("Integers to negative integer powers are not allowed.")
-    return apply(TABLE["pow"], (self, exponent))
+    """`self ** exponent`; NotImplemented for what is neither a tensor nor a number."""
+    if exponent.__class__ not in functions.PLAIN:
+        exponent = operand(exponent)
+        if exponent is NotImplemented:
+            return exponent
+    return functions.power(self, exponent)
 
 
 def _install_operators() -> None:
@@ -247,9 +239,10 @@ PROPERTIES: dict[str, Any] = {
     "data": property(lambda self: alias(self), _set_data),
     "retains_grad": property(lambda self: self._node is not None and bool(self._node.retained) and self._out in self._node.retained),
     "_version": property(_version),
-    "T": property(lambda self: shaping.permute(self, tuple(range(len(self._data.type.shape)))[::-1])),
-    "mT": property(lambda self: shaping.transpose(self, -2, -1)),
-    "H": property(lambda self: shaping.transpose(self, -2, -1)),
+    "T": property(shaping.reversed_axes),
+    "mT": property(shaping.matrix_transpose),
+    "mH": property(shaping.matrix_transpose),
+    "H": property(shaping.matrix_transpose),
     "real": property(lambda self: self),
     "itemsize": property(lambda self: self._data.type.dtype.itemsize),
     "nbytes": property(lambda self: self._data.type.nbytes),
@@ -259,6 +252,7 @@ PROPERTIES: dict[str, Any] = {
     "is_meta": property(lambda self: False),
     "is_quantized": property(lambda self: False),
     "is_mps": property(lambda self: False),
+    "layout": property(lambda self: "strided"),
 }
 
 FACTS: dict[str, Callable[..., Any]] = {
@@ -316,10 +310,8 @@ CONVERSIONS: dict[str, Callable[..., Any]] = {
     "to": to, "clone": clone, "contiguous": contiguous, "cpu": lambda self, *a, **k: self, "cuda": _cuda, "pin_memory": lambda self, *a: self,
     "type_as": lambda self, other: cast(self, other._data.type.dtype), "detach": alias, "detach_": _detach_,
     "share_memory_": lambda self: self, "is_shared": lambda self: False, "requires_grad_": _requires_grad_,
-    "view": shaping.view_method, "reshape": lambda self, *shape: shaping.reshape(self, _sizes(shape)),
-    "permute": lambda self, *dims: shaping.permute(self, _sizes(dims)), "expand": lambda self, *shape: shaping.expand(self, *shape),
-    "expand_as": lambda self, other: shaping.expand(self, other._data.type.shape), "repeat": lambda self, *sizes: shaping.repeat(self, *sizes),
-    "reshape_as": lambda self, other: shaping.reshape(self, other._data.type.shape),
+    "view": shaping.view_method, "reshape": shaping.reshape, "permute": shaping.permute, "expand": shaping.expand,
+    "expand_as": shaping.expand_as, "repeat": shaping.repeat, "reshape_as": shaping.reshape_as,
 }
 
 
@@ -392,21 +384,69 @@ def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: G
     return _filled(self, creation.randint(low, high, self._data.type.shape, generator=generator), "random_")
 
 
+def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
+    """Write a number over the main diagonal; with `wrap`, over those that follow in tall matrices too."""
+    shape = self._data.type.shape
+    if len(shape) < 2 or (len(shape) > 2 and len(set(shape)) > 1):
+        raise RuntimeError("all dimensions of input must be of equal length" if len(shape) > 2 else "dimensions must larger than 1")
+    check_writable(self, "fill_diagonal_")
+    step = sum(layout.contiguous_strides(shape))
+    length = -(-self._data.type.numel // step) if wrap else min(shape)
+    places = apply(MUL, (creation.arange(length), step))
+    flat = apply(TABLE["reshape"], (self,), ((self._data.type.numel,),))
+    return assign(self, apply(TABLE["reshape"], (gathering.index_fill(flat, 0, places, fill_value),), (shape,)), "fill_diagonal_")
+
+
+def set_(self: Tensor, source: Tensor) -> Tensor:
+    """Share the storage of `source`."""
+    return _become(self, alias(source))
+
+
+def resize_(self: Tensor, *sizes: Any) -> Tensor:
+    """Another shape for the same elements in order: the first ones kept, missing ones zero. Views made before keep the old storage."""
+    shape, old = layout.ints(sizes), self._data.type
+    if shape == old.shape:
+        return self
+    flat = apply(TABLE["reshape"], (self,), ((old.numel,),))
+    count = layout.Size(shape).numel()
+    if count <= old.numel:
+        flat = apply(TABLE["slice"], (flat,), ((0,), (count,), (1,)))
+    else:
+        flat = apply(TABLE["pad"], (flat, 0), ((0,), (count - old.numel,)))
+    return _become(self, apply(TABLE["reshape"], (flat,), (shape,)))
+
+
+def log_normal_(self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Generator | None = None) -> Tensor:
+    """exp of normal draws."""
+    return assign(normal_(self, mean, std, generator=generator), apply(TABLE["exp"], (self,)), "log_normal_")
+
+
 IN_PLACE: dict[str, Callable[..., Any]] = {
     "copy_": copy_, "fill_": fill_, "zero_": lambda self: fill_(self, 0), "uniform_": uniform_, "normal_": normal_, "bernoulli_": bernoulli_,
-    "exponential_": exponential_, "random_": random_,
-    "squeeze_": lambda self, *a: _reshaped_(self, shaping.squeeze(self, *a)), "unsqueeze_": lambda self, d: _reshaped_(self, shaping.unsqueeze(self, d)),
-    "t_": lambda self: _reshaped_(self, shaping.t(self)), "transpose_": lambda self, a, b: _reshaped_(self, shaping.transpose(self, a, b)),
+    "exponential_": exponential_, "random_": random_, "log_normal_": log_normal_,
+    "fill_diagonal_": fill_diagonal_, "set_": set_, "resize_": resize_,
 }
 
 
-def _reshaped_(self: Tensor, view: Tensor) -> Tensor:
-    """Become that view of oneself."""
+def _become(self: Tensor, view: Tensor) -> Tensor:
+    """Turn into that view of oneself."""
     if self._requires_grad:
         raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
     self._data, self._storage, self._chain, self._seen = view._data, view._storage, view._chain, view._seen
     self._node, self._out = view._node, view._out
     return self
+
+
+def _viewing(name: str) -> Callable[..., Tensor]:
+    function = getattr(shaping, name)
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return _become(self, function(self, *args, **kwargs))
+    method.__name__, method.__doc__ = f"{name}_", f"In-place `{name}`: the tensor becomes that view of itself."
+    return method
+
+
+VIEWING = ("squeeze", "unsqueeze", "t", "transpose", "swapaxes", "swapdims", "as_strided")
 
 
 NEW: dict[str, Callable[..., Any]] = {
@@ -433,7 +473,8 @@ NOT_METHODS = frozenset({"where", "cat", "stack", "meshgrid", "einsum", "broadca
 # Methods whose in-place form makes sense beside the elementwise functions.
 ALSO_IN_PLACE = ("masked_fill", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_put", "masked_scatter",
                  "cumsum", "cumprod", "tril", "triu", "addmm", "baddbmm", "put")
-NOT_IN_PLACE = frozenset({"allclose", "equal", "isclose", "is_tensor", "where", "real", "clone"})
+NOT_IN_PLACE = frozenset({"allclose", "clone", "equal", "is_complex", "is_floating_point", "is_nonzero", "is_same_size", "is_signed", "isclose",
+                          "isfinite", "isinf", "isnan", "isneginf", "isposinf", "isreal", "positive", "rsub", "signbit", "where"})
 
 
 def _takes_tensor_first(function: Callable[..., Any]) -> bool:
@@ -454,9 +495,10 @@ def _install_functions() -> None:
                 setattr(Tensor, name, function)
             if (module is functions or name in ALSO_IN_PLACE) and name not in NOT_IN_PLACE and not hasattr(Tensor, f"{name}_"):
                 setattr(Tensor, f"{name}_", _in_place(name, function))
+    for name in VIEWING:
+        setattr(Tensor, f"{name}_", _viewing(name))
+    Tensor.split = lambda self, split_size, dim=0: shaping.split(self, split_size, dim)
     Tensor.where = lambda self, condition, other: functions.where(condition, self, other)
-    Tensor.pow = power
-    Tensor.pow_ = _in_place("pow", power)
 
 
 def install() -> None:

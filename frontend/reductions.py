@@ -1,6 +1,7 @@
 """Reductions along axes, prefix operations, and order statistics, with PyTorch's dtype rules."""
 from __future__ import annotations
 
+import builtins
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -11,18 +12,18 @@ from treadle.functions import ADD, COPY, DIV, MUL, SUB, TABLE, as_dtype, cast, i
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.types import normalize_dim, normalize_dims
-from treadle.layout import RESHAPE, SLICE, Ints
+from treadle.layout import RESHAPE, SLICE, Ints, ints
 from treadle.shaping import cat, expand, flatten, unsqueeze
-from treadle.tensor import Tensor, apply
+from treadle.tensor import EMITTER, Tensor, apply
 
 SUM, PROD, AMAX, AMIN, ANY, ALL = (TABLE[n] for n in ("sum", "prod", "amax", "amin", "any", "all"))
 
 Dim = int | Sequence[int] | None
 
 __all__ = [
-    "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "count_nonzero", "cov", "cummax", "cummin", "cumprod", "cumsum",
+    "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "corrcoef", "count_nonzero", "cov", "cummax", "cummin", "cumprod", "cumsum",
     "cumulative_trapezoid", "diff", "histc", "kthvalue", "log_softmax", "logcumsumexp", "logsumexp", "max", "mean", "median", "min", "mode",
-    "nanmean", "nanmedian", "nanquantile", "nansum", "prod", "quantile", "softmax", "softmin", "std", "std_mean", "sum", "trapezoid",
+    "nanmean", "nanmedian", "nanquantile", "nansum", "prod", "quantile", "softmax", "softmin", "std", "std_mean", "sum", "sum_to_size", "trapezoid",
     "trapz", "var", "var_mean",
 ]
 
@@ -175,6 +176,25 @@ def cov(input: Tensor, *, correction: int = 1) -> Tensor:
     centred = apply(SUB, (x, mean(x, 1, True)))
     out = apply(DIV, (matmul(centred, centred.t()), x._data.type.shape[1] - correction))
     return out if input._data.type.ndim == 2 else out.reshape(())
+
+
+def corrcoef(input: Tensor) -> Tensor:
+    """Correlation coefficients of variables in rows."""
+    c = cov(input)
+    if not c._data.type.shape:
+        return apply(DIV, (c, c))
+    deviation = apply(TABLE["sqrt"], (c.diagonal(),))
+    return apply(TABLE["clamp"], (apply(DIV, (apply(DIV, (c, unsqueeze(deviation, 1))), unsqueeze(deviation, 0))), -1.0, 1.0))
+
+
+def sum_to_size(input: Tensor, *size: Any) -> Tensor:
+    """Summed over the axes along which `size` would broadcast to input's shape."""
+    from treadle.ir.ops.view import sum_to
+    want, have = ints(size), input._data.type.shape
+    lead = len(have) - len(want)
+    if lead < 0 or builtins.any([n not in (1, m) for n, m in zip(want, have[lead:], strict=True)]):
+        raise RuntimeError(f"size {{{list(want)}}} is not expandable to size {{{list(have)}}}.")
+    return sum_to(EMITTER, input, want)
 
 
 # -- tests -------------------------------------------------------------------------------------------------------------------------

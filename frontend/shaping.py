@@ -67,9 +67,9 @@ def view_dtype(x: Tensor, dtype: Any) -> Tensor:
     return from_array(to_array(x).view(dtype.np))
 
 
-def reshape(input: Tensor, *shape: Any) -> Tensor:
+def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
     """A view where the strides allow it, a copy elsewhere."""
-    new = resolve_shape(ints(shape), input._data.type.numel)
+    new = resolve_shape(ints(sizes if shape is None else (shape,)), input._data.type.numel)
     return view(RESHAPE, input, (new,)) if _viewable(input, new) else apply(RESHAPE, (input,), (new,))
 
 
@@ -137,10 +137,10 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 
 
 # -- permuting -----------------------------------------------------------------------------------------------------------------
-def permute(input: Tensor, *dims: Any) -> Tensor:
+def permute(input: Tensor, *order: Any, dims: Any = None) -> Tensor:
     """The axes in the order given."""
     ndim = input._data.type.ndim
-    order = ints(dims)
+    order = ints(order if dims is None else (dims,))
     if len(order) != ndim:
         raise RuntimeError(f"permute(sparse_coo): number of dimensions in the tensor input does not match the length of the desired ordering of "
                            f"dimensions i.e. input.dim() = {ndim} is not equal to len(dims) = {len(order)}")
@@ -520,16 +520,16 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
     return apply(RESHAPE, (out,), (tuple([r * size for r, size in zip(times, shape, strict=True)]),))
 
 
-def tile(input: Tensor, *dims: Any) -> Tensor:
+def tile(input: Tensor, *counts: Any, dims: Any = None) -> Tensor:
     """As `repeat`, with missing leading counts taken as 1."""
-    times = ints(dims)
+    times = ints(counts if dims is None else (dims,))
     return repeat(input, (1,) * (input._data.type.ndim - len(times)) + times)
 
 
-def flip(input: Tensor, *dims: Any) -> Tensor:
+def flip(input: Tensor, *axes: Any, dims: Any = None) -> Tensor:
     """The order of elements reversed along axes; a copy."""
     ndim = input._data.type.ndim
-    chosen = tuple(sorted([normalize_dim("flip", d, ndim) for d in ints(dims)]))
+    chosen = tuple(sorted([normalize_dim("flip", d, ndim) for d in ints(axes if dims is None else (dims,))]))
     if len(set(chosen)) != len(chosen):
         raise RuntimeError(f"dim {chosen[0]} appears multiple times in the list of dims")
     return apply(op_table.TABLE["flip"], (input,), (chosen,)) if chosen else apply(COPY, (input,))
@@ -580,6 +580,8 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
     if indexing not in ("ij", "xy"):
         raise RuntimeError(f"treadle.meshgrid: indexing must be one of \"xy\" or \"ij\", but received: {indexing}")
     xs = list(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors)
+    if len({x._data.type.dtype for x in xs}) > 1:
+        raise RuntimeError("meshgrid expects all tensors to have the same dtype")
     swap = indexing == "xy" and len(xs) > 1
     order = [1, 0, *range(2, len(xs))] if swap else list(range(len(xs)))
     shape = tuple([xs[i]._data.type.numel for i in order])
