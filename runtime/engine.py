@@ -4,6 +4,7 @@ The tier is chosen by counting sightings, never by time, so a seeded run always 
 """
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections import Counter
@@ -16,7 +17,8 @@ from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.types import TensorType
 from treadle.passes.basic import dce
-from treadle.runtime import log, memory, recorder
+from treadle.runtime import check, log, memory, recorder
+from treadle.runtime.memory import array_of
 from treadle.runtime.recorder import STATE, Data, Step, Trace, build_graph, computed, fresh_trace
 
 counters: Counter[str] = Counter()
@@ -49,6 +51,8 @@ class Plan:
         else:
             counters["compiled_runs"] += 1
             results = compiled.run(buffers, scalars)
+            if CHECK == "ref" and results is not None:
+                check.against_reference(self.graph, buffers, scalars, results)
             if results is None:  # a kernel found a fault: the interpreter words the error and saves what it can
                 results = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
         for slot, buffer in zip(self.outputs, results, strict=True):
@@ -68,16 +72,13 @@ class Plan:
 
 
 COMPILE_AT = 2
+CHECK = os.environ.get("TREADLE_CHECK", "")
 
 
 def COMPILE(graph: Graph) -> Any:
     """Replaced by `treadle.runtime.compiled` when it loads; False keeps the interpreter."""
     from treadle.runtime.compiled import compile_graph
     return compile_graph(graph)
-
-
-def array_of(buffer: memory.Buffer, type: TensorType) -> np.ndarray:
-    return memory.as_numpy(buffer, type.shape, type.dtype.np)
 
 
 def interpret(graph: Graph, buffers: Sequence[Any], scalars: Sequence[Any], wanted: list[Data]) -> list[Any]:
@@ -177,6 +178,8 @@ def flush(reason: str) -> None:
     except BaseException as error:
         _poison(values, trace, error)
         raise
+    finally:
+        trace.values = []  # values nobody wanted still refer to the trace: without this they would be a cycle
 
 
 def _poison(values: list[Data], trace: Trace, error: BaseException) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from treadle.ir.types import TensorType
+
 ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
 # Larger classes have a mapping of their own, which can be given back block by block.
@@ -255,3 +257,8 @@ def as_numpy(buffer: Buffer, shape: Sequence[int], dtype: Any) -> np.ndarray:
     if nbytes > buffer.nbytes:
         raise ValueError(f"an array of shape {tuple(shape)} and type {dtype} needs {nbytes} bytes, the buffer has {buffer.nbytes}")
     return np.asarray(buffer)[:nbytes].view(dtype).reshape(shape)
+
+
+def array_of(buffer: Buffer, type: TensorType) -> np.ndarray:
+    """The value in `buffer` as an array that shares its memory."""
+    return as_numpy(buffer, type.shape, type.dtype.np)

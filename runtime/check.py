@@ -1,0 +1,46 @@
+"""`TREADLE_CHECK=ref`: every compiled run is repeated by the numpy interpreter, op by op, and compared."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from treadle.ir import interpreter
+from treadle.ir.dtypes import FLOAT
+from treadle.ir.graph import Graph, Value
+from treadle.runtime.memory import Buffer, array_of
+
+# Largest difference, relative to the largest element, that rounding in another order explains.
+TOLERANCE = {"float16": 2e-2, "bfloat16": 5e-2, "float32": 2e-4, "float64": 1e-9}
+
+
+class CheckError(RuntimeError):
+    """Compiled code and the interpreter disagree."""
+
+
+def against_reference(graph: Graph, buffers: Sequence[Buffer], scalars: Sequence[Any], results: Sequence[Buffer]) -> None:
+    """CheckError naming the op, the user's line and the first element whose value differs."""
+    inputs = [array_of(b, v.type) for v, b in zip(graph.inputs, buffers, strict=False)] + [np.asarray(s) for s in scalars]
+    for value, wanted, buffer in zip(graph.outputs, interpreter.run(graph, inputs), results, strict=True):
+        found = array_of(buffer, value.type)
+        place = _first_difference(found, wanted, value)
+        if place is not None:
+            node = value.node
+            where = f" at {node.loc[0]}:{node.loc[1]}" if node.loc else ""
+            raise CheckError(f"compiled and interpreted results differ: {node.op.name if node.op else 'input'}{where}, element {place} of "
+                             f"{value.type}: compiled {found[place]!r}, interpreted {wanted[place]!r}")
+
+
+def _first_difference(found: np.ndarray, wanted: np.ndarray, value: Value) -> tuple[int, ...] | None:
+    if value.type.dtype.category != FLOAT:
+        differs = found != wanted
+    else:
+        a, b = found.astype(np.float64), wanted.astype(np.float64)
+        finite = np.abs(b[np.isfinite(b)])
+        limit = TOLERANCE[value.type.dtype.name] * (finite.max() if finite.size else 1.0)
+        with np.errstate(invalid="ignore"):
+            differs = ~((a == b) | (np.abs(a - b) <= limit) | (np.isnan(a) & np.isnan(b)))
+    if not np.any(differs):
+        return None
+    return tuple(int(i) for i in np.argwhere(differs)[0])

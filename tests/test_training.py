@@ -1,0 +1,67 @@
+"""Whole training loops: both tiers follow the same curve, whatever is pending between looks at the loss."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import treadle as torch
+import treadle.nn.functional as F
+from treadle import nn
+from treadle.runtime import engine, recorder
+
+
+@pytest.fixture
+def tiers() -> Iterator[None]:
+    before = engine.COMPILE_AT
+    yield
+    engine.COMPILE_AT = before
+    recorder.forget()
+
+
+def plain_adam(parameters: list[torch.Tensor], state: dict[int, list[torch.Tensor]], step: int) -> None:
+    """Adam from elementwise tensor operations, many kernels' worth."""
+    with torch.no_grad():
+        for i, p in enumerate(parameters):
+            m, v = state.setdefault(i, [torch.zeros_like(p), torch.zeros_like(p)])
+            m.mul_(0.9).add_(p.grad * 0.1)
+            v.mul_(0.999).add_(p.grad * p.grad * 0.001)
+            update = (m / (1 - 0.9 ** step)) / ((v / (1 - 0.999 ** step)).sqrt() + 1e-8)
+            p.copy_(p - 0.01 * update)
+            p.grad = None
+
+
+def curve(compile_at: int, steps_per_look: int, optimizer: str, steps: int = 24) -> list[float]:
+    engine.COMPILE_AT = compile_at
+    recorder.forget()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.LayerNorm(16), nn.Linear(16, 4), nn.GELU(), nn.Linear(4, 3))
+    x, y = torch.randn(20, 8), torch.randint(0, 3, (20,))
+    parameters = list(model.parameters())
+    made = None if optimizer == "plain" else getattr(torch.optim, optimizer)(parameters, lr=0.01)
+    state: dict[int, list[torch.Tensor]] = {}
+    losses = []
+    for step in range(1, steps + 1):
+        loss = F.cross_entropy(model(torch.cat([x[:, :4].sin(), x[:, 4:]], 1)), y)
+        loss.backward()
+        if made is None:
+            plain_adam(parameters, state, step)
+        else:
+            made.step()
+            made.zero_grad()
+        if step % steps_per_look == 0:
+            losses.append(loss.item())
+    return losses + [p.sum().item() for p in parameters]
+
+
+@pytest.mark.parametrize("optimizer", ["plain", "Adam", "SGD", "RMSprop"])
+@pytest.mark.parametrize("steps_per_look", [1, 2, 3, 8])
+def test_tiers_agree(tiers: None, steps_per_look: int, optimizer: str) -> None:
+    interpreted = curve(1 << 30, steps_per_look, optimizer)
+    compiled = curve(1, steps_per_look, optimizer)
+    assert compiled == pytest.approx(interpreted, rel=1e-3, abs=1e-4)
+    assert compiled[0] == pytest.approx(interpreted[0], rel=1e-5)
+
+
+def test_same_seed_same_bits(tiers: None) -> None:
+    assert curve(2, 1, "Adam") == curve(2, 1, "Adam")
