@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from treadle.codegen import reductions
+from treadle.codegen import odometer, reductions
 from treadle.codegen.expressions import (
     INDEX_OUT_OF_RANGE,
     Divisor,
@@ -27,7 +27,7 @@ from treadle.codegen.expressions import (
     report,
     to_memory,
 )
-from treadle.codegen.llvm_text import Function, Module, Val, const, intrinsic_suffix, scalar_bits, vector_type
+from treadle.codegen.llvm_text import Function, Module, Val, const, scalar_bits, vector_type
 from treadle.codegen.philox import random_bits
 from treadle.codegen.reductions import Fold
 from treadle.codegen.schedule import (
@@ -45,6 +45,7 @@ from treadle.codegen.schedule import (
     sweep_roots,
 )
 from treadle.codegen.target import Target
+from treadle.codegen.vector_memory import first_lanes, gather, lane_numbers, load_vector, scatter, store_vector
 from treadle.ir.kernel import PARALLEL, RUNTIME, UNIT, ZERO, Instr, Kernel, argument_layout
 
 __all__ = ["emit_kernel", "emit_module", "emit_tile", "parallel_units"]
@@ -138,7 +139,7 @@ class _Emitter:
         self.kept: set[int] = set()
         self.row_range = (const("i64", 0), const("i64", 0))
         self._read_arguments()
-        self.iota = Val(vector_type("i64", self.width), f"<{', '.join(f'i64 {i}' for i in range(self.width))}>")
+        self.iota = lane_numbers("i64", self.width)
         self.lane_offsets = {a: self._lane_offsets(a) for a in range(len(kernel.accesses))}
         # What a load reads whose address must not be touched.
         self.nothing = f.variable(const("i64", 0))
@@ -254,34 +255,12 @@ class _Emitter:
             self.lane_loop(f.mul(low, nest.chunk), end)
             return
         counts = [self.sizes[a] for a in nest.outer]
-        counts += [self._pieces(self.sizes[nest.rows], TRANSPOSE_ROWS)] if nest.rows >= 0 else []
-        counts += [self._pieces(self.sizes[self.lane], nest.chunk)] if nest.chunk else []
-        counters = self._decode(low, counts)
-        with f.loop(low, high, 1, counters) as loop:
+        counts += [odometer.pieces(f, self.sizes[nest.rows], TRANSPOSE_ROWS)] if nest.rows >= 0 else []
+        counts += [odometer.pieces(f, self.sizes[self.lane], nest.chunk)] if nest.chunk else []
+        with f.loop(low, high, 1, odometer.decode(f, low, counts)) as loop:
             with self.scope():
                 self.unit(loop.values)
-            loop.next(self._advance(loop.values, counts))
-
-    def _pieces(self, size: Val, piece: int) -> Val:
-        return self.f.binary("udiv", self.f.add(size, piece - 1), const("i64", piece))
-
-    def _decode(self, unit: Val, counts: list[Val]) -> list[Val]:
-        counters: list[Val] = []
-        for count in reversed(counts[1:]):
-            counters.insert(0, self.f.binary("urem", unit, count))
-            unit = self.f.binary("udiv", unit, count)
-        return [unit, *counters] if counts else []
-
-    def _advance(self, counters: list[Val], counts: list[Val]) -> list[Val]:
-        """The next unit's counters, like an odometer: cheaper than dividing each time."""
-        after: list[Val] = []
-        carry: Val | None = None
-        for counter, count in zip(reversed(counters), reversed(counts), strict=True):
-            bumped = self.f.add(counter, 1 if carry is None else self.f.cast("zext", carry, "i64"))
-            carry = self.f.compare("eq", bumped, count)
-            last = len(after) == len(counts) - 1
-            after.insert(0, bumped if last else self.f.select(carry, const("i64", 0), bumped))
-        return after
+            loop.next(odometer.advance(f, loop.values, counts))
 
     def unit(self, counters: list[Val]) -> None:
         f, nest = self.f, self.nest
@@ -324,18 +303,11 @@ class _Emitter:
 
         def masked(index: Val, state: State) -> State:
             with self.scope():
-                self.copies, self.mask = 1, self._first_lanes(f.sub(high, index))
+                self.copies, self.mask = 1, first_lanes(f, f.sub(high, index), self.width)
                 self.enter(self.lane, index, needs)
                 return body(state)
         state = self.blocked(low, middle, step, state, whole)
         return self.plain(middle, high, self.width, state, masked)
-
-    def _first_lanes(self, count: Val) -> Val:
-        """The mask of lanes below `count`."""
-        f, width = self.f, self.width
-        narrow = {64: "i8", 32: "i16"}.get(width, "i32")
-        few = f.splat(f.cast("trunc", f.smin(count, const("i64", width)), narrow), width)
-        return f.compare("sgt", few, Val(few.ty, f"<{', '.join(f'{narrow} {i}' for i in range(width))}>"))
 
     # -- loops with state --------------------------------------------------------------------------------------------
     def plain(self, low: Val, high: Val, step: int, state: State, body: Callable[[Val, State], State]) -> State:
@@ -565,21 +537,11 @@ class _Emitter:
         f, dtype = self.f, self.kernel.accesses[access].dtype
         element = memory_type(dtype)
         ty = vector_type(element, self.width)
-        align = scalar_bits(element) // 8
         mask = self.mask if keep is None else keep if self.mask is None else f.binary("and", keep, self.mask)
         pointer = self._copy_pointer(access, pointer, copy, element)
         if offsets is None and self.kernel.accesses[access].strides[self.lane] == UNIT:
-            if mask is None:
-                return from_memory(f, f.load(pointer, ty, align), dtype)
-            name = f"llvm.masked.load.{intrinsic_suffix(ty)}.p0"
-            f.module.declare(name, f"{ty} (ptr, {mask.ty}, {ty})")
-            return from_memory(f, f.op(f"call {ty} @{name}(ptr align {align} {pointer.name}, {mask}, {ty} zeroinitializer)", ty), dtype)
-        places = self._places(access, pointer, offsets, element)
-        mask = mask or const(vector_type("i1", self.width), 1)
-        name = f"llvm.masked.gather.{intrinsic_suffix(ty)}.{intrinsic_suffix(places.ty)}"
-        f.module.declare(name, f"{ty} ({places.ty}, {mask.ty}, {ty})")
-        call = f"call {ty} @{name}({places.ty} align {align} {places.name}, {mask}, {ty} zeroinitializer)"
-        return from_memory(f, f.op(call, ty), dtype)
+            return from_memory(f, load_vector(f, pointer, ty, mask), dtype)
+        return from_memory(f, gather(f, self._places(access, pointer, offsets, element), ty, mask), dtype)
 
     def _copy_pointer(self, access: int, pointer: Val, copy: int, element: str) -> Val:
         kind = self.kernel.accesses[access].strides[self.lane]
@@ -608,19 +570,11 @@ class _Emitter:
     def _write_vector(self, access: int, copy: int, value: Val) -> None:
         f, record = self.f, self.kernel.accesses[access]
         element = memory_type(record.dtype)
-        align = scalar_bits(element) // 8
         pointer = self._copy_pointer(access, self.pointers[access], copy, element)
-        if record.strides[self.lane] == UNIT and self.mask is None:
-            f.store(value, pointer, align)
-            return
-        mask = self.mask or const(vector_type("i1", self.width), 1)
         if record.strides[self.lane] == UNIT:
-            name, places = f"llvm.masked.store.{intrinsic_suffix(value.ty)}.p0", pointer
+            store_vector(f, value, pointer, self.mask)
         else:
-            places = self._places(access, pointer, None, element)
-            name = f"llvm.masked.scatter.{intrinsic_suffix(value.ty)}.{intrinsic_suffix(places.ty)}"
-        f.module.declare(name, f"void ({value.ty}, {places.ty}, {mask.ty})")
-        f.line(f"call void @{name}({value}, {places.ty} align {align} {places.name}, {mask})")
+            scatter(f, value, self._places(access, pointer, None, element), self.mask)
 
 
 _LEAVES = frozenset(("const", "slot", "scalar", "index"))

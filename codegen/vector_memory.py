@@ -1,0 +1,55 @@
+"""Vector loads and stores, contiguous or one address per lane, with or without a mask."""
+from __future__ import annotations
+
+from treadle.codegen.llvm_text import Function, Val, const, intrinsic_suffix, lanes_of, scalar_bits, scalar_type, vector_type
+
+
+def _align(ty: str) -> int:
+    return scalar_bits(scalar_type(ty)) // 8
+
+
+def load_vector(f: Function, pointer: Val, ty: str, mask: Val | None) -> Val:
+    """Neighbouring elements; lanes not set in `mask` (None: all are) touch no memory and read 0."""
+    if mask is None:
+        return f.load(pointer, ty, _align(ty))
+    name = f"llvm.masked.load.{intrinsic_suffix(ty)}.p0"
+    f.module.declare(name, f"{ty} (ptr, {mask.ty}, {ty})")
+    return f.op(f"call {ty} @{name}(ptr align {_align(ty)} {pointer.name}, {mask}, {ty} zeroinitializer)", ty)
+
+
+def gather(f: Function, places: Val, ty: str, mask: Val | None) -> Val:
+    """As `load_vector`, from a vector of pointers."""
+    mask = mask or const(vector_type("i1", lanes_of(ty)), 1)
+    name = f"llvm.masked.gather.{intrinsic_suffix(ty)}.{intrinsic_suffix(places.ty)}"
+    f.module.declare(name, f"{ty} ({places.ty}, {mask.ty}, {ty})")
+    return f.op(f"call {ty} @{name}({places.ty} align {_align(ty)} {places.name}, {mask}, {ty} zeroinitializer)", ty)
+
+
+def store_vector(f: Function, value: Val, pointer: Val, mask: Val | None) -> None:
+    """Neighbouring elements, for the lanes set in `mask`."""
+    if mask is None:
+        f.store(value, pointer, _align(value.ty))
+        return
+    name = f"llvm.masked.store.{intrinsic_suffix(value.ty)}.p0"
+    f.module.declare(name, f"void ({value.ty}, ptr, {mask.ty})")
+    f.line(f"call void @{name}({value}, ptr align {_align(value.ty)} {pointer.name}, {mask})")
+
+
+def scatter(f: Function, value: Val, places: Val, mask: Val | None) -> None:
+    """As `store_vector`, to a vector of pointers."""
+    mask = mask or const(vector_type("i1", lanes_of(value.ty)), 1)
+    name = f"llvm.masked.scatter.{intrinsic_suffix(value.ty)}.{intrinsic_suffix(places.ty)}"
+    f.module.declare(name, f"void ({value.ty}, {places.ty}, {mask.ty})")
+    f.line(f"call void @{name}({value}, {places.ty} align {_align(value.ty)} {places.name}, {mask})")
+
+
+def first_lanes(f: Function, count: Val, width: int) -> Val:
+    """The mask of the lanes below `count`."""
+    narrow = {64: "i8", 32: "i16"}.get(width, "i32")
+    few = f.splat(f.cast("trunc", f.smin(count, const("i64", width)), narrow), width)
+    return f.compare("sgt", few, lane_numbers(narrow, width))
+
+
+def lane_numbers(scalar: str, width: int) -> Val:
+    """The constant 0, 1, 2, ... of an integer type."""
+    return Val(vector_type(scalar, width), f"<{', '.join(f'{scalar} {i}' for i in range(width))}>")
