@@ -58,6 +58,7 @@ class KernelBuilder:
         self.nodes = sorted(unit.inside, key=lambda n: order[n])
         self.points: dict[Node, dict[Point, list[Read]]] = {}
         self.forms: list[Expr] = []
+        self.loads: dict[Value, list[Expr]] = {}
         self.joined: dict[int, int] = {}      # axis -> number of the kernel's axis, innermost members only
         self.kernel_axes: list[list[int]] = []
         self.body: list[Instr] = []
@@ -79,7 +80,10 @@ class KernelBuilder:
         if node in self.unit.inside and not self.in_memory(point.value):
             self.points.setdefault(node, {}).setdefault(point, [])
         elif not point.value.type.weak:
-            self.forms.append(self.linear(point))
+            form = self.linear(point)
+            self.forms.append(form)
+            if form not in self.loads.setdefault(point.value, []):
+                self.loads[point.value].append(form)
             self.note(point.guard)
 
     def note(self, guard: Guard) -> None:
@@ -310,6 +314,9 @@ class KernelBuilder:
     def build(self) -> KernelStep:
         self.sweep_back()
         self.join_axes()
+        return self.emit_all()
+
+    def emit_all(self) -> KernelStep:
         self.sweep_forward()
         stores = []
         for store in self.unit.stores:

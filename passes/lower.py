@@ -5,8 +5,9 @@ from treadle.ir.builder import Builder
 from treadle.ir.dtypes import DType
 from treadle.ir.graph import Graph, Node, Value
 from treadle.passes.build import KernelBuilder, Place
+from treadle.passes.epilogue import build_epilogue, only_readers
 from treadle.passes.fuse import Fuser
-from treadle.passes.product import batch_axes
+from treadle.passes.product import shape_product
 from treadle.passes.program import BufferInfo, GemmStep, HostStep, Matrix, Program, Ref, ScalarInfo, ScalarRef
 from treadle.passes.unit import Unit
 
@@ -39,6 +40,7 @@ class _Lowering:
         self.scalars: dict[tuple[Value, DType], int] = {}
         self.order = {node: i for i, node in enumerate(graph.nodes)}
         self.fuser = Fuser(graph)
+        self.epilogues: dict[Unit, Unit] = {}
         self.place = Place(self.buffer, self.scalar)
 
     def run(self) -> Program:
@@ -51,8 +53,13 @@ class _Lowering:
         units = self.fuser.ordered()
         for value in [v for v in self.fuser.stored if v not in self.buffers and v not in outputs]:
             self.new_buffer(value, "temp")
+        self.epilogues = only_readers(units, set(self.graph.outputs))
+        waiting = set(self.epilogues.values())
         for unit in units:
-            self.steps(unit)
+            if unit in self.epilogues:
+                self.product_with_map(unit)
+            elif unit not in waiting:
+                self.steps(unit)
         self.program.outputs = [self.buffers[v] for v in self.graph.outputs]
         return self.program
 
@@ -81,6 +88,15 @@ class _Lowering:
         else:
             self.host(node)
 
+    def product_with_map(self, unit: Unit) -> None:
+        """A product and the map that reads it: one step if the map walks through the product as its tiles do."""
+        self.steps(self.epilogues[unit])
+        product = self.program.steps[-1]
+        assert isinstance(product, GemmStep)
+        product.epilogue = build_epilogue(unit, self.place, self.order, product)
+        if product.epilogue is None:
+            self.steps(unit)
+
     def host(self, node: Node) -> None:
         inputs: list[Ref | ScalarRef] = []
         for v in node.inputs:
@@ -90,8 +106,7 @@ class _Lowering:
 
     def product(self, unit: Unit, node: Node) -> None:
         a, b = self.fuser.folded[unit]
-        batch = batch_axes(node, a, b)
-        m, n, k = node.out.shape[-2], node.out.shape[-1], node.inputs[0].shape[-1]
+        batch, m, n, k, rows_a, rows_b = shape_product(node, a, b)
         size = node.out.dtype.itemsize
         offsets = [(a.offset, b.offset, 0)]
         while len(batch.sizes) > 2:  # more axes than a product step has: one step for each index along the first
@@ -99,6 +114,6 @@ class _Lowering:
             batch = type(batch)(*[part[1:] for part in batch])
         for at_a, at_b, at_c in offsets:
             self.program.steps.append(GemmStep(
-                node.out.dtype, batch.sizes, m, n, k, Matrix(Ref(self.buffer(a.base), at_a * size), (*batch.a, *a.strides[-2:])),
-                Matrix(Ref(self.buffer(b.base), at_b * size), (*batch.b, *b.strides[-2:])),
+                node.out.dtype, batch.sizes, m, n, k, Matrix(Ref(self.buffer(a.base), at_a * size), (*batch.a, *rows_a)),
+                Matrix(Ref(self.buffer(b.base), at_b * size), (*batch.b, *rows_b)),
                 Matrix(Ref(self.buffer(node.out), at_c * size), (*batch.c, n, 1)), None, node))

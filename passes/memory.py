@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from treadle.ir.dtypes import by_name
 from treadle.ir.kernel import PARALLEL, argument_layout
-from treadle.passes.program import KernelStep, Program, Ref, step_refs
+from treadle.passes.program import GemmStep, KernelStep, Program, Ref, step_refs
 
 ALIGNMENT = 64
 BY_SIZE_LIMIT = 1500  # above this many temporaries, placing the biggest first (quadratic) gives way to order of use
@@ -36,9 +36,14 @@ def _reuse(program: Program) -> None:
     """Let a map write over an operand that it reads element by element and that nobody needs afterwards."""
     buffers = program.buffers
     for i, step in enumerate(program.steps):
-        if not isinstance(step, KernelStep) or any(a.kind != PARALLEL for a in step.kernel.axes):
+        product = step.c.ref.buffer if isinstance(step, GemmStep) else -1
+        if isinstance(step, GemmStep) and step.epilogue is not None:
+            reads, writes = _accesses(step.epilogue)
+            reads = {product: reads[product]}  # only the product itself: its operands are still being read
+        elif isinstance(step, KernelStep) and all(a.kind == PARALLEL for a in step.kernel.axes):
+            reads, writes = _accesses(step)
+        else:
             continue
-        reads, writes = _accesses(step)
         taken: set[int] = set()
         for number, (pattern, size) in writes.items():
             out = buffers[number]
@@ -46,7 +51,7 @@ def _reuse(program: Program) -> None:
                 continue
             for source, patterns in reads.items():
                 info = buffers[source]
-                dying = info.kind == "temp" and info.last == i and info.first < i and source not in taken
+                dying = info.kind == "temp" and info.last == i and (info.first < i or source == product) and source not in taken
                 if not dying or info.nbytes != out.nbytes or patterns != {(pattern, size)}:
                     continue
                 if out.kind == "temp":

@@ -111,6 +111,28 @@ def batch_axes(node: Node, a: Operand, b: Operand) -> Batch:
     return Batch(*columns)
 
 
+class Product(NamedTuple):
+    """Sizes and strides of a matmul node as a product step takes them."""
+
+    batch: Batch
+    m: int
+    n: int
+    k: int
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+
+
+def shape_product(node: Node, a: Operand, b: Operand) -> Product:
+    """Leading axes that only multiply the rows of a (a batch of vectors times one matrix) become rows."""
+    batch = batch_axes(node, a, b)
+    m, n, k = node.out.shape[-2], node.out.shape[-1], node.inputs[0].shape[-1]
+    rows = a.strides[-2]
+    while batch.sizes and batch.b[-1] == 0 and batch.a[-1] == m * rows and a.strides[-1] == 1 and batch.c[-1] == m * n:
+        m *= batch.sizes[-1]
+        batch = Batch(*[part[:-1] for part in batch])
+    return Product(batch, m, n, k, (rows, a.strides[-1]), b.strides[-2:])
+
+
 def _leading(value: Value, operand: Operand, lead: int) -> tuple[int, ...]:
     """Strides along the product's leading axes: 0 where the operand is broadcast."""
     own = len(value.shape) - 2

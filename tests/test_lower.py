@@ -177,3 +177,22 @@ def test_reduction_axes_are_marked() -> None:
     p = run(lambda b, x: b.sum(x, (1,), False, None), (4, 5))
     step = p.steps[0]
     assert isinstance(step, KernelStep) and [a.kind for a in step.kernel.axes] == [PARALLEL, REDUCE]
+
+
+def test_epilogues() -> None:
+    def linear(b: Any, x: Any, w: Any, c: Any) -> Any:
+        return b.relu(b.add(b.matmul(x, b.permute(w, (1, 0))), c))
+    p = run(linear, (8, 16), (9, 16), (9,))
+    step = p.steps[0]
+    assert kinds(p) == "g" and isinstance(step, GemmStep) and step.epilogue is not None
+    assert p.arena == 0  # the product is made in the result's memory
+
+    def batched(b: Any, x: Any, y: Any, mask: Any) -> Any:
+        return b.add(b.div(b.matmul(x, y), 4.0), mask)
+    assert kinds(run(batched, (2, 3, 8, 16), (2, 3, 16, 9), (8, 9))) == "g"
+    assert kinds(run(batched, (2, 3, 8, 16), (16, 9), (8, 9))) == "gk"  # the mask needs rows that are not the product's
+    p = run(lambda b, x, y, z: b.cast(b.mul(b.matmul(x, y), z), dtypes.float16), (8, 16), (16, 9), (8, 9))
+    assert kinds(p) == "g" and p.arena > 0
+    p = run(lambda b, x, y, z: b.permute(b.reshape(b.add(b.matmul(x, y), z), (2, 4, 3, 3)), (0, 2, 1, 3)), (8, 16), (16, 9), (9,))
+    assert kinds(p) == "gk"
+    assert kinds(run(lambda b, x, y: b.sum(b.matmul(x, y), (1,), False, None), (8, 16), (16, 9))) == "gk"

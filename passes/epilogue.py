@@ -1,0 +1,67 @@
+"""Epilogues: a map that is the only reader of a matrix product is applied to each tile while it is in cache."""
+from __future__ import annotations
+
+from treadle.ir.graph import Node, Value
+from treadle.passes.build import KernelBuilder, Place
+from treadle.passes.index import Axes, Expr
+from treadle.passes.program import GemmStep, KernelStep
+from treadle.passes.unit import Unit
+
+
+def only_readers(units: list[Unit], kept: set[Value]) -> dict[Unit, Unit]:
+    """Map units that may become a product's epilogue, each with the product's unit. `kept`: values needed in memory anyway."""
+    readers: dict[Value, list[Unit]] = {}
+    for unit in units:
+        for value in unit.loads:
+            readers.setdefault(value, []).append(unit)
+    found: dict[Unit, Unit] = {}
+    for unit in units:
+        if unit.node is None or unit.node.op is None or unit.node.op.name != "matmul":
+            continue
+        value = unit.node.out
+        users = readers.get(value, [])
+        if len(users) == 1 and value not in kept and users[0].node is None and not users[0].reduce and users[0] not in found:
+            found[users[0]] = unit
+    return found
+
+
+def tile_axes(axes: Axes, form: Expr, parallel: list[int], m: int, n: int, batch: int) -> list[list[int]] | None:
+    """The axes of the map as (batch, rows, columns), or (rows, columns), from how it walks through the product; None: it does not fit."""
+    if form.const or {a for a, _ in form.terms} != set(parallel):
+        return None
+    groups: list[list[int]] = [[], [], []]
+    reach = 1
+    for axis, c in sorted(form.terms, key=lambda t: t[1]):
+        if c != reach:
+            return None
+        reach *= axes.size[axis]
+        group = 2 if reach <= n else 1 if c >= n and reach <= m * n else 0 if c >= m * n else -1
+        if group < 0:
+            return None
+        groups[group].insert(0, axis)
+    if reach != batch * m * n or not groups[2] or not groups[1]:
+        return None
+    return groups if groups[0] else groups[1:]
+
+
+def build_epilogue(unit: Unit, place: Place, order: dict[Node, int], step: GemmStep) -> KernelStep | None:
+    """The unit as a tile kernel for `step`; None when its axes are not those of the product."""
+    assert step.node is not None
+    value = step.node.out
+    probe = KernelBuilder(unit, place, order)
+    probe.sweep_back()
+    forms = probe.loads.get(value, [])
+    batch = 1
+    for size in step.batch:
+        batch *= size
+    if len(forms) != 1:
+        return None
+    groups = tile_axes(unit.axes, forms[0], probe.parallel, step.m, step.n, batch)
+    if groups is None or len(groups) != 2 + bool(step.batch):
+        return None
+    builder = KernelBuilder(unit, place, order, groups)
+    builder.sweep_back()
+    builder.join_axes()
+    if len(builder.kernel_axes) != len(groups):
+        return None
+    return builder.emit_all()
