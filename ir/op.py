@@ -85,7 +85,8 @@ class VjpRule:
     """A vjp function with the values it asks for by name, resolved against the op's record."""
 
     function: Callable[..., Any]
-    needs: tuple[tuple[str, int], ...]  # ("operand", i), ("operand_type", i), ("out", 0), ("out_type", 0), ("attr", i), ("operands", 0), ("given", 0)
+    needs: tuple[tuple[str, int],
+                 ...]  # ("operand", i), ("operand_type", i), ("out", 0), ("out_type", 0), ("attr", i), ("operands", 0), ("given", 0)
 
 
 TABLE: dict[str, Op] = {}

@@ -134,7 +134,7 @@ def test_mistakes_are_explained() -> None:
         b.cond(flag, row, other, then=then, orelse=orelse)
     with pytest.raises(RuntimeError, match="predicate to be a bool or a 0-d boolean tensor"):
         b.cond(row, row, row, then=then, orelse=orelse)
-    with pytest.raises(RuntimeError, match="sequence 0 must have 5 steps on axis 0, but has shape .4."):
+    with pytest.raises(RuntimeError, match=r"sequence 0 must have 5 steps on axis 0, but has shape \[4\]"):
         b.scan(row, other, body=then, n_carry=1, n_seq=1, length=5, reverse=False)
     wide = Builder()
     x = wide.input(ROW)

@@ -12,7 +12,8 @@ from treadle.ir.types import tensor_type
 
 TOLERANCE = {dtypes.float64: 1e-12, dtypes.float32: 2e-5, dtypes.float16: 2e-2, dtypes.bfloat16: 1e-1}
 # A small error of the operand moves these far: a step, a pole, a tie.
-DISCONTINUOUS = {"sign", "floor", "ceil", "trunc", "round", "floor_divide", "trunc_divide", "remainder", "fmod", "eq", "ne", "lt", "le", "gt", "ge",
+DISCONTINUOUS = {"sign", "floor", "ceil", "trunc", "round", "floor_divide", "trunc_divide", "remainder", "fmod", "eq", "ne", "lt", "le",
+                 "gt", "ge",
                  "div", "reciprocal", "tan", "atan2", "argmax", "argmin", "max_dim", "min_dim", "sort", "topk", "cummax", "cummin",
                  "hardshrink", "softshrink", "threshold", "where", "cast", "any", "all", "logical_not"}
 
@@ -61,7 +62,8 @@ def test_narrow_floats_are_close_to_float64(name: str) -> None:
             for got, want in zip(run(graph, rounded), exact, strict=True):
                 if want.dtype == np.float64:
                     scale = max(1.0, float(np.abs(want[np.isfinite(want)]).max(initial=0)))
-                    np.testing.assert_allclose(got.astype(np.float64), want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale, err_msg=str(dtype))
+                    np.testing.assert_allclose(got.astype(np.float64), want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale,
+                                               err_msg=str(dtype))
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------------
@@ -79,12 +81,14 @@ ERRORS = [
     ("layer_norm", [((3, 4), F), 1e-5, ((5,), F)], (1,), RuntimeError, "Expected weight to be of same shape as normalized_shape"),
     ("gather", [((3, 4), F), ((3,), L)], (1,), RuntimeError, "Index tensor must have the same number of dimensions as input tensor"),
     ("gather", [((3, 4), F), ((3, 4), F)], (1,), IndexError, "Expected dtype int32 or int64 for index"),
-    ("gather", [((3, 4), F), ((5, 2), L)], (1,), RuntimeError, r"expected index \[5, 2\] to be no larger than self \[3, 4\] apart from dimension 1"),
+    ("gather", [((3, 4), F), ((5, 2), L)], (1,), RuntimeError,
+     r"expected index \[5, 2\] to be no larger than self \[3, 4\] apart from dimension 1"),
     ("scatter_add", [((3, 4), F), ((3, 2), L), ((3, 2), D)], (1,), RuntimeError, "Expected self.dtype to be equal to src.dtype"),
     ("index", [((3, 4), F), ((2,), L), ((3,), L)], ((0, 1),), IndexError, "indexing tensors could not be broadcast together"),
     ("index_put", [((3, 4), F), ((5,), F), ((2,), L)], ((0,), False), RuntimeError, "cannot be broadcast|must match"),
     ("embedding", [((3, 4), F), ((2,), F)], (-1,), RuntimeError, "'indices' to have one of the following scalar types: Long, Int"),
-    ("cross_entropy", [((3, 4), F), ((2,), L), 0.0], ("mean", -100), ValueError, r"Expected input batch_size \(3\) to match target batch_size \(2\)"),
+    ("cross_entropy", [((3, 4), F), ((2,), L), 0.0], ("mean", -100), ValueError,
+     r"Expected input batch_size \(3\) to match target batch_size \(2\)"),
     ("cross_entropy", [((3, 4), F), ((3,), L), 0.0], ("avg", -100), ValueError, "avg is not a valid value for reduction"),
     ("bce", [((3,), F), ((4,), F)], ("mean",), ValueError, "Using a target size"),
 ]

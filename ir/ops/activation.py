@@ -65,7 +65,8 @@ _GELU_SAMPLES = [((shape,), (kind,)) for shape in _SHAPES for kind in ("none", "
 declare("gelu", Kind.COMPOSITE, "x", "approximate", type_rule=_gelu_type, decompose=in_float32(_gelu), samples=_GELU_SAMPLES,
         vjp=(lambda b, g, x, approximate: b.gelu_backward(g, x, approximate),), onnx="Gelu",
         doc="x times the normal distribution function of x; approximate is \"none\" or \"tanh\".")
-declare("gelu_backward", Kind.COMPOSITE, "g x", "approximate", type_rule=same_as_second("gelu_backward"), decompose=in_float32(_gelu_backward),
+declare("gelu_backward", Kind.COMPOSITE, "g x", "approximate", type_rule=same_as_second("gelu_backward"),
+        decompose=in_float32(_gelu_backward),
         samples=[(((3, 4), (3, 4)), (kind,)) for kind in ("none", "tanh")])
 
 

@@ -18,7 +18,8 @@ from treadle.ir.ops.view import sum_to
 from treadle.ir.types import TensorType, broadcast_shapes
 
 
-def _broadcasting(name: str, operands: str, decompose: Callable[..., Any], vjp: Any = None, refuse: tuple[int, ...] = (), **facts: Any) -> None:
+def _broadcasting(name: str, operands: str, decompose: Callable[..., Any], vjp: Any = None, refuse: tuple[int, ...] = (),
+                  **facts: Any) -> None:
     count = len(operands.split())
     facts.setdefault("samples", [(((3, 4),) * count, ()), (((3, 1), (4,), ())[:count], ()), (((0, 2),) * count, ())])
     if vjp is not None:
@@ -51,7 +52,8 @@ _broadcasting("addcmul", "x y z value", lambda b, x, y, z, value: b.add(x, b.mul
 _broadcasting("addcdiv", "x y z value", lambda b, x, y, z, value: b.add(x, b.mul(value, b.div(y, z))), refuse=(BOOL, INT),
               samples=[(((3, 4), (3, 4), (3, 4), 0.5), ()), (((3, 1), (4,), (), 0.5), ())], domain=(0.3, 2.0), doc="x + value * y / z")
 _broadcasting("logaddexp", "x y", _logaddexp, (lambda b, g, x, y: b.mul(g, b.sigmoid(b.sub(x, y))),
-                                               lambda b, g, x, y: b.mul(g, b.sigmoid(b.sub(y, x)))), (BOOL, INT), doc="log(exp(x) + exp(y))")
+                                               lambda b, g, x, y: b.mul(g, b.sigmoid(b.sub(y, x)))), (BOOL, INT),
+                                               doc="log(exp(x) + exp(y))")
 declare("xlogy", Kind.COMPOSITE, "x y", type_rule=elementwise_rule("xlogy", "float", False, ()), decompose=in_float32(_xlogy),
         vjp=(in_float32(_xlogy_dx), in_float32(lambda b, g, x, y: b.div(b.mul(g, x), y))), domain=(0.3, 2.0),
         samples=[(((3, 4), (3, 4)), ()), (((3, 1), (4,)), ())], doc="x * log(y), and 0 where x is 0.")
@@ -76,7 +78,8 @@ def _nan_to_num(b: Any, x: Any, nan: Any, posinf: Any, neginf: Any) -> Any:
     return b.where(b.isnan(x), nan, limited)
 
 
-declare("nan_to_num", Kind.COMPOSITE, "x nan posinf neginf", type_rule=lambda t: t[0], decompose=_nan_to_num, samples=[(((3, 4), 0.0, 1e4, -1e4), ())],
+declare("nan_to_num", Kind.COMPOSITE, "x nan posinf neginf", type_rule=lambda t: t[0], decompose=_nan_to_num,
+        samples=[(((3, 4), 0.0, 1e4, -1e4), ())],
         vjp=(lambda b, g, x: b.where(b.isfinite(x), g, 0.0), None, None, None), doc="NaN and infinities replaced by the three numbers.")
 
 
@@ -93,7 +96,8 @@ _MASK = np.array([[True, False, True, False]])
 declare("masked_fill", Kind.COMPOSITE, "x mask value", type_rule=_masked_fill_type,
         decompose=lambda b, x, mask, value: b.where(mask, b.cast(value, x.type.dtype), x),
         vjp=(lambda b, g, mask: b.where(mask, 0.0, g), None, lambda b, g, mask: b.where(mask, g, 0.0)),
-        samples=[(((3, 4), _MASK, 2.5), ()), (((4,), _MASK, ()), ()), (((), _MASK, 1.5), ())], doc="`value` where the mask holds, x elsewhere.")
+        samples=[(((3, 4), _MASK, 2.5), ()), (((4,), _MASK, ()), ()), (((), _MASK, 1.5), ())],
+        doc="`value` where the mask holds, x elsewhere.")
 
 
 # -- statistics ----------------------------------------------------------------------------------------------------------
@@ -182,7 +186,8 @@ def _extreme(reduce: str, position: str) -> Callable[..., Any]:
 
 
 for _name in ("max", "min"):
-    declare(f"{_name}_dim", Kind.COMPOSITE, "x", "dim keepdim", type_rule=_extreme_type(_name), decompose=_extreme(f"a{_name}", f"arg{_name}"),
+    declare(f"{_name}_dim", Kind.COMPOSITE, "x", "dim keepdim", type_rule=_extreme_type(_name),
+            decompose=_extreme(f"a{_name}", f"arg{_name}"),
             vjp=(_extreme_vjp,), samples=[(((3, 4, 5),), (1, False)), (((3, 4),), (1, True)), (((),), (0, False))],
             doc=f"The {_name}imum along an axis and the index of its first occurrence.")
 
@@ -293,7 +298,8 @@ declare("addmm", Kind.COMPOSITE, "bias x y beta alpha", type_rule=_addmm_type,
         vjp=(lambda b, g, beta, bias_type: sum_to(b, b.mul(g, beta), bias_type.shape),
              lambda b, g, y, alpha: b.mul(b.matmul(g, b.permute(y, (1, 0))), alpha),
              lambda b, g, x, alpha: b.mul(b.matmul(b.permute(x, (1, 0)), g), alpha), None, None),
-        samples=[(((4,), (3, 5), (5, 4), 0.5, 2.0), ()), (((3, 4), (3, 5), (5, 4), 1, 1), ())], onnx="Gemm", doc="beta * bias + alpha * (x @ y)")
+        samples=[(((4,), (3, 5), (5, 4), 0.5, 2.0), ()), (((3, 4), (3, 5), (5, 4), 1, 1), ())], onnx="Gemm",
+        doc="beta * bias + alpha * (x @ y)")
 
 
 # -- triangles, one-hot ------------------------------------------------------------------------------------------------------

@@ -55,7 +55,8 @@ def elementwise(name: str, operands: str, reference: Callable[..., Any], vjp: An
                  to_bool: bool = False, refuse: tuple[int, ...] = (), **facts: Any) -> Op:
     facts.setdefault("differentiable", vjp is not None)
     facts.setdefault("scalar", name)
-    return declare(name, Kind.ELEMENTWISE, operands, type_rule=elementwise_rule(name, compute, to_bool, refuse), reference=reference, vjp=vjp,
+    return declare(name, Kind.ELEMENTWISE, operands, type_rule=elementwise_rule(name, compute, to_bool, refuse), reference=reference,
+                   vjp=vjp,
                    compute=compute, **facts)
 
 
@@ -120,7 +121,8 @@ elementwise("atan2", "x y", np.arctan2, (
 _unary("neg", np.negative, lambda b, g: b.neg(g), refuse=(BOOL,), onnx="Neg")
 _unary("copy", lambda x: x.copy(), lambda b, g: g, onnx="Identity", doc="A new value equal to x.")
 _unary("abs", lambda x: x if x.dtype == bool else np.abs(x), lambda b, g, x: b.mul(g, b.sign(x)), onnx="Abs")
-_unary("sign", lambda x: x if x.dtype == bool else np.where(x != x, 0, np.sign(x)).astype(x.dtype), lambda b, g: zeros(b, g.type), onnx="Sign")
+_unary("sign", lambda x: x if x.dtype == bool else np.where(x != x, 0, np.sign(x)).astype(x.dtype), lambda b, g: zeros(b, g.type),
+       onnx="Sign")
 for _name, _fn in {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint}.items():
     _unary(_name, lambda x, _fn=_fn: x if x.dtype.kind in "iub" else _fn(x), lambda b, g: zeros(b, g.type), refuse=(BOOL,))
 _unary("relu", lambda x: np.maximum(x, np.zeros((), x.dtype)), lambda b, g, out: b.where(b.gt(out, 0), g, 0.0), refuse=(BOOL,), onnx="Relu")
@@ -164,12 +166,16 @@ _unary("logical_not", np.logical_not, compute="same", to_bool=True, onnx="Not")
 _unary("isnan", lambda x: np.isnan(x) if x.dtype.kind not in "iub" else np.zeros(x.shape, bool), to_bool=True)
 _unary("isinf", lambda x: np.isinf(x) if x.dtype.kind not in "iub" else np.zeros(x.shape, bool), to_bool=True)
 _unary("isfinite", lambda x: np.isfinite(x) if x.dtype.kind not in "iub" else np.ones(x.shape, bool), to_bool=True)
-for _name, _fn in {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}.items():
-    elementwise(_name, "x y", _fn, to_bool=True)
-for _name, _fn in {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}.items():
-    elementwise(_name, "x y", _fn, compute="same", to_bool=True)
-for _name, _fn in {"bitwise_and": np.bitwise_and, "bitwise_or": np.bitwise_or, "bitwise_xor": np.bitwise_xor}.items():
-    elementwise(_name, "x y", _fn, refuse=(FLOAT,))
+_COMPARISONS: dict[str, Any] = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
+                                "ge": np.greater_equal}
+_LOGICAL: dict[str, Any] = {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}
+_BITWISE: dict[str, Any] = {"bitwise_and": np.bitwise_and, "bitwise_or": np.bitwise_or, "bitwise_xor": np.bitwise_xor}
+for _name, _ufunc in _COMPARISONS.items():
+    elementwise(_name, "x y", _ufunc, to_bool=True)
+for _name, _ufunc in _LOGICAL.items():
+    elementwise(_name, "x y", _ufunc, compute="same", to_bool=True)
+for _name, _ufunc in _BITWISE.items():
+    elementwise(_name, "x y", _ufunc, refuse=(FLOAT,))
 _unary("bitwise_not", np.invert, refuse=(FLOAT,))
 elementwise("shift_left", "x y", np.left_shift, refuse=(FLOAT, BOOL))
 elementwise("shift_right", "x y", np.right_shift, refuse=(FLOAT, BOOL))

@@ -29,7 +29,7 @@ def wrapped(index: np.ndarray, size: int, dim: int) -> np.ndarray:
 
 def _along(index: np.ndarray, shape: Shape, dim: int) -> Key:
     """The numpy key that addresses, for each element of `index`, its own place with `dim` replaced by the index."""
-    places = list(np.indices(index.shape, sparse=True))
+    places: list[Any] = list(np.indices(index.shape, sparse=True))
     if not shape:
         wrapped(index, 1, dim)
         return ()
@@ -74,8 +74,8 @@ def _check_along(name: str, x: TensorType, index: TensorType, dim: int) -> None:
                            f"(index {list(index.shape)}, input {list(x.shape)})")
     for d, (n, m) in enumerate(zip(index.shape, x.shape, strict=True)):
         if d != dim and n > m:
-            raise RuntimeError(f"{name}(): Size does not match at dimension {d} expected index {list(index.shape)} to be no larger than self "
-                               f"{list(x.shape)} apart from dimension {dim}")
+            raise RuntimeError(f"{name}(): Size does not match at dimension {d} expected index {list(index.shape)} to be no larger than "
+                               f"self {list(x.shape)} apart from dimension {dim}")
 
 
 def _check_source(name: str, x: TensorType, src: TensorType, shape: Shape) -> None:
@@ -146,7 +146,8 @@ def _scatter_reduce_vjp(b: Any, g: Any, operands: tuple[Any, ...], out: Any, dim
     return b.mul(mine, share), None, b.mul(theirs, b.gather(share, index, dim))
 
 
-declare("scatter_reduce", Kind.SCATTER, "x index src", "dim reduce include_self", type_rule=_scatter_reduce_type, reference=_np_scatter_reduce,
+declare("scatter_reduce", Kind.SCATTER, "x index src", "dim reduce include_self", type_rule=_scatter_reduce_type,
+        reference=_np_scatter_reduce,
         vjp=_scatter_reduce_vjp, samples=[(((2, 4), _IDX, (2, 3)), (1, r, s)) for r in _REDUCERS for s in (True, False)],
         domain=(0.3, 2.0), doc="As `scatter`, combining by prod, amax or amin; include_self says whether x's own values take part.")
 
@@ -192,11 +193,13 @@ def _into_axis(write: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 _PICK, _PICK_UNIQUE = np.array([2, 0, 2]), np.array([2, 0])
 declare("index_select", Kind.GATHER, "x index", "dim", type_rule=_select_type, reference=_np_select,
         vjp=(lambda b, g, index, x_type, dim: b.index_add(zeros(b, x_type, g.type.dtype), index, g, dim), None),
-        samples=[(((3, 4), _PICK), (0,)), (((4, 3), _PICK), (1,)), (((3, 2), np.array([[0, 1], [-1, 2]])), (0,)), (((3, 4), np.array(1)), (1,))],
+        samples=[(((3, 4), _PICK), (0,)), (((4, 3), _PICK), (1,)), (((3, 2), np.array([[0, 1], [-1, 2]])), (0,)),
+                 (((3, 4), np.array(1)), (1,))],
         onnx="Gather", doc="Entries of one axis; the index, of any shape, takes the place of the axis.")
 declare("index_add", Kind.SCATTER, "x index src", "dim", type_rule=_into_axis_type("index_add"), reference=_into_axis(_add_to),
         vjp=(lambda b, g: g, None, lambda b, g, index, dim: b.index_select(g, index, dim)),
-        samples=[(((3, 4), _PICK, (3, 4)), (0,)), (((4, 3), _PICK, (4, 3)), (1,))], doc="x plus src at the entries `index_select` would read.")
+        samples=[(((3, 4), _PICK, (3, 4)), (0,)), (((4, 3), _PICK, (4, 3)), (1,))],
+        doc="x plus src at the entries `index_select` would read.")
 declare("index_copy", Kind.SCATTER, "x index src", "dim", type_rule=_into_axis_type("index_copy"), reference=_into_axis(_written),
         vjp=(lambda b, g, index, dim: b.index_copy(g, index, 0, dim), None, lambda b, g, index, dim: b.index_select(g, index, dim)),
         samples=[(((3, 4), _PICK_UNIQUE, (2, 4)), (0,)), (((4, 3), _PICK_UNIQUE, 1.5), (1,))],
@@ -257,7 +260,8 @@ def _index_put_type(types: Types, dims: Dims, accumulate: bool) -> TensorType:
         raise RuntimeError(f"Index put requires the source and destination dtypes match, got {x.dtype.name} for the destination and "
                            f"{value.dtype.name} for the source.")
     if not value.weak and broadcast_shapes("index_put", value.shape, shape) != shape:
-        raise RuntimeError(f"shape mismatch: value tensor of shape {list(value.shape)} cannot be broadcast to indexing result of shape {list(shape)}")
+        raise RuntimeError(f"shape mismatch: value tensor of shape {list(value.shape)} cannot be broadcast to indexing result of shape "
+                           f"{list(shape)}")
     return x
 
 
@@ -276,7 +280,8 @@ declare("index", Kind.GATHER, "x idx*", "dims", type_rule=_index_type, reference
         samples=[(((3, 4), _PICK), ((0,),)), (((3, 4, 2), _ROW, _COLUMN), ((0, 1),)), (((3, 2, 4), _ROW, _COLUMN), ((0, 2),)),
                  (((2, 3, 4), _ROW, _COLUMN), ((1, 2),)), (((3, 4), np.array(1)), ((0,),))],
         doc="Advanced indexing: tensors at `dims`, broadcast together, full slices elsewhere.")
-declare("index_put", Kind.SCATTER, "x value idx*", "dims accumulate", type_rule=_index_put_type, reference=_np_index_put, vjp=_index_put_vjp,
+declare("index_put", Kind.SCATTER, "x value idx*", "dims accumulate", type_rule=_index_put_type, reference=_np_index_put,
+        vjp=_index_put_vjp,
         samples=[(((3, 4), (3, 4), _PICK), ((0,), True)), (((3, 4, 2), (2,), _ROW, _COLUMN), ((0, 1), False)),
                  (((3, 2, 4), 1.5, _ROW, _COLUMN), ((0, 2), False))],
         doc="x with a value broadcast over the places `index` would read, written or added.")

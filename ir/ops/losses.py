@@ -116,7 +116,8 @@ _loss("smooth_l1_loss", "x y beta", _smooth_l1, _smooth_l1_slope, (0.7,), odd=Tr
 _loss("huber_loss", "x y delta", _huber, _huber_slope, (0.7,), odd=True, doc="Quadratic up to delta, linear with slope delta above.")
 _loss("bce_with_logits", "x y", _bce_with_logits, doc="Binary cross entropy of sigmoid(x) against y.")
 _loss("bce_with_logits_pos", "x y pos_weight", _bce_with_logits_pos, doc="`bce_with_logits` with a weight on the positive term.")
-_loss("kl_div", "x y", _kl_div, attrs="log_target", flags=((False,), (True,)), domain=(0.1, 2.0), doc="y * (log y - x), x being log-probabilities.")
+_loss("kl_div", "x y", _kl_div, attrs="log_target", flags=((False,), (True,)), domain=(0.1, 2.0),
+      doc="y * (log y - x), x being log-probabilities.")
 
 
 def _bce_vjp(b: Any, g: Any, x: Any, y: Any, reduction: str) -> tuple[Any, Any]:
@@ -163,8 +164,8 @@ def _classes_type(name: str, x: TensorType, target: TensorType, weight: Types, r
         raise RuntimeError(f"{name}: Expected target size {list(want)}, got {list(target.shape)} (input {list(x.shape)})")
     for w in weight:
         if w.shape != (x.shape[axis],):
-            raise RuntimeError(f"{name}: weight tensor should be defined either for all {x.shape[axis]} classes or no classes but got weight "
-                               f"tensor of shape: {list(w.shape)}")
+            raise RuntimeError(f"{name}: weight tensor should be defined either for all {x.shape[axis]} classes or no classes but got "
+                               f"weight tensor of shape: {list(w.shape)}")
     return x.with_(want if reduction == "none" else ())
 
 
@@ -255,8 +256,10 @@ _CE_SAMPLES: list[Any] = [(((3, 4), _LABELS, s), (r, -100)) for r in REDUCTIONS 
 _CE_SAMPLES += [(((2, 3, 2), _MAP, 0.1), ("mean", 1)), (((4,), np.array(2), 0.0), ("mean", -100)),
                 (((3, 4), _LABELS, 0.2, (4,)), ("mean", -100)), (((3, 4), _LABELS, 0.0, (4,)), ("sum", -100))]
 declare("cross_entropy", Kind.COMPOSITE, "x target label_smoothing weight*", "reduction ignore_index", type_rule=_cross_entropy_type,
-        decompose=in_float32(_cross_entropy), vjp=_cross_entropy_vjp, samples=_CE_SAMPLES, domain=(0.2, 2.0), onnx="SoftmaxCrossEntropyLoss",
-        doc="-log softmax(x)[target] along axis 1 (0 for one sample), mixed with the uniform target by `label_smoothing`; optional class weights.")
+        decompose=in_float32(_cross_entropy), vjp=_cross_entropy_vjp, samples=_CE_SAMPLES, domain=(0.2, 2.0),
+        onnx="SoftmaxCrossEntropyLoss",
+        doc="-log softmax(x)[target] along axis 1 (0 for one sample), mixed with the uniform target by `label_smoothing`, the classes "
+            "weighted if weights are given.")
 
 
 def _gradient_shape(sample: Any) -> tuple[int, ...]:
@@ -287,8 +290,10 @@ def _nll_vjp(b: Any, g: Any, operands: tuple[Any, ...], reduction: str, ignore_i
 
 
 declare("nll_loss", Kind.COMPOSITE, "x target weight*", "reduction ignore_index", type_rule=_nll_type, decompose=in_float32(_nll),
-        vjp=in_float32(_nll_vjp), onnx="NegativeLogLikelihoodLoss", domain=(0.2, 2.0), doc="-x[target] along axis 1; x holds log-probabilities.",
-        samples=[(((3, 4), _LABELS), (r, -100)) for r in REDUCTIONS] + [(((2, 3, 2), _MAP), ("mean", 1)), (((3, 4), _LABELS, (4,)), ("mean", -100))])
+        vjp=in_float32(_nll_vjp), onnx="NegativeLogLikelihoodLoss", domain=(0.2, 2.0),
+        doc="-x[target] along axis 1; x holds log-probabilities.",
+        samples=[*[(((3, 4), _LABELS), (r, -100)) for r in REDUCTIONS], (((2, 3, 2), _MAP), ("mean", 1)),
+                 (((3, 4), _LABELS, (4,)), ("mean", -100))])
 
 
 # -- probability targets -------------------------------------------------------------------------------------------------------
@@ -297,7 +302,8 @@ def _prob_type(types: Types, reduction: str) -> TensorType:
     _check_reduction("cross_entropy", reduction)
     need_float("cross_entropy", x, target)
     if x.shape != target.shape:
-        raise RuntimeError(f"cross_entropy: target of probabilities must have the input's shape {list(x.shape)}, but got {list(target.shape)}")
+        raise RuntimeError(f"cross_entropy: target of probabilities must have the input's shape {list(x.shape)}, "
+                           f"but got {list(target.shape)}")
     axis = class_axis(x)
     return x.with_(x.shape[:axis] + x.shape[axis + 1:] if reduction == "none" else (), dtype=result_dtype((x, target)))
 

@@ -41,7 +41,8 @@ def transposed(b: Any, x: Any) -> Any:
 declare("matmul", Kind.CONTRACT, "x y", type_rule=_matmul_type, reference=_np_matmul, vjp=(
     lambda b, g, y, x_type: sum_to(b, b.matmul(g, transposed(b, y)), x_type.shape),
     lambda b, g, x, y_type: sum_to(b, b.matmul(transposed(b, x), g), y_type.shape)),
-    samples=[(((3, 4), (4, 5)), ()), (((2, 3, 4), (2, 4, 5)), ()), (((2, 1, 3, 4), (3, 4, 2)), ()), (((0, 4), (4, 2)), ()), (((2, 0), (0, 3)), ())],
+    samples=[(((3, 4), (4, 5)), ()), (((2, 3, 4), (2, 4, 5)), ()), (((2, 1, 3, 4), (3, 4, 2)), ()), (((0, 4), (4, 2)), ()),
+             (((2, 0), (0, 3)), ())],
     doc="x[..., m, k] @ y[..., k, n] with broadcast leading axes.", onnx="MatMul")
 
 

@@ -62,8 +62,8 @@ def _norm_type(name: str, most: int) -> Any:
             raise RuntimeError(f"{name}: takes at most {most} of weight and bias, got {len(affine)}")
         for what, t in zip(("weight", "bias"), affine, strict=False):
             if t.shape != x.shape[-ndims:]:
-                raise RuntimeError(f"{name}: Expected {what} to be of same shape as normalized_shape, but got {what} of shape {list(t.shape)} "
-                                   f"and normalized_shape = {list(x.shape[-ndims:])}")
+                raise RuntimeError(f"{name}: Expected {what} to be of same shape as normalized_shape, but got {what} of shape "
+                                   f"{list(t.shape)} and normalized_shape = {list(x.shape[-ndims:])}")
             if t.dtype is not x.dtype and t.dtype is not dtypes.float32:
                 raise RuntimeError(f"{name}: expected {what} of dtype {x.dtype.name} like the input, but got {t.dtype.name}")
         return x

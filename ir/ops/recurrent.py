@@ -94,7 +94,8 @@ def _body(name: str, types: Types, step: Callable[..., tuple[Any, ...]]) -> Grap
     return b.graph
 
 
-def _scan(b: Any, body: Graph, carries: tuple[Any, ...], sequences: tuple[Any, ...], constants: tuple[Any, ...], reverse: bool) -> tuple[Any, ...]:
+def _scan(b: Any, body: Graph, carries: tuple[Any, ...], sequences: tuple[Any, ...], constants: tuple[Any, ...],
+          reverse: bool) -> tuple[Any, ...]:
     length = sequences[0].type.shape[0]
     return b.scan(*carries, *sequences, *constants, body=body, n_carry=len(carries), n_seq=len(sequences), length=length, reverse=reverse)
 
@@ -106,7 +107,8 @@ def _slice_type(x: Any) -> TensorType:
 
 def _layer_vjp(name: str, states: int, chosen: bool) -> Callable[..., Any]:
     """The gradient of a layer from what it saved; a layer that saved nothing runs again. `chosen`: it has a nonlinearity to choose."""
-    def gradient(b: Any, g: Any, operands: tuple[Any, ...], out: Any, given: tuple[bool, ...], flags: tuple[Any, ...], save: bool) -> tuple[Any, ...]:
+    def gradient(b: Any, g: Any, operands: tuple[Any, ...], out: Any, given: tuple[bool, ...], flags: tuple[Any, ...],
+                 save: bool) -> tuple[Any, ...]:
         if not save:
             out = b.apply(_TABLE[name], operands, (*flags, True))
         have = tuple([i for i, x in enumerate(given) if x])
@@ -126,7 +128,8 @@ def _layer_vjp(name: str, states: int, chosen: bool) -> Callable[..., Any]:
 _TABLE: dict[str, Any] = {}
 
 
-def _layer(name: str, gates: int, states: tuple[str, ...], saves: tuple[int, ...], decompose: Callable[..., Any], backward: Callable[..., Any],
+def _layer(name: str, gates: int, states: tuple[str, ...], saves: tuple[int, ...], decompose: Callable[..., Any],
+           backward: Callable[..., Any],
            doc: str, kinds: tuple[str, ...] = ()) -> None:
     """Declare a layer and its gradient. `saves`: widths, in hidden sizes, of the sequences that `save` adds to the results."""
     count = len(states)
@@ -146,14 +149,16 @@ def _layer(name: str, gates: int, states: tuple[str, ...], saves: tuple[int, ...
         return (*types[1:1 + count], types[0], types[1 + count], types[2 + count], *(bias, bias) * flags[-2])
 
     parameters = ((gates * 4, 3), (gates * 4, 4), (gates * 4,), (gates * 4,))
+    choices: list[tuple[str, ...]] = [(k,) for k in kinds] or [()]
     samples = [(((3, 2, 3), *((2, 4),) * count, *parameters[:n]), (*kind, reverse, save))
-               for kind in ([(k,) for k in kinds] or [()]) for n, reverse, save in ((4, False, True), (2, True, True), (4, True, False))]
+               for kind in choices for n, reverse, save in ((4, False, True), (2, True, True), (4, True, False))]
     _TABLE[name] = declare(name, Kind.COMPOSITE, f"x {' '.join(states)} w_ih w_hh bias*", f"{attrs} save", type_rule=type_rule,
                            decompose=in_float32(decompose), vjp=_layer_vjp(name, count, bool(kinds)), samples=samples, doc=doc)
     backward_samples = [(((3, 2, 3), *((2, 4),) * count, *parameters[:2], (3, 2, 4), *[(3, 2, 4 * n) for n in saves], (3, 2, 4), (2, 4)),
                          (*kinds[:1], False, True, (0, 1)))]
     _TABLE[f"{name}_backward"] = declare(f"{name}_backward", Kind.COMPOSITE, f"x {' '.join(states)} w_ih w_hh ys {' '.join(saved)} grads*",
-                                         f"{attrs} biased given", type_rule=backward_type, decompose=in_float32(backward), samples=backward_samples,
+                                         f"{attrs} biased given", type_rule=backward_type, decompose=in_float32(backward),
+                                         samples=backward_samples,
                                          doc=f"Gradients of {name}; `given` says which results the gradients in `grads` belong to.")
 
 
@@ -213,7 +218,8 @@ def _rnn_backward(b: Any, *args: Any) -> tuple[Any, ...]:
     return (dh, *_parameter_gradients(b, dgates, dgates, x, w_ih, _before(b, h0, ys, reverse), biased))
 
 
-_layer("rnn_layer", 1, ("h0",), (), _rnn, _rnn_backward, "(ys, h_n) of h = tanh or relu(x w_ih' + b_ih + h w_hh' + b_hh).", ("tanh", "relu"))
+_layer("rnn_layer", 1, ("h0",), (), _rnn, _rnn_backward, "(ys, h_n) of h = tanh or relu(x w_ih' + b_ih + h w_hh' + b_hh).",
+       ("tanh", "relu"))
 
 
 # -- LSTM ----------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ def _reshape_type(types: Types, shape: Shape) -> TensorType:
 
 
 declare("reshape", Kind.VIEW, "x", "shape", type_rule=_reshape_type, reference=lambda x, shape: np.ascontiguousarray(x).reshape(shape),
-        vjp=(lambda b, g, x_type: b.reshape(g, x_type.shape),), samples=[(((2, 3, 4),), ((6, 4),)), (((2, 0),), ((0, 5),)), (((1,),), ((),))],
+        vjp=(lambda b, g, x_type: b.reshape(g, x_type.shape),),
+        samples=[(((2, 3, 4),), ((6, 4),)), (((2, 0),), ((0, 5),)), (((1,),), ((),))],
         onnx="Reshape")
 
 
@@ -85,7 +86,7 @@ def _slice_vjp(b: Any, g: Any, x_type: TensorType, starts: Ints, stops: Ints, st
 declare("slice", Kind.VIEW, "x", "starts stops steps", type_rule=_slice_type,
         reference=lambda x, starts, stops, steps: x[_slices(starts, stops, steps)], vjp=(_slice_vjp,),
         samples=[(((4, 5),), ((1, 0), (3, 5), (1, 2))), (((4,),), ((2,), (2,), (1,)))], onnx="Slice",
-        doc="Elements starts[i] : stops[i] : steps[i] of every axis; bounds are normalised to 0 <= start <= stop <= size, steps are positive.")
+        doc="Elements starts[i] : stops[i] : steps[i] of every axis; 0 <= start <= stop <= size, and steps are positive.")
 
 
 def _np_slice_scatter(x: np.ndarray, y: np.ndarray, starts: Ints, stops: Ints, steps: Ints) -> np.ndarray:
@@ -94,9 +95,12 @@ def _np_slice_scatter(x: np.ndarray, y: np.ndarray, starts: Ints, stops: Ints, s
     return out
 
 
-declare("slice_scatter", Kind.SCATTER, "x y", "starts stops steps", type_rule=lambda t, *_: t[0], reference=_np_slice_scatter, vjp=(
-    lambda b, g, y_type, starts, stops, steps: b.slice_scatter(g, b.full(0, y_type.shape, g.type.dtype, g.type.device), starts, stops, steps),
-    lambda b, g, starts, stops, steps: b.slice(g, starts, stops, steps)),
+def _slice_scatter_dx(b: Any, g: Any, y_type: TensorType, starts: Ints, stops: Ints, steps: Ints) -> Any:
+    return b.slice_scatter(g, b.full(0, y_type.shape, g.type.dtype, g.type.device), starts, stops, steps)
+
+
+declare("slice_scatter", Kind.SCATTER, "x y", "starts stops steps", type_rule=lambda t, *_: t[0], reference=_np_slice_scatter,
+        vjp=(_slice_scatter_dx, lambda b, g, starts, stops, steps: b.slice(g, starts, stops, steps)),
     samples=[(((4, 5), (2, 3)), ((1, 0), (3, 5), (1, 2)))], doc="x with y written over the slice.")
 
 declare("flip", Kind.VIEW, "x", "dims", type_rule=lambda t, dims: t[0], reference=lambda x, dims: np.flip(x, dims),
@@ -140,10 +144,13 @@ def _np_strided_add(x: np.ndarray, y: np.ndarray, shape: Shape, strides: Ints, o
 declare("as_strided_add", Kind.SCATTER, "x y", "shape strides offset", type_rule=lambda t, *_: t[0], reference=_np_strided_add,
         vjp=(lambda b, g: g, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
         samples=[(((8,), (3, 4)), ((3, 4), (2, 1), 0))])
-declare("as_strided_scatter", Kind.SCATTER, "x y", "shape strides offset", type_rule=lambda t, *_: t[0], reference=_np_strided_scatter, vjp=(
-    lambda b, g, y_type, shape, strides, offset: b.as_strided_scatter(
-        g, b.full(0, y_type.shape, g.type.dtype, g.type.device), shape, strides, offset),
-    lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)), samples=[(((4, 4), (4,)), ((4,), (5,), 0))])
+def _strided_scatter_dx(b: Any, g: Any, y_type: TensorType, shape: Shape, strides: Ints, offset: int) -> Any:
+    return b.as_strided_scatter(g, b.full(0, y_type.shape, g.type.dtype, g.type.device), shape, strides, offset)
+
+
+declare("as_strided_scatter", Kind.SCATTER, "x y", "shape strides offset", type_rule=lambda t, *_: t[0], reference=_np_strided_scatter,
+        vjp=(_strided_scatter_dx, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
+        samples=[(((4, 4), (4,)), ((4,), (5,), 0))])
 
 
 def _cat_type(types: Types, dim: int) -> TensorType:
@@ -181,7 +188,14 @@ def _pad_type(types: Types, low: Ints, high: Ints) -> TensorType:
     return types[0].with_(shape=shape)
 
 
-declare("pad", Kind.GATHER, "x value", "low high", type_rule=_pad_type,
-        reference=lambda x, value, low, high: np.pad(x, tuple(zip(low, high, strict=True)), constant_values=np.asarray(value).astype(x.dtype)),
-        vjp=(lambda b, g, x_type, low, high: b.slice(g, low, tuple([lo + n for lo, n in zip(low, x_type.shape, strict=True)]), (1,) * len(low)), None),
-        samples=[(((2, 3), 0.5), ((1, 0), (0, 2)))], doc="x surrounded by `value`; low and high are non-negative widths per axis.", onnx="Pad")
+def _np_pad(x: np.ndarray, value: np.ndarray, low: Ints, high: Ints) -> np.ndarray:
+    return np.pad(x, tuple(zip(low, high, strict=True)), constant_values=np.asarray(value).astype(x.dtype))
+
+
+def _pad_dx(b: Any, g: Any, x_type: TensorType, low: Ints, high: Ints) -> Any:
+    stops = tuple([lo + n for lo, n in zip(low, x_type.shape, strict=True)])
+    return b.slice(g, low, stops, (1,) * len(low))
+
+
+declare("pad", Kind.GATHER, "x value", "low high", type_rule=_pad_type, reference=_np_pad, vjp=(_pad_dx, None), onnx="Pad",
+        samples=[(((2, 3), 0.5), ((1, 0), (0, 2)))], doc="x surrounded by `value`; low and high are non-negative widths per axis.")
