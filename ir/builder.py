@@ -3,14 +3,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from treadle.ir import op as op_table
 from treadle.ir.graph import Graph, Location, Node, Value
 from treadle.ir.op import Attrs, Op, result_types
 from treadle.ir.types import SCALARS, TensorType
 
-Emitted = Value | tuple[Value, ...]
+Emitted: TypeAlias = Value | tuple[Value, ...]
 
 
 class Emitter:
