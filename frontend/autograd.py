@@ -148,7 +148,10 @@ class LeafNode:
 
 
 def _check_fresh(value: Data, node: GradNode, version: Any) -> None:
-    if value.stale or (version and version[0].version != version[1]):
+    stale = value.stale
+    if stale.__class__ is weakref.ref and stale() is node:
+        stale = False
+    if stale or (version and version[0].version != version[1]):
         kind = f"treadle.{value.type.dtype.name} {list(value.type.shape)}"
         raise RuntimeError(f"one of the variables needed for gradient computation has been modified by an inplace operation: "
                            f"[{kind}], an operand or result of {node.op.name}. Hint: enable anomaly detection, or clone() before the write.")

@@ -127,6 +127,7 @@ def _attach(function: type, context: Context, edges: tuple[Edge, ...], result: A
             index = next(i for i, other in enumerate(tensors) if other is t)
             if any(t is a for a in args) and not any(t is d for d in context._dirty):
                 t = alias(t)
+                t._detached = False
             elif t._node is not None or t._requires_grad:
                 t = t if any(t is d for d in context._dirty) else wrap(read(t))
             if read(t).type.dtype.category == FLOAT and not any(t is n for n in context._not_differentiable):

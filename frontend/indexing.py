@@ -141,6 +141,7 @@ def _basic(x: Tensor, parsed: _Parsed) -> Tensor:
         out = view(RESHAPE, out, (tuple(parsed.shape),))
     if out is x:
         out = alias(x)
+        out._detached = x._detached
         out._node, out._out = (x._node, x._out) if not x._requires_grad else _leaf(x)
     return out
 

@@ -39,6 +39,7 @@ class Tensor:
     _hooks: Any = None
     _writes: int = 0                  # version while there is no storage
     _is_inference: bool = False
+    _detached: bool = False           # shares a storage but stays off the tape
     __array_priority__ = 1000
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -127,7 +128,7 @@ def refresh(t: Tensor, storage: Storage) -> None:
     for op, attrs in t._chain:
         current = apply(op, (current,), attrs)
     t._data, t._seen = current._data, storage.version
-    if not t._requires_grad:
+    if not t._requires_grad and not t._detached:
         t._node, t._out = current._node, current._out
 
 
@@ -245,6 +246,8 @@ def view(op: Op, x: Tensor, attrs: Attrs) -> Tensor:
         t._seen = storage.version
     t._storage = storage
     t._chain = (*x._chain, (op, attrs))
+    if x._detached:
+        t._detached = True
     return t
 
 
@@ -277,6 +280,7 @@ def alias(x: Tensor) -> Tensor:
     storage = storage_of(x)
     t = wrap(x._data)
     t._storage, t._chain, t._seen = storage, x._chain, x._seen
+    t._detached = True
     return t
 
 
@@ -327,33 +331,45 @@ def check_writable(t: Tensor, name: str) -> None:
 def assign(t: Tensor, value: Tensor, name: str) -> Tensor:
     """Make `value` (fresh, of `t`'s shape) the new content of `t`: the last step of every in-place op."""
     check_writable(t, name)
-    have, got = t._data.type, value._data.type
+    have, got, writer = t._data.type, value._data.type, value._node
     if got.shape != have.shape:
         raise RuntimeError(f"{name}: output with shape {list(have.shape)} doesn't match the broadcast shape {list(got.shape)}")
     if got.dtype is not have.dtype:
         if got.dtype.category > have.dtype.category:
             raise RuntimeError(f"{name}: result type {got.dtype.name} can't be cast to the desired output type {have.dtype.name}")
         value = apply(op_table.get("cast"), (value,), (have.dtype,))
+    on_tape = STATE.here.grad and not t._detached  # else history stays as it is
     storage = t._storage
     if storage is None:
-        t._data.stale = True
+        _retire(t._data, writer, None)
         t._data = value._data
         t._writes += 1
-        _move_edge(t, value)
+        if on_tape:
+            _move_edge(t, value)
         return t
     base = _put(storage.base, t._chain, value) if t._chain else value
-    storage.base._data.stale = True
     old = storage.base
+    _retire(old._data, writer, storage)
     storage.base = wrap(base._data)
-    storage.base._node, storage.base._out = base._node, base._out
+    history = base if on_tape else old
+    storage.base._node, storage.base._out = history._node, history._out
     storage.version += 1
     if storage.export is not None and still_shared(storage):
         from treadle.interop import write_back
         write_back(storage, old._data)
     t._seen = storage.version
     t._data = value._data
-    _move_edge(t, value)
+    if on_tape:
+        _move_edge(t, value)
     return t
+
+
+def _retire(old: Data, writer: Any, storage: Storage | None) -> None:
+    """Mark a replaced value: a backward pass that kept it must refuse, but for the op that replaced it, which kept it knowingly."""
+    old.stale = True if writer is None else weakref.ref(writer)
+    kept = getattr(writer, "versions", None)
+    if kept:
+        writer.versions = [None if entry and entry[0] is storage else entry for entry in kept]
 
 
 def _move_edge(t: Tensor, value: Tensor) -> None:

@@ -23,7 +23,8 @@ MAX_BYTES = 4 << 30        # or whose results would take this much if none were 
 class Data:
     """A tensor value: pending in a trace (`trace`, `slot`), or computed (`buffer`).
 
-    `stale` is set when an in-place write replaced this value in its storage: a backward pass that kept it must refuse.
+    `stale` is set when an in-place write replaced this value in its storage: a backward pass that kept it must refuse. It is True, or
+    a weak reference to the tape node of the write, which alone may go on using it.
     `error` holds the exception of the failed run that should have computed it.
     """
 
@@ -33,7 +34,7 @@ class Data:
     trace: "Trace | None"
     slot: int
     buffer: Any
-    stale: bool
+    stale: Any
     error: BaseException | None
 
 
