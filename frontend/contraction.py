@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-
 from treadle.functions import MUL, TABLE
 from treadle.layout import AS_STRIDED, PERMUTE, RESHAPE, contiguous_strides
 from treadle.tensor import Tensor, apply
@@ -23,7 +22,7 @@ def _split(term: str) -> tuple[list[str], bool]:
     head, dots, tail = term.partition("...")
     for c in head + tail:
         if c not in string.ascii_letters:
-            raise RuntimeError(f"einsum(): invalid subscript given at index 0 in the equation string, subscripts must be in [a-zA-Z]: {term!r}")
+            raise RuntimeError(f"einsum(): invalid subscript {c!r} in the equation's term {term!r}, subscripts must be in [a-zA-Z]")
     return [*head, *(["..."] if dots else []), *tail], bool(dots)
 
 
@@ -43,10 +42,10 @@ def parse(equation: str, ndims: tuple[int, ...]) -> tuple[tuple[Labels, ...], La
     for i, ((labels, dots), ndim) in enumerate(zip(split, ndims, strict=True)):
         named = len(labels) - dots
         if named > ndim or (named != ndim and not dots):
-            raise RuntimeError(f"einsum(): the number of subscripts in the equation ({named}) does not match the number of dimensions ({ndim}) "
-                               f"for operand {i} and no ellipsis was given" if not dots else
-                               f"einsum(): the number of subscripts in the equation ({named}) is more than the number of dimensions ({ndim}) "
-                               f"for operand {i}")
+            raise RuntimeError(f"einsum(): the number of subscripts in the equation ({named}) does not match the number of dimensions "
+                               f"({ndim}) for operand {i} and no ellipsis was given" if not dots else
+                               f"einsum(): the number of subscripts in the equation ({named}) is more than the number of dimensions "
+                               f"({ndim}) for operand {i}")
         extra = max(extra, ndim - named if dots else 0)
     broad = [f".{i}" for i in range(extra)]
 
@@ -72,8 +71,8 @@ def _sizes(operands: list[Operand]) -> dict[str, int]:
         for axis, (c, n) in enumerate(zip(labels, x._data.type.shape, strict=True)):
             known = sizes.get(c, 1)
             if known != 1 and n not in (1, known):
-                raise RuntimeError(f"einsum(): subscript {c} has size {n} for operand {i} which does not broadcast with previously seen size "
-                                   f"{known} (axis {axis})")
+                raise RuntimeError(f"einsum(): subscript {c} has size {n} for operand {i} which does not broadcast with previously "
+                                   f"seen size {known} (axis {axis})")
             sizes[c] = n if known == 1 else known
     return sizes
 
@@ -152,8 +151,8 @@ def _contract(a: Operand, b: Operand, keep: set[str], sizes: dict[str, int]) -> 
 @lru_cache(maxsize=1024)
 def _order(labels: tuple[Labels, ...], output: Labels, shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
     """Which operands to contract, step by step: numpy's greedy path."""
-    letters = {c: string.ascii_letters[i] for i, c in enumerate(dict.fromkeys([c for l in labels for c in l]))}
-    spelled = ",".join(["".join([letters[c] for c in l]) for l in labels]) + "->" + "".join([letters[c] for c in output])
+    letters = {c: string.ascii_letters[i] for i, c in enumerate(dict.fromkeys([c for term in labels for c in term]))}
+    spelled = ",".join(["".join([letters[c] for c in term]) for term in labels]) + "->" + "".join([letters[c] for c in output])
     arrays = [np.broadcast_to(np.float32(0), s) for s in shapes]
     path: Any = np.einsum_path(spelled, *arrays, optimize="greedy")[0]
     return tuple([tuple(step) for step in path[1:]])
@@ -164,7 +163,7 @@ def evaluate(equation: str, tensors: list[Tensor]) -> Tensor:
     if not tensors:
         raise RuntimeError("einsum(): must provide at least one operand")
     labels, output = parse(equation, tuple([x._data.type.ndim for x in tensors]))
-    operands = [_diagonals(x, l) for x, l in zip(tensors, labels, strict=True)]
+    operands = [_diagonals(x, term) for x, term in zip(tensors, labels, strict=True)]
     sizes = _sizes(operands)
     operands = [_without_ones(o, sizes) for o in operands]
     steps: Any = [(0, 1)] if len(operands) == 2 else []

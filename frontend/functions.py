@@ -136,11 +136,10 @@ def publish(function: Callable[..., Any], name: str, doc: str) -> Callable[..., 
 
 
 __all__ = [
-    "absolute", "add", "addcdiv", "addcmul", "allclose", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "copysign",
-    "deg2rad", "div", "divide", "equal", "float_power", "fmax", "fmin", "frac", "heaviside", "hypot", "is_complex", "is_floating_point",
-    "is_nonzero", "is_same_size", "is_signed", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2",
-    "logit", "nan_to_num", "pow", "prelu", "rad2deg", "round", "rsub", "selu", "sgn", "signbit", "sinc", "square", "sub", "subtract",
-    "threshold", "true_divide", "where", "xlogy",
+    "add", "addcdiv", "addcmul", "allclose", "celu", "clamp", "clamp_max", "clamp_min", "clone", "copysign", "deg2rad", "div", "equal",
+    "float_power", "fmax", "fmin", "frac", "heaviside", "hypot", "is_complex", "is_floating_point", "is_nonzero", "is_same_size",
+    "is_signed", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit", "nan_to_num", "pow",
+    "prelu", "rad2deg", "round", "rsub", "selu", "sgn", "signbit", "sinc", "square", "sub", "threshold", "where", "xlogy",
 ]
 TABLE_NAMES = {"shift_left": "bitwise_left_shift", "shift_right": "bitwise_right_shift"}
 _WRITTEN_BELOW = frozenset(__all__) | {"cast", "copy", "trunc_divide"}
@@ -252,14 +251,14 @@ def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Ten
 def addcmul(input: Tensor, tensor1: Any, tensor2: Any, *, value: float | int = 1, out: Tensor | None = None) -> Tensor:
     """input + value * tensor1 * tensor2."""
     tensor_argument("addcmul", input)
-    return into(out, apply(TABLE["addcmul"], (input, checked("addcmul", tensor1, "tensor1"), checked("addcmul", tensor2, "tensor2", 3), value)), "addcmul")
+    factors = checked("addcmul", tensor1, "tensor1"), checked("addcmul", tensor2, "tensor2", 3)
+    return into(out, apply(TABLE["addcmul"], (input, *factors, value)), "addcmul")
 
 
 def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: float | int = 1, out: Tensor | None = None) -> Tensor:
     """input + value * tensor1 / tensor2. RuntimeError for integer quotients, as in PyTorch."""
     if all_integers(tensor1, tensor2):
-        raise RuntimeError("Integer division with addcdiv is no longer supported, and in a future release addcdiv will perform a true division "
-                           "of tensor1 and tensor2.")
+        raise RuntimeError("Integer division with addcdiv is no longer supported: convert tensor1 or tensor2 to a floating dtype first.")
     operands = (tensor_argument("addcdiv", input), checked("addcdiv", tensor1, "tensor1"), checked("addcdiv", tensor2, "tensor2", 3), value)
     return into(out, apply(TABLE["addcdiv"], operands), "addcdiv")
 
@@ -316,7 +315,8 @@ def fmin(input: Tensor, other: Tensor) -> Tensor:
     return where(apply(isnan, (input,)), other, where(apply(isnan, (other,)), input, best))
 
 
-def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None, *, out: Tensor | None = None) -> Tensor:
+def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None, *,
+               out: Tensor | None = None) -> Tensor:
     """NaN and infinities replaced by finite numbers (the dtype's extremes unless given)."""
     dtype = tensor_argument("nan_to_num", input)._data.type.dtype
     if dtype.category != FLOAT:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
@@ -18,10 +17,10 @@ from treadle.reductions import PAIRS, numpy_names
 from treadle.tensor import Tensor, apply, assign, read
 
 __all__ = [
-    "argsort", "argwhere", "bincount", "bucketize", "diagonal_scatter", "gather", "index_add", "index_copy", "index_fill", "index_put", "index_reduce", "index_select",
-    "isin", "masked_fill", "masked_scatter", "masked_select", "msort", "multinomial", "nonzero", "put", "repeat_interleave", "scatter",
-    "scatter_add", "scatter_reduce", "searchsorted", "select_scatter", "slice_scatter", "sort", "take", "take_along_dim", "topk", "unique",
-    "unique_consecutive", "unravel_index",
+    "argsort", "argwhere", "bincount", "bucketize", "diagonal_scatter", "gather", "index_add", "index_copy", "index_fill", "index_put",
+    "index_reduce", "index_select", "isin", "masked_fill", "masked_scatter", "masked_select", "msort", "multinomial", "nonzero", "put",
+    "repeat_interleave", "scatter", "scatter_add", "scatter_reduce", "searchsorted", "select_scatter", "slice_scatter", "sort", "take",
+    "take_along_dim", "topk", "unique", "unique_consecutive", "unravel_index",
 ]
 
 
@@ -52,7 +51,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
         return gather(apply(RESHAPE, (input,), ((input._data.type.numel,),)), 0, apply(RESHAPE, (indices,), ((indices._data.type.numel,),)))
     dim = _axis("take_along_dim", input, dim)
     a, b = list(input._data.type.shape), list(indices._data.type.shape)
-    common = np.broadcast_shapes(a[:dim] + [1] + a[dim + 1:], b[:dim] + [1] + b[dim + 1:])
+    common = np.broadcast_shapes([*a[:dim], 1, *a[dim + 1:]], [*b[:dim], 1, *b[dim + 1:]])
     x = apply(EXPAND, (input,), ((*common[:dim], a[dim], *common[dim + 1:]),))
     return gather(x, dim, apply(EXPAND, (indices,), ((*common[:dim], b[dim], *common[dim + 1:]),)))
 
@@ -84,7 +83,8 @@ def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: A
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of input with src added at the places that `gather` would read."""
     tensor_argument("scatter_add", src, "src", 4)
-    return apply(TABLE["scatter_add"], (tensor_argument("scatter_add", input), index, _corner(src, index)), (_axis("scatter_add", input, dim),))
+    x = tensor_argument("scatter_add", input)
+    return apply(TABLE["scatter_add"], (x, index, _corner(src, index)), (_axis("scatter_add", x, dim),))
 
 
 def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
@@ -235,8 +235,8 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     type = input._data.type
     places = np.flatnonzero(np.broadcast_to(_array(mask), type.shape))
     if places.size > source._data.type.numel:
-        raise RuntimeError(f"masked_scatter: expected self and source to have same dtypes and source to hold at least {places.size} elements, "
-                           f"but it has {source._data.type.numel}")
+        raise RuntimeError(f"masked_scatter: expected self and source to have same dtypes and source to hold at least {places.size} "
+                           f"elements, but it has {source._data.type.numel}")
     head = apply(SLICE, (apply(RESHAPE, (source,), ((source._data.type.numel,),)),), ((0,), (places.size,), (1,)))
     flat = apply(RESHAPE, (input,), ((type.numel,),))
     return apply(RESHAPE, (apply(TABLE["index_copy"], (flat, _wrap(places), head), (0,)),), (type.shape,))
@@ -356,8 +356,9 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = Fals
         found = np.asarray(np.searchsorted(rows, wanted, where_to))
     else:
         if rows.shape[:-1] != wanted.shape[:-1]:
-            raise RuntimeError(f"searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries tensor and input "
-                               f"value tensor must match, but we got boundaries tensor {list(rows.shape)} and input value tensor {list(wanted.shape)}")
+            raise RuntimeError(f"searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries tensor "
+                               f"and input value tensor must match, but we got boundaries tensor {list(rows.shape)} and input value tensor "
+                               f"{list(wanted.shape)}")
         found = np.empty(wanted.shape, np.int64)
         for i in np.ndindex(*rows.shape[:-1]):
             found[i] = np.searchsorted(rows[i], wanted[i], where_to)

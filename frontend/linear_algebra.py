@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from treadle.functions import ADD, COPY, DIV, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
+from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import normalize_dim
@@ -18,9 +18,9 @@ from treadle.tensor import Tensor, apply
 MATMUL = TABLE["matmul"]
 
 __all__ = [
-    "addbmm", "addmm", "addmv", "addr", "baddbmm", "block_diag", "bmm", "cartesian_prod", "cdist", "chain_matmul", "combinations", "cross", "diag",
-    "diag_embed", "diagflat", "dist", "dot", "einsum", "ger", "inner", "kron", "matmul", "matrix_power", "mm", "mv", "norm", "outer",
-    "tensordot", "trace", "tril", "tril_indices", "triu", "triu_indices", "vdot",
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "block_diag", "bmm", "cartesian_prod", "cdist", "chain_matmul", "combinations",
+    "cross", "diag", "diag_embed", "diagflat", "dist", "dot", "einsum", "ger", "inner", "kron", "matmul", "matrix_power", "mm", "mv",
+    "norm", "outer", "tensordot", "trace", "tril", "tril_indices", "triu", "triu_indices", "vdot",
 ]
 
 
@@ -76,7 +76,8 @@ def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     x, y = _need("bmm", input, 3, "batch1"), _need("bmm", mat2, 3, "batch2")
     xs, ys = x._data.type.shape, y._data.type.shape
     if xs[0] != ys[0] or xs[2] != ys[1]:
-        raise RuntimeError(f"Expected size for first two dimensions of batch2 tensor to be: [{xs[0]}, {xs[2]}] but got: [{ys[0]}, {ys[1]}].")
+        raise RuntimeError(f"Expected size for first two dimensions of batch2 tensor to be: [{xs[0]}, {xs[2]}] but got: "
+                           f"[{ys[0]}, {ys[1]}].")
     return into(out, apply(MATMUL, (x, y)), "bmm")
 
 
@@ -92,8 +93,8 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
     if a.ndim != 1 or b.ndim != 1:
         raise RuntimeError(f"1D tensors expected, but got {a.ndim}D and {b.ndim}D tensors")
     if a.numel != b.numel:
-        raise RuntimeError(f"inconsistent tensor size, expected tensor [{a.numel}] and src [{b.numel}] to have the same number of elements, "
-                           f"but got {a.numel} and {b.numel} elements respectively")
+        raise RuntimeError(f"inconsistent tensor size, expected tensor [{a.numel}] and src [{b.numel}] to have the same number of "
+                           f"elements, but got {a.numel} and {b.numel} elements respectively")
     if a.dtype is not b.dtype:
         raise RuntimeError(f"dot : expected both vectors to have same dtype, but found {a.dtype.name} and {b.dtype.name}")
     return sum(apply(MUL, (x, y)), dtype=a.dtype)
@@ -311,7 +312,6 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 
 def _triangle_indices(row: int, col: int, offset: int, upper: bool, dtype: Any) -> Tensor:
     import numpy as np
-
     from treadle.creation import adopt
     inside = (np.triu if upper else np.tril)(np.ones((row, col), bool), offset)
     return adopt(np.stack(np.nonzero(inside)).astype(dtype.np if dtype else np.int64))

@@ -1,12 +1,10 @@
 """Tensor's methods: operators, Python's protocols, conversions, in-place forms, and every function that takes a tensor first."""
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-
 from treadle import autograd, creation, functions, gathering, indexing, interop, layout, linear_algebra, printing, reductions, shaping
 from treadle.creation import to_array
 from treadle.device import device, device_name
@@ -72,12 +70,10 @@ def _install_operators() -> None:
     for name, function in {
         "__pow__": power, "__rpow__": _reflected("pow"), "__ipow__": lambda self, n: assign(self, power(self, n), "pow_"),
         "__matmul__": linear_algebra.matmul, "__rmatmul__": lambda self, other: linear_algebra.matmul(other, self),
-        "__neg__": functions.neg, "__pos__": lambda self: self, "__abs__": functions.abs,
-        "__getitem__": indexing.getitem, "__setitem__": indexing.setitem, "__repr__": printing.tensor_repr, "__hash__": lambda self: id(self),
+        "__neg__": functions.neg, "__invert__": functions.bitwise_not, "__pos__": lambda self: self, "__abs__": functions.abs,
+        "__getitem__": _getitem, "__setitem__": indexing.setitem, "__repr__": printing.tensor_repr, "__hash__": lambda self: id(self),
     }.items():
         setattr(Tensor, name, function)
-    Tensor.__invert__ = lambda self: apply(  # type: ignore[attr-defined]
-        TABLE["logical_not" if self._data.type.dtype is dtypes.bool_ else "bitwise_not"], (self,))
 
 
 # -- looking at values -----------------------------------------------------------------------------------------------------------
@@ -119,6 +115,14 @@ def _iter(self: Tensor) -> Iterator[Tensor]:
     if not self._data.type.shape:
         raise TypeError("iteration over a 0-d tensor")
     return iter(shaping.unbind(self, 0))
+
+
+def _getitem(self: Tensor, index: Any) -> Tensor:
+    """`self[index]`; one integer, the commonest index, without parsing."""
+    shape = self._data.type.shape
+    if index.__class__ is int and shape and -shape[0] <= index < shape[0]:
+        return shaping.select(self, 0, index)
+    return indexing.getitem(self, index)
 
 
 def _format(self: Tensor, spec: str) -> str:
@@ -200,7 +204,8 @@ def _set_grad(self: Tensor, value: Tensor | None) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(f"assigned grad expected to be a Tensor or None but got grad of type {type(value).__name__}")
         if value._data.type.shape != self._data.type.shape:
-            raise RuntimeError(f"assigned grad has data of a different size: {list(value._data.type.shape)} for {list(self._data.type.shape)}")
+            raise RuntimeError(f"assigned grad has data of a different size: {list(value._data.type.shape)} for "
+                               f"{list(self._data.type.shape)}")
     self._grad = value
 
 
@@ -258,7 +263,7 @@ PROPERTIES: dict[str, Any] = {
 FACTS: dict[str, Callable[..., Any]] = {
     "size": _size, "stride": _stride, "dim": lambda self: len(self._data.type.shape), "ndimension": lambda self: len(self._data.type.shape),
     "numel": lambda self: self._data.type.numel, "nelement": lambda self: self._data.type.numel,
-    "element_size": lambda self: self._data.type.dtype.itemsize, "is_contiguous": lambda self, memory_format=None: layout.is_contiguous(self),
+    "element_size": lambda self: self._data.type.dtype.itemsize, "is_contiguous": layout.is_contiguous,
     "storage_offset": lambda self: layout.layout_of(self)[2], "data_ptr": _data_ptr, "get_device": lambda self: -1,
     "is_floating_point": lambda self: self._data.type.dtype.category == FLOAT, "is_complex": lambda self: False,
     "is_signed": lambda self: self._data.type.dtype.signed, "is_pinned": lambda self: False, "is_inference": lambda self: False,
@@ -307,7 +312,8 @@ CASTS = {"float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float
          "int": dtypes.int32, "short": dtypes.int16, "char": dtypes.int8, "byte": dtypes.uint8, "bool": dtypes.bool_}
 
 CONVERSIONS: dict[str, Callable[..., Any]] = {
-    "to": to, "clone": clone, "contiguous": contiguous, "cpu": lambda self, *a, **k: self, "cuda": _cuda, "pin_memory": lambda self, *a: self,
+    "to": to, "clone": clone, "contiguous": contiguous, "cpu": lambda self, *a, **k: self, "cuda": _cuda,
+    "pin_memory": lambda self, *a: self,
     "type_as": lambda self, other: cast(self, other._data.type.dtype), "detach": alias, "detach_": _detach_,
     "share_memory_": lambda self: self, "is_shared": lambda self: False, "requires_grad_": _requires_grad_,
     "view": shaping.view_method, "reshape": shaping.reshape, "permute": shaping.permute, "expand": shaping.expand,
@@ -316,7 +322,8 @@ CONVERSIONS: dict[str, Callable[..., Any]] = {
 
 
 # -- autograd ------------------------------------------------------------------------------------------------------------------------
-def _backward(self: Tensor, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None) -> None:
+def _backward(self: Tensor, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False,
+              inputs: Any = None) -> None:
     autograd.backward(self, None if gradient is None else [gradient], retain_graph, create_graph, inputs)
 
 
@@ -377,10 +384,17 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
     return _filled(self, apply(MUL, (apply(TABLE["log1p"], (apply(TABLE["neg"], (u,)),)), -1.0 / lambd)), "exponential_")
 
 
+def _largest(dtype: DType) -> int:
+    """Up to where `random_` draws by default: what the dtype counts exactly, at most 31 bits."""
+    if dtype.category == FLOAT:
+        return {2: 1 << 8 if dtype is dtypes.bfloat16 else 1 << 11, 4: 1 << 24, 8: (1 << 31) - 1}[dtype.itemsize]
+    return 2 if dtype is dtypes.bool_ else min((1 << (8 * dtype.itemsize - dtype.signed)) - 1, (1 << 31) - 1)
+
+
 def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Generator | None = None) -> Tensor:
     """Integers uniform in [low, high); one argument is the upper end."""
     if high is None:
-        low, high = 0, low or (1 << 24 if self._data.type.dtype.category == FLOAT else min(np.iinfo(self._data.type.dtype.np).max, (1 << 31) - 1))
+        low, high = 0, low or _largest(self._data.type.dtype)
     return _filled(self, creation.randint(low, high, self._data.type.shape, generator=generator), "random_")
 
 
@@ -407,6 +421,8 @@ def resize_(self: Tensor, *sizes: Any) -> Tensor:
     shape, old = layout.ints(sizes), self._data.type
     if shape == old.shape:
         return self
+    if self._requires_grad or self._node is not None:
+        raise RuntimeError("cannot resize variables that require grad")
     flat = apply(TABLE["reshape"], (self,), ((old.numel,),))
     count = layout.Size(shape).numel()
     if count <= old.numel:
@@ -422,8 +438,8 @@ def log_normal_(self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator:
 
 
 IN_PLACE: dict[str, Callable[..., Any]] = {
-    "copy_": copy_, "fill_": fill_, "zero_": lambda self: fill_(self, 0), "uniform_": uniform_, "normal_": normal_, "bernoulli_": bernoulli_,
-    "exponential_": exponential_, "random_": random_, "log_normal_": log_normal_,
+    "copy_": copy_, "fill_": fill_, "zero_": lambda self: fill_(self, 0), "uniform_": uniform_, "normal_": normal_,
+    "bernoulli_": bernoulli_, "exponential_": exponential_, "random_": random_, "log_normal_": log_normal_,
     "fill_diagonal_": fill_diagonal_, "set_": set_, "resize_": resize_,
 }
 
@@ -433,7 +449,7 @@ def _become(self: Tensor, view: Tensor) -> Tensor:
     if self._requires_grad:
         raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
     self._data, self._storage, self._chain, self._seen = view._data, view._storage, view._chain, view._seen
-    self._node, self._out = view._node, view._out
+    self._node, self._out, self._detached = view._node, view._out, view._detached
     return self
 
 
@@ -459,6 +475,15 @@ NEW: dict[str, Callable[..., Any]] = {
 }
 
 
+# Methods whose signature differs from the function's, and those of autograd.
+METHODS: dict[str, Callable[..., Any]] = {
+    "split": lambda self, split_size, dim=0: shaping.split(self, split_size, dim),
+    "where": lambda self, condition, other: functions.where(condition, self, other),
+    "backward": _backward, "retain_grad": autograd.retain, "register_hook": _register_hook,
+    "register_post_accumulate_grad_hook": _register_post_hook,
+}
+
+
 def _in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return assign(self, fresh(function(self, *args, **kwargs), self), f"{name}_")
@@ -467,38 +492,35 @@ def _in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-# Functions of these modules whose first parameter is a tensor become methods.
+# Functions of these modules whose first parameter is `input` become methods.
 MODULES = (functions, shaping, reductions, linear_algebra, gathering)
-NOT_METHODS = frozenset({"where", "cat", "stack", "meshgrid", "einsum", "broadcast_tensors", "Size", "broadcast_shapes"})
 # Methods whose in-place form makes sense beside the elementwise functions.
-ALSO_IN_PLACE = ("masked_fill", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_put", "masked_scatter",
-                 "cumsum", "cumprod", "tril", "triu", "addmm", "baddbmm", "put")
-NOT_IN_PLACE = frozenset({"allclose", "clone", "equal", "is_complex", "is_floating_point", "is_nonzero", "is_same_size", "is_signed", "isclose",
-                          "isfinite", "isinf", "isnan", "isneginf", "isposinf", "isreal", "positive", "rsub", "signbit", "where"})
+ALSO_IN_PLACE = ("masked_fill", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_put",
+                 "masked_scatter", "cumsum", "cumprod", "tril", "triu", "addmm", "addmv", "addr", "baddbmm", "put")
+NOT_IN_PLACE = frozenset({
+    "allclose", "clone", "equal", "is_complex", "is_floating_point", "is_nonzero", "is_same_size", "is_signed", "isclose", "isfinite", "isinf",
+    "isnan", "isneginf", "isposinf", "isreal", "positive", "rsub", "signbit", "where",
+})
 
 
-def _takes_tensor_first(function: Callable[..., Any]) -> bool:
-    try:
-        first = next(iter(inspect.signature(function).parameters), "")
-    except (TypeError, ValueError):
-        return False
-    return first in ("input", "self", "x", "tensor", "condition")
+def _is_method(function: Callable[..., Any]) -> bool:
+    plain = getattr(function, "__wrapped__", function)
+    return plain.__code__.co_varnames[:1] == ("input",)
 
 
 def _install_functions() -> None:
     for module in MODULES:
         for name in module.__all__:
             function = getattr(module, name)
-            if name in NOT_METHODS or isinstance(function, type) or not callable(function):
+            if isinstance(function, type) or not _is_method(function):
                 continue
             if not hasattr(Tensor, name):
                 setattr(Tensor, name, function)
-            if (module is functions or name in ALSO_IN_PLACE) and name not in NOT_IN_PLACE and not hasattr(Tensor, f"{name}_"):
+            wanted = (module is functions or name in ALSO_IN_PLACE) and name not in NOT_IN_PLACE
+            if wanted and not hasattr(Tensor, f"{name}_"):
                 setattr(Tensor, f"{name}_", _in_place(name, function))
     for name in VIEWING:
         setattr(Tensor, f"{name}_", _viewing(name))
-    Tensor.split = lambda self, split_size, dim=0: shaping.split(self, split_size, dim)
-    Tensor.where = lambda self, condition, other: functions.where(condition, self, other)
 
 
 def install() -> None:
@@ -509,7 +531,6 @@ def install() -> None:
             setattr(Tensor, name, value)
     for name, dtype in CASTS.items():
         setattr(Tensor, name, lambda self, memory_format=None, dtype=dtype: cast(self, dtype))
-    Tensor.backward, Tensor.retain_grad = _backward, autograd.retain
-    Tensor.register_hook, Tensor.register_post_accumulate_grad_hook = _register_hook, _register_post_hook
+    for name, method in METHODS.items():
+        setattr(Tensor, name, method)
     _install_functions()
-

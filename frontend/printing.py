@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-
 from treadle.creation import to_array
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT
@@ -19,8 +18,8 @@ NAMES = ("precision", "threshold", "edgeitems", "linewidth")
 OPTIONS: dict[str, Any] = dict(zip(NAMES, PROFILES["default"], strict=True), sci_mode=None)
 
 
-def set_printoptions(precision: int | None = None, threshold: float | None = None, edgeitems: int | None = None, linewidth: int | None = None,
-                     profile: str | None = None, sci_mode: bool | None = None) -> None:
+def set_printoptions(precision: int | None = None, threshold: float | None = None, edgeitems: int | None = None,
+                     linewidth: int | None = None, profile: str | None = None, sci_mode: bool | None = None) -> None:
     """Digits after the point, elements before summarising, items at each edge, characters a line, scientific notation."""
     if profile is not None:
         OPTIONS.update(zip(NAMES, PROFILES[profile], strict=True))

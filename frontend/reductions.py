@@ -5,9 +5,9 @@ import builtins
 import functools
 import math
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
-import treadle.ir.ops  # noqa: F401  (declares the op table)
 from treadle.functions import ADD, COPY, DIV, MUL, SUB, TABLE, as_dtype, cast, into, tensor_argument, where
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, DType
@@ -21,10 +21,10 @@ SUM, PROD, AMAX, AMIN, ANY, ALL = (TABLE[n] for n in ("sum", "prod", "amax", "am
 Dim = int | Sequence[int] | None
 
 __all__ = [
-    "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "corrcoef", "count_nonzero", "cov", "cummax", "cummin", "cumprod", "cumsum",
-    "cumulative_trapezoid", "diff", "histc", "kthvalue", "log_softmax", "logcumsumexp", "logsumexp", "max", "mean", "median", "min", "mode",
-    "nanmean", "nanmedian", "nanquantile", "nansum", "prod", "quantile", "softmax", "softmin", "std", "std_mean", "sum", "sum_to_size", "trapezoid",
-    "trapz", "var", "var_mean",
+    "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "corrcoef", "count_nonzero", "cov", "cummax", "cummin", "cumprod",
+    "cumsum", "cumulative_trapezoid", "diff", "histc", "kthvalue", "log_softmax", "logcumsumexp", "logsumexp", "max", "mean", "median",
+    "min", "mode", "nanmean", "nanmedian", "nanquantile", "nansum", "prod", "quantile", "softmax", "softmin", "std", "std_mean", "sum",
+    "sum_to_size", "trapezoid", "trapz", "var", "var_mean",
 ]
 
 
@@ -42,8 +42,11 @@ def _pair(name: str, first: str = "values", second: str = "indices") -> Callable
 
     Pair.__name__ = Pair.__qualname__ = name
     for i, field in enumerate((first, second)):
-        setattr(Pair, field, property(lambda self, i=i: tuple.__getitem__(self, i)))
-    return lambda a, b: Pair((a, b))
+        setattr(Pair, field, property(itemgetter(i)))
+
+    def make(a: Any, b: Any) -> Any:
+        return Pair((a, b))
+    return make
 
 
 def _rebuild(name: str, first: str, second: str, items: tuple[Any, Any]) -> Any:
@@ -69,7 +72,9 @@ def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _dims(name: str, dim: Dim, x: Tensor) -> Ints:
     """Sorted axes; all of them for None or (). A number has none, but accepts 0 and -1."""
-    ndim = x._data.type.ndim
+    ndim = len(x._data.type.shape)
+    if dim.__class__ is int and -ndim <= dim < ndim:
+        return (dim % ndim,)
     if not ndim:
         for d in () if dim is None else (dim,) if isinstance(dim, int) else dim:
             normalize_dim(name, d, 0)
@@ -244,8 +249,8 @@ def _extreme(name: str, input: Tensor, args: tuple[Any, ...], kwargs: dict[str, 
     keepdim = kwargs.pop("keepdim", args[1] if len(args) > 1 else False)
     if dim is None:
         if not input._data.type.numel:
-            raise RuntimeError(f"{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the "
-                               "'dim' argument.")
+            raise RuntimeError(f"{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim "
+                               "with the 'dim' argument.")
         return apply(AMAX if name == "max" else AMIN, (input,), (tuple(range(input._data.type.ndim)), False))
     if not input._data.type.shape:
         normalize_dim(name, dim, 0)
@@ -485,7 +490,6 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     """The most frequent element along an axis (the smallest of equals): (values, index of its last occurrence). Computed at once."""
     import numpy as np
-
     from treadle.creation import adopt, to_array
     axis = normalize_dim("mode", dim, input._data.type.ndim)
     array = np.moveaxis(np.atleast_1d(to_array(input)), axis, -1)
@@ -547,7 +551,6 @@ def _quantile(name: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, 
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """Counts of elements in `bins` equal bins between min and max (the data's extremes when both are 0). Computed at once."""
     import numpy as np
-
     from treadle.creation import adopt, to_array
     array = to_array(input).reshape(-1)
     low, high = (float(array.min()), float(array.max())) if min == max == 0 and array.size else (float(min), float(max))

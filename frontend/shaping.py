@@ -1,12 +1,15 @@
 """Views and rearrangements: reshape, transpose, expand, slice, split, and the functions that join and repeat tensors."""
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from operator import index
 from typing import Any
 
+from treadle.functions import into, tensor_argument
 from treadle.ir import op as op_table
+from treadle.ir.dtypes import DType
 from treadle.ir.types import normalize_dim
 from treadle.layout import (
     AS_STRIDED,
@@ -30,9 +33,9 @@ COPY, CAT = op_table.get("copy"), op_table.get("cat")
 __all__ = [
     "Size", "adjoint", "as_strided", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_shapes", "broadcast_tensors",
     "broadcast_to", "cat", "chunk", "column_stack", "concat", "concatenate", "detach", "diagonal", "dsplit", "dstack",
-    "flatten", "flip", "fliplr", "flipud", "hsplit", "hstack", "meshgrid", "moveaxis", "movedim", "narrow", "numel", "permute", "ravel", "reshape",
-    "roll", "rot90", "row_stack", "select", "split", "split_with_sizes", "squeeze", "stack", "swapaxes", "swapdims", "t", "tensor_split",
-    "tile", "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view_as", "vsplit", "vstack",
+    "flatten", "flip", "fliplr", "flipud", "hsplit", "hstack", "meshgrid", "moveaxis", "movedim", "narrow", "numel", "permute", "ravel",
+    "reshape", "roll", "rot90", "row_stack", "select", "split", "split_with_sizes", "squeeze", "stack", "swapaxes", "swapdims", "t",
+    "tensor_split", "tile", "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view_as", "vsplit", "vstack",
 ]
 
 
@@ -49,13 +52,12 @@ def view_method(self: Tensor, *shape: Any) -> Tensor:
 
     RuntimeError when the strides do not allow it.
     """
-    from treadle.ir.dtypes import DType
     if len(shape) == 1 and isinstance(shape[0], DType):
         return view_dtype(self, shape[0])
     new = resolve_shape(ints(shape), self._data.type.numel)
     if not _viewable(self, new):
-        raise RuntimeError("view size is not compatible with input tensor's size and stride (at least one dimension spans across two contiguous "
-                           "subspaces). Use .reshape(...) instead.")
+        raise RuntimeError("view size is not compatible with input tensor's size and stride (at least one dimension spans across two "
+                           "contiguous subspaces). Use .reshape(...) instead.")
     return view(RESHAPE, self, (new,))
 
 
@@ -115,7 +117,8 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
         known = -math.prod(sizes)
         sizes = tuple([shape[dim] // known if n == -1 else n for n in sizes])
     if math.prod(sizes) != shape[dim]:
-        raise RuntimeError(f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of dim {dim} ({shape[dim]}) in the input tensor")
+        raise RuntimeError(f"unflatten: Provided sizes {list(sizes)} don't multiply up to the size of dim {dim} ({shape[dim]}) in the "
+                           "input tensor")
     return view_method(input, (*shape[:dim], *sizes, *shape[dim + 1:]))
 
 
@@ -142,7 +145,7 @@ def permute(input: Tensor, *order: Any, dims: Any = None) -> Tensor:
     ndim = input._data.type.ndim
     order = ints(order if dims is None else (dims,))
     if len(order) != ndim:
-        raise RuntimeError(f"permute(sparse_coo): number of dimensions in the tensor input does not match the length of the desired ordering of "
+        raise RuntimeError(f"permute: number of dimensions in the tensor input does not match the length of the desired ordering of "
                            f"dimensions i.e. input.dim() = {ndim} is not equal to len(dims) = {len(order)}")
     order = tuple([normalize_dim("permute", d, ndim) for d in order])
     if len(set(order)) != ndim:
@@ -220,8 +223,8 @@ def expand(input: Tensor, *sizes: Any, implicit: bool = False) -> Tensor:
         shape = tuple([have[i - lead] if n == -1 else n for i, n in enumerate(shape)])
     for i, n in enumerate(have):
         if n != 1 and n != shape[i + lead]:
-            raise RuntimeError(f"The expanded size of the tensor ({shape[i + lead]}) must match the existing size ({n}) at non-singleton dimension "
-                               f"{i + lead}.  Target sizes: {list(shape)}.  Tensor sizes: {list(have)}")
+            raise RuntimeError(f"The expanded size of the tensor ({shape[i + lead]}) must match the existing size ({n}) at non-singleton "
+                               f"dimension {i + lead}.  Target sizes: {list(shape)}.  Tensor sizes: {list(have)}")
     return view(EXPAND, input, (shape,))
 
 
@@ -366,7 +369,7 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
         cuts = [i * (size // n) + min(i, size % n) for i in range(n + 1)]
     else:
         cuts = [0, *[min(max(i + size if i < 0 else i, 0), size) for i in indices_or_sections], size]
-    return tuple([sliced(input, dim, lo, max(lo, hi)) for lo, hi in zip(cuts, cuts[1:], strict=False)])
+    return tuple([sliced(input, dim, lo, max(lo, hi)) for lo, hi in itertools.pairwise(cuts)])
 
 
 def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
@@ -449,7 +452,6 @@ def numel(input: Tensor) -> int:
 # -- joining and repeating -----------------------------------------------------------------------------------------------------
 def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Tensor:
     """Tensors joined along an existing axis. Legacy empty vectors of shape (0,) are skipped, as in PyTorch."""
-    from treadle.functions import into, tensor_argument
     if isinstance(tensors, Tensor):
         raise TypeError("cat(): argument 'tensors' (position 1) must be tuple of Tensors, not Tensor")
     xs = [tensor_argument("cat", x, "tensors") for x in tensors]
@@ -473,8 +475,8 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, o
     shape = xs[0]._data.type.shape
     for i, x in enumerate(xs):
         if x._data.type.shape != shape:
-            raise RuntimeError(f"stack expects each tensor to be equal size, but got {list(shape)} at entry 0 and {list(x._data.type.shape)} "
-                               f"at entry {i}")
+            raise RuntimeError(f"stack expects each tensor to be equal size, but got {list(shape)} at entry 0 and "
+                               f"{list(x._data.type.shape)} at entry {i}")
     dim = normalize_dim("stack", dim if axis is None else axis, len(shape) + 1)
     new = ((*shape[:dim], 1, *shape[dim:]),)
     return cat([apply(RESHAPE, (x,), new) for x in xs], dim, out=out)
@@ -564,9 +566,8 @@ def roll(input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] |
     """Elements shifted along axes, re-entering at the other end; without axes, over the flat tensor."""
     if dims is None or dims == ():
         return reshape(roll(reshape(input, -1), shifts, 0), input._data.type.shape)
-    moves = list(zip(ints((shifts,)) if not isinstance(shifts, int) else (shifts,), ints((dims,)) if not isinstance(dims, int) else (dims,), strict=True))
     out = input
-    for shift, dim in moves:
+    for shift, dim in zip(ints((shifts,)), ints((dims,)), strict=True):
         dim = normalize_dim("roll", dim, input._data.type.ndim)
         size = input._data.type.shape[dim]
         cut = -shift % size if size else 0
