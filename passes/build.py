@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
 from treadle.ir.graph import Node, Value

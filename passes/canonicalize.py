@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.dtypes import BOOL, FLOAT, INT, DType

@@ -41,7 +41,7 @@ def costs(graph: Graph) -> dict[Value, Cost]:
         if not lowerable(node):
             continue
         if is_reduce(node):
-            found[node.out] = Cost(NEVER, 1, True)
+            found[node.out] = _LEAF  # never computed twice: to whoever reads it, it is in memory
             continue
         ops, heavy, touches = own_cost(node), 0, False
         for v in node.inputs:

@@ -121,13 +121,15 @@ class Fuser:
     def may_repeat(self, node: Node, sites: list[Site]) -> bool:
         """Whether computing the value at every site beats storing it."""
         if len(sites) == 1:
-            return not self._wasteful(node, sites[0])
+            return not self._wasteful(node, sites[0]) or self._foresee(sites[0], node)
         return self._cheap(node)
 
     def _cheap(self, node: Node) -> bool:
         cost: Cost = self.cost[node.out]
         if is_view(node):
             return True
+        if is_reduce(node):
+            return False
         if not cost.touches:  # numbers, ranges, random bits: a store and a load would cost as much
             return cost.ops <= 40
         return cost.ops <= 3 and (cost.heavy <= 1 or node.out.type.numel == 1)
@@ -221,23 +223,36 @@ class Fuser:
         """A site whose unit can compute the value once for everybody and store it."""
         units = [s.unit for s in sites]
         readers = {u.find() for u in self.wanted.get(value, [])}
-        for s in sites:
+        for s in sorted(sites, key=lambda s: s.unit.low):
             unit = s.unit
             if units.count(unit) > 1 or unit in readers or len(unit.stores) >= MAX_STORES or s.guard:
                 continue
             foreseen = False
             if not (self._one_per_row(s, value) if is_reduce(node) else unit.covered(s.index, value.shape)):
-                foreseen = not is_reduce(node) and not unit.reduce and self._one_per_row(s, value) and self._comes_from_reduce(s, node)
+                foreseen = self._foreseeable(s, node)
                 if not foreseen:
                     continue
             others = (readers | set(units)) - {unit}
-            if self._outer_reduce(unit, s.index) or self._wasteful(node, s) or (others and reaches(unit, others)):
+            if self._outer_reduce(unit, s.index) or (not foreseen and self._wasteful(node, s)) or (others and reaches(unit, others)):
                 continue
             if self.can_absorb(s, node):
                 if foreseen:
                     self._fold_free(unit, s.index)
                 return s
         return None
+
+    def _foreseeable(self, site: Site, node: Node) -> bool:
+        """Whether the value is one per row of a map that will turn out to be a row program."""
+        if is_reduce(node) or site.unit.reduce or site.guard:
+            return False
+        return self._one_per_row(site, node.out) and self._comes_from_reduce(site, node)
+
+    def _foresee(self, site: Site, node: Node) -> bool:
+        """Make the unit a row program already, for a row value met before the reduction it comes from."""
+        if not self._foreseeable(site, node):
+            return False
+        self._fold_free(site.unit, site.index)
+        return True
 
     def _comes_from_reduce(self, site: Site, node: Node) -> bool:
         """Whether a value that varies by row only is made from a reduction over the rest of the unit's domain."""
