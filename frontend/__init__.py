@@ -19,18 +19,18 @@ from treadle.ir.dtypes import (
     int64,
     uint8,
 )
-from treadle.ir.dtypes import bool_ as bool  # noqa: A004
+from treadle.ir.dtypes import bool_ as bool
 from treadle.runtime import engine as _engine  # the engine declares the op table and hooks into the recorder
 from treadle.version import __version__
 
 # isort: split
 from treadle import autograd
 from treadle import tensor as _tensor_module
-from treadle.creation import *  # noqa: F403
+from treadle.creation import *
 from treadle.creation import tensor
 from treadle.device import device
-from treadle.functions import *  # noqa: F403
-from treadle.gathering import *  # noqa: F403
+from treadle.functions import *
+from treadle.gathering import *
 from treadle.grad_mode import (
     enable_grad,
     inference_mode,
@@ -40,30 +40,33 @@ from treadle.grad_mode import (
     set_grad_enabled,
 )
 from treadle.interop import from_dlpack, from_numpy
-from treadle.linear_algebra import *  # noqa: F403
+from treadle.legacy import *
+from treadle.linear_algebra import *
 from treadle.methods import install as _install
 from treadle.printing import get_printoptions, printoptions, set_printoptions
 from treadle.random import Generator, default_generator, fork_rng, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
-from treadle.reductions import *  # noqa: F403
-from treadle.shaping import *  # noqa: F403
+from treadle.reductions import *
+from treadle.shaping import *
 from treadle.tensor import EMITTER as _EMITTER
 from treadle.tensor import Tensor
-from treadle.types import *  # noqa: F403
+from treadle.types import *
 
 _install()
 
 # isort: split
-from treadle import cpu, cuda, nn, optim, ops as _ops, random, utils  # noqa: E402
-from treadle.custom_function import Function as _Function  # noqa: E402
-from treadle.gradcheck import gradcheck as _gradcheck, gradgradcheck as _gradgradcheck  # noqa: E402
-from treadle.inspection import inspect  # noqa: E402
-from treadle.serialization import load, save  # noqa: E402
-from treadle.settings import *  # noqa: E402, F403
+from treadle import cpu, cuda, nn, optim, random, utils
+from treadle import ops as _ops
+from treadle.custom_function import Function as _Function
+from treadle.gradcheck import gradcheck as _gradcheck
+from treadle.gradcheck import gradgradcheck as _gradgradcheck
+from treadle.inspection import inspect
+from treadle.serialization import load, save
+from treadle.settings import *
 
 for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradcheck": _gradgradcheck, "no_grad": no_grad, "enable_grad": enable_grad,
                       "set_grad_enabled": set_grad_enabled, "Variable": Tensor}.items():
     setattr(autograd, _name, _value)
-half, float, double = float16, float32, float64  # noqa: A001
-short, int, long = int16, int32, int64  # noqa: A001
+half, float, double = float16, float32, float64
+short, int, long = int16, int32, int64
 pi, e, inf, nan = math.pi, math.e, math.inf, math.nan
 newaxis = None

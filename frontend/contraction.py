@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
 from treadle.functions import MUL, TABLE
 from treadle.layout import AS_STRIDED, PERMUTE, RESHAPE, contiguous_strides
 from treadle.tensor import Tensor, apply

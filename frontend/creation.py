@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
 from treadle.device import device_name
 from treadle.ir import dtypes
 from treadle.ir import op as op_table

@@ -28,7 +28,7 @@ class Context:
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
         for t, data in zip(self._saved, self._versions, strict=True):
-            if data is not None and (data.stale or read(t) is not data and t._storage is not None):
+            if data is not None and (data.stale or (read(t) is not data and t._storage is not None)):
                 raise RuntimeError("one of the variables needed for gradient computation has been modified by an inplace operation: "
                                    f"{t._data.type} saved by save_for_backward")
         return self._saved

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
+
 import treadle.ir.ops  # noqa: F401  (declares the op table)
 from treadle.ir import dtypes
 from treadle.ir import op as op_table

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT

@@ -10,6 +10,7 @@ import weakref
 from typing import Any
 
 import numpy as np
+
 from treadle.creation import adopt, from_array, to_array
 from treadle.ir import dtypes
 from treadle.ir.types import tensor_type

@@ -312,6 +312,7 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 
 def _triangle_indices(row: int, col: int, offset: int, upper: bool, dtype: Any) -> Tensor:
     import numpy as np
+
     from treadle.creation import adopt
     inside = (np.triu if upper else np.tril)(np.ones((row, col), bool), offset)
     return adopt(np.stack(np.nonzero(inside)).astype(dtype.np if dtype else np.int64))

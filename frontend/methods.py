@@ -5,7 +5,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from treadle import autograd, creation, functions, gathering, indexing, interop, layout, linear_algebra, printing, reductions, shaping
+
+from treadle import (
+    autograd,
+    creation,
+    functions,
+    gathering,
+    indexing,
+    interop,
+    layout,
+    legacy,
+    linear_algebra,
+    printing,
+    reductions,
+    shaping,
+)
 from treadle.creation import to_array
 from treadle.device import device, device_name
 from treadle.functions import MUL, TABLE, as_dtype, cast, fresh, operand
@@ -257,7 +271,7 @@ PROPERTIES: dict[str, Any] = {
     "is_meta": property(lambda self: False),
     "is_quantized": property(lambda self: False),
     "is_mps": property(lambda self: False),
-    "layout": property(lambda self: "strided"),
+    "layout": property(lambda self: legacy.strided),
 }
 
 FACTS: dict[str, Callable[..., Any]] = {
@@ -280,7 +294,7 @@ def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, non_bloc
             dtype, device = arg._data.type.dtype, arg._data.type.device
         elif isinstance(arg, DType) or arg in (float, int, bool):
             dtype = as_dtype(arg)
-        elif not isinstance(arg, bool) and arg is not None:
+        elif not isinstance(arg, bool | legacy.memory_format) and arg is not None:
             device = arg
     if device is not None:
         device_name(device)
@@ -498,8 +512,8 @@ MODULES = (functions, shaping, reductions, linear_algebra, gathering)
 ALSO_IN_PLACE = ("masked_fill", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_put",
                  "masked_scatter", "cumsum", "cumprod", "tril", "triu", "addmm", "addmv", "addr", "baddbmm", "put")
 NOT_IN_PLACE = frozenset({
-    "allclose", "clone", "equal", "is_complex", "is_floating_point", "is_nonzero", "is_same_size", "is_signed", "isclose", "isfinite", "isinf",
-    "isnan", "isneginf", "isposinf", "isreal", "positive", "rsub", "signbit", "where",
+    "allclose", "clone", "equal", "is_complex", "is_floating_point", "is_nonzero", "is_same_size", "is_signed", "isclose", "isfinite",
+    "isinf", "isnan", "isneginf", "isposinf", "isreal", "positive", "rsub", "signbit", "where",
 })
 
 

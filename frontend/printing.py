@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
 from treadle.creation import to_array
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT

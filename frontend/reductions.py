@@ -490,6 +490,7 @@ def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> A
 def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     """The most frequent element along an axis (the smallest of equals): (values, index of its last occurrence). Computed at once."""
     import numpy as np
+
     from treadle.creation import adopt, to_array
     axis = normalize_dim("mode", dim, input._data.type.ndim)
     array = np.moveaxis(np.atleast_1d(to_array(input)), axis, -1)
@@ -551,6 +552,7 @@ def _quantile(name: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, 
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """Counts of elements in `bins` equal bins between min and max (the data's extremes when both are 0). Computed at once."""
     import numpy as np
+
     from treadle.creation import adopt, to_array
     array = to_array(input).reshape(-1)
     low, high = (float(array.min()), float(array.max())) if min == max == 0 and array.size else (float(min), float(max))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
+
 import treadle
 from treadle.ir import dtypes
 from treadle.tensor import Tensor

@@ -264,7 +264,7 @@ def _window(op: Op, data: Data, attrs: Attrs) -> Data | None:
     starts, stops, steps = attrs
     offset, stride, whole = 0, data.type.numel, True
     for n, lo, hi, step in zip(shape, starts, stops, steps, strict=True):
-        if not whole and (lo, hi) != (0, n) or step != 1:
+        if (not whole and (lo, hi) != (0, n)) or step != 1:
             return None
         stride //= n or 1
         offset += lo * stride

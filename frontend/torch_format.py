@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
+
 from treadle.torch_pickle import STORAGES, Builder, Place, Scanner, Storage, Unpickler, clear_errors, load_plain, resolved, write_pickle
 
 _MAGIC = 0x1950A86A20F9469CFC6C

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+
 import treadle
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType

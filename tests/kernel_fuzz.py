@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from treadle.codegen.kernel_reference import Operand
 from treadle.ir.dtypes import by_name
 from treadle.ir.kernel import PARALLEL, REDUCE, RUNTIME, UNIT, ZERO, Access, Axis, Instr, Kernel

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 import treadle.ir.ops  # noqa: F401  (declares the table)
 from treadle.ir import dtypes
 from treadle.ir.autodiff import backpropagate, has_gradient, replay

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import ml_dtypes  # noqa: F401  (registers bfloat16)
 import numpy as np
+
 from treadle.codegen.kernel_reference import Operand, evaluate
 from treadle.ir import interpreter
 from treadle.ir.dtypes import by_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from op_cases import check_gradients, float_inputs, gradient_graph, random_array
+
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph

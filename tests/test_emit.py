@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from kernel_fuzz import RandomKernel
+
 from treadle.codegen import expressions
 from treadle.codegen.emit import emit_kernel, emit_module, emit_tile, parallel_units
 from treadle.codegen.jit import CompiledModule, assembly, compile_text

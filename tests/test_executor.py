@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from treadle.codegen.jit import compile_text
 from treadle.runtime.executor import BufferRef, PlanBuilder, ScalarRef
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from treadle.codegen import gemm, gemm_plan
 from treadle.codegen.gemm_plan import Layout, gemm_step
 from treadle.codegen.jit import CompiledModule, assembly, compile_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from op_cases import GRADIENT_CASES, build, check_gradients, float_inputs, gradient_graph, random_array, samples_of
+
 from treadle.ir import dtypes
 from treadle.ir.op import TABLE
 

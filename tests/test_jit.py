@@ -5,6 +5,7 @@ import ctypes
 from pathlib import Path
 
 import pytest
+
 from treadle.codegen import jit
 from treadle.codegen.target import describe, host
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import treadle.ir.ops  # noqa: F401
 from program_runner import check
+
+import treadle.ir.ops  # noqa: F401
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.dtypes import DType
@@ -196,3 +197,17 @@ def test_epilogues() -> None:
     p = run(lambda b, x, y, z: b.permute(b.reshape(b.add(b.matmul(x, y), z), (2, 4, 3, 3)), (0, 2, 1, 3)), (8, 16), (16, 9), (9,))
     assert kinds(p) == "gk"
     assert kinds(run(lambda b, x, y: b.sum(b.matmul(x, y), (1,), False, None), (8, 16), (16, 9))) == "gk"
+
+
+@pytest.mark.parametrize(("shape", "dims"), [((1 << 16,), (0,)), ((50_021,), (0,)), ((40_000, 3), (0,)), ((3, 200, 300), (1, 2)), ((2, 40_003), (1,))])
+def test_long_reductions_are_split(shape: tuple[int, ...], dims: tuple[int, ...]) -> None:
+    graph, inputs = build(lambda b, x: (b.sum(b.exp(x), dims, False, None), b.amax(x, dims, True)), shape)
+    program = check(graph, inputs, rtol=2e-4)
+    assert kinds(program) == "kk"
+    assert all(s.sizes[0] >= 4 for s in program.steps[:1] if isinstance(s, KernelStep))
+    graph, inputs = build(lambda b, x: b.amin(x, dims, True), shape, dtype=dtypes.int32)
+    check(graph, inputs)
+
+
+def test_full_reductions_stay_out_of_their_consumers() -> None:
+    assert kinds(run(lambda b, x: b.div(x, b.sum(b.abs(x), (0,), True, None)), (1 << 16,))) == "kkk"

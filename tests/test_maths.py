@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from treadle.codegen.jit import CompiledModule, compile_text
 from treadle.codegen.llvm_text import Function, Module, Val, const, vector_type
 from treadle.codegen.maths import BINARY, MATHS, PREDICATES

@@ -7,6 +7,7 @@ import threading
 import ml_dtypes
 import numpy as np
 import pytest
+
 from treadle.runtime import memory
 from treadle.runtime.memory import Pool, allocate, as_numpy, class_size, from_numpy
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import treadle
 from treadle import nn
 from treadle.nn import functional as F

@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from op_cases import CASES, build, samples_of
+
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.interpreter import decomposed, evaluate, run

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from op_cases import gradient_graph
+
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph

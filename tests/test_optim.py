@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import treadle
 from treadle import optim
 from treadle.optim import lr_scheduler

@@ -6,8 +6,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import treadle
 from op_cases import build, samples_of
+
+import treadle
 from treadle import optim
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder

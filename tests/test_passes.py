@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import treadle.ir.ops  # noqa: F401
 from program_runner import check, run_program
+
+import treadle.ir.ops  # noqa: F401
 from treadle.ir import dtypes, interpreter
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pytest
+
 from treadle.codegen.jit import CompiledModule, compile_text
 from treadle.codegen.llvm_text import Function, Module, Val, const, vector_type
 from treadle.codegen.philox import normal, random_bits, random_block4, uniform

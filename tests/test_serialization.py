@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import treadle
 from treadle import nn
 from treadle.serialization import add_safe_globals, clear_safe_globals, load, save

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import treadle
 from op_cases import build, check_gradients, float_inputs, gradient_graph, random_array
+
+import treadle
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.interpreter import run

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import treadle.ir.ops  # noqa: F401
 from treadle.ir import dtypes, interpreter
 from treadle.ir.builder import Builder

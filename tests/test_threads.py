@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from treadle.codegen.executor import executor_text
 from treadle.codegen.jit import assembly, compile_text
 from treadle.codegen.target import describe

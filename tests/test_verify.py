@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+
 import treadle.ir.ops  # noqa: F401
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder

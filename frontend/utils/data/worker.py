@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 import treadle
 from treadle.utils.data.collate import default_collate, pack, unpack
 from treadle.utils.data.dataset import IterableDataset, Subset, TensorDataset
