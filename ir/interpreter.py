@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from treadle.ir.builder import Builder
+from treadle.ir.dtypes import default_float
+from treadle.ir.dtypes import default_float
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.op import Attrs, Kind, Op
 from treadle.ir.ops.elementwise import compute_dtype
@@ -27,7 +30,7 @@ class DataError(Exception):
 
 def decomposed(op: Op, types: Types, attrs: Attrs) -> Graph:
     """The op's decomposition as a graph of its own, cached."""
-    key = (op, types, attrs)
+    key = (op, types, attrs, default_float())
     graph = _DECOMPOSED.get(key)
     if graph is None:
         b = Builder(Graph(op.name))

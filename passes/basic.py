@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from treadle.ir.builder import Builder
+from treadle.ir.dtypes import DType, default_float
 from treadle.ir.graph import Graph, Node, Value, rewrite
 from treadle.ir.interpreter import decomposed
 from treadle.ir.op import Attrs, Kind, Op
@@ -53,7 +54,8 @@ def needs_expansion(op: Op) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _expanded(op: Op, types: tuple[TensorType, ...], attrs: Attrs) -> Graph:
+def _expanded(op: Op, types: tuple[TensorType, ...], attrs: Attrs, default: DType) -> Graph:
+    """The op's pieces. Type rules inside depend on the default dtype, which is therefore in the key."""
     return decompose(decomposed(op, types, attrs))
 
 
@@ -66,7 +68,7 @@ def decompose(graph: Graph) -> Graph:
         assert node.op is not None
         if not needs_expansion(node.op):
             return None
-        body = _expanded(node.op, tuple([v.type for v in inputs]), node.attrs)
+        body = _expanded(node.op, tuple([v.type for v in inputs]), node.attrs, default_float())
         results = inline(b, body, inputs)
         return [v if v.type is o.type else _conform(b, v, o.type) for v, o in zip(results, node.outputs, strict=True)]
     return rewrite(graph, rule, Builder())

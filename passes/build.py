@@ -28,7 +28,7 @@ class Point(NamedTuple):
     """A value at an index; `memory` as in Read: the index is one position in memory."""
 
     value: Value
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field, not tuple.index
     guard: Guard
     memory: bool = False
 

@@ -23,7 +23,7 @@ class Read(NamedTuple):
     """
 
     value: Value
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field, not tuple.index
     guard: Guard
     memory: bool = False
     along: int = -1

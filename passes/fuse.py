@@ -31,6 +31,7 @@ class Fuser:
         self.cost = costs(graph)
         self.units: list[Unit] = []
         self.sites: dict[Value, list[Site]] = {}
+        self.flat_sites: dict[Value, list[Site]] = {}       # reads by position in memory; they only matter for merging
         self.wanted: dict[Value, list[Unit]] = {value: [] for value in graph.outputs}   # in memory, and by whom
         self.stored: dict[Value, list[Unit]] = {}                                       # who writes it
         self.position = 0
@@ -213,6 +214,8 @@ class Fuser:
             unit.leaves[read.value] = None
             if read.memory or read.along >= 0:
                 self.want(read.value, unit)
+                if read.memory:
+                    self.flat_sites.setdefault(read.value, []).append(Site(unit, read.index, read.guard))
             else:
                 self.sites.setdefault(read.value, []).append(Site(unit, read.index, read.guard))
 
@@ -328,17 +331,21 @@ class Fuser:
     # -- merging -------------------------------------------------------------------------------------------------------
     def merge_readers(self, value: Value) -> None:
         """Units that read the same elements in the same way become one, where no order forbids it."""
-        first: Site | None = None
-        if len(self.sites.get(value, ())) < 2:
+        flat = self.flat_sites.get(value, [])
+        if len(self.sites.get(value, ())) + len(flat) < 2:
             return
-        for site in self.current_sites(value):
-            if site.guard or not site.unit.covered(site.index, value.shape, whole=True):
+        axes, size = self.axes, (value.type.numel,)
+        sites = [Site(s.unit, (linearize(s.index, value.shape),), s.guard) for s in self.current_sites(value)]
+        sites += [Site(s.unit.find(), axes.resolve_index(s.index), s.guard) for s in flat]
+        first: Site | None = None
+        for site in sites:
+            unit = site.unit.find()
+            if site.guard or (first is not None and unit is first.unit) or not unit.covered(site.index, size, whole=True):
                 continue
             if first is None:
                 first = site
-            elif site.unit is not first.unit and self.mergeable(first.unit, site.unit):
-                if unify(self.axes, first.unit, site.unit, first.index, site.index):
-                    self.merge(first.unit, site.unit)
+            elif self.mergeable(first.unit, unit) and unify(axes, first.unit, unit, first.index, site.index):
+                self.merge(first.unit, unit)
 
     def mergeable(self, a: Unit, b: Unit) -> bool:
         if a.argument or b.argument or a.count + b.count > MAX_INSTRUCTIONS or len(a.stores) + len(b.stores) > MAX_STORES:

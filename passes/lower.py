@@ -9,6 +9,7 @@ from treadle.passes.epilogue import build_epilogue, only_readers
 from treadle.passes.fuse import Fuser
 from treadle.passes.product import shape_product
 from treadle.passes.program import BufferInfo, GemmStep, HostStep, Matrix, Program, Ref, ScalarInfo, ScalarRef
+from treadle.passes.scan import lower_scan
 from treadle.passes.unit import Unit
 
 
@@ -98,6 +99,8 @@ class _Lowering:
             self.steps(unit)
 
     def host(self, node: Node) -> None:
+        if node.op is not None and node.op.name == "scan" and lower_scan(self, node, lower):
+            return
         inputs: list[Ref | ScalarRef] = []
         for v in node.inputs:
             number = v.type.weak and v.node.op is None

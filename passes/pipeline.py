@@ -3,22 +3,52 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from treadle.ir.graph import Graph
+from treadle.ir.builder import Builder
+from treadle.ir.graph import Graph, Node, Value, rewrite
 from treadle.passes.basic import cse, dce, decompose
 from treadle.passes.canonicalize import canonicalize, fold
 from treadle.passes.lower import lower
 from treadle.passes.memory import plan_memory
 from treadle.passes.program import Program
 from treadle.passes.promote import flatten_indices, promote
+from treadle.passes.split import split_reductions
 
 Pass = Callable[[Graph], Graph]
 
+_PREPARED: dict[Graph, Graph] = {}
+
+
+def regions(graph: Graph) -> Graph:
+    """Run all passes on the sub-graphs of control flow. A region shared by several nodes is prepared once."""
+    if not any(node.regions for node in graph.nodes):
+        return graph
+
+    def rule(b: Builder, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+        if not node.regions:
+            return None
+        attrs = tuple([_prepared(a) if isinstance(a, Graph) else a for a in node.attrs])
+        return b.graph.append(Node(node.op, inputs, attrs, tuple([o.type for o in node.outputs]), node.loc)).outputs
+    return rewrite(graph, rule, Builder())
+
+
+def _prepared(region: Graph) -> Graph:
+    found = _PREPARED.get(region)
+    if found is None:
+        if len(_PREPARED) > 1024:
+            _PREPARED.clear()
+        found = prepare(region)
+        _PREPARED[region] = _PREPARED[found] = found
+    return found
+
+
 PASSES: list[tuple[str, Pass]] = [
     ("decompose", decompose),
+    ("regions", regions),
     ("flatten_indices", flatten_indices),
     ("promote", promote),
     ("canonicalize", canonicalize),
     ("fold", fold),
+    ("split_reductions", split_reductions),
     ("cse", cse),
     ("dce", dce),
 ]

@@ -11,7 +11,7 @@ class Store(NamedTuple):
     """`value` at `index` is written at position `place` of the buffer of `target` (the value itself, but for a cat)."""
 
     value: Value
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field, not tuple.index
     target: Value
     place: Expr
 
@@ -20,7 +20,7 @@ class Site(NamedTuple):
     """Where a unit wants a value."""
 
     unit: "Unit"
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field, not tuple.index
     guard: Guard
 
 

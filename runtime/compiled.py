@@ -146,7 +146,7 @@ class CompiledPlan:
             place, offset = self._ref(argument)
             if argument.other >= 0:
                 other, other_offset = self._ref(argument._replace(buffer=argument.other, other=-1))
-                return executor.BufferRef(place, offset, argument.step, alternate=other, **_second(other_offset, offset))
+                return executor.BufferRef(place, offset, argument.step, alternate=other, alternate_offset=other_offset)
             return executor.BufferRef(place, offset, argument.step)
         if isinstance(argument, ScalarRef):
             return executor.ScalarRef(argument.position)
@@ -258,11 +258,6 @@ class CompiledPlan:
         raw = np.asarray(owner)[offset:offset + info.nbytes]
         return raw.view(info.dtype.np).reshape(info.shape)
 
-
-def _second(other: int, offset: int) -> dict[str, int]:
-    if other != offset:
-        raise RuntimeError("alternating buffers must have equal offsets")
-    return {}
 
 
 def _layout(strides: tuple[int, ...]) -> Layout:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
 import treadle.ir.ops  # noqa: F401  (declares the op table)
 from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import DataError, evaluate

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from treadle.codegen import executor as layout
 from treadle.runtime import threads
 
@@ -32,6 +33,7 @@ class BufferRef:
     stride: int = 0
     outer_stride: int = 0
     alternate: int | None = None
+    alternate_offset: int | None = None  # None: `offset`
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ class _Layout:
             outer.steps += [position, back]
         if arg.alternate is not None:
             cell = self._append([0])
-            self.toggles += [cell, self._buffer(arg.index), arg.offset, self._buffer(arg.alternate), arg.offset]
+            other = arg.offset if arg.alternate_offset is None else arg.alternate_offset
+            self.toggles += [cell, self._buffer(arg.index), arg.offset, self._buffer(arg.alternate), other]
             inner.flips += [position, cell]
             if outer and inner.trip % 2:
                 outer.flips += [position, cell]
