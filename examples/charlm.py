@@ -98,8 +98,8 @@ def train(model: nn.Module, data: torch.Tensor, steps: int, lr: float) -> float:
         optimizer.step()
         recent = [*recent[-19:], loss.item()]
         if step % 100 == 0:
-            print(f"  step {step}  loss {sum(recent) / len(recent):.3f} nats per character  {(time.perf_counter() - start) / step * 1e3:.0f} ms a step",
-                  flush=True)
+            ms = (time.perf_counter() - start) / step * 1e3
+            print(f"  step {step}  loss {sum(recent) / len(recent):.3f} nats per character  {ms:.0f} ms a step", flush=True)
     return sum(recent) / len(recent)
 
 

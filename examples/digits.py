@@ -72,7 +72,8 @@ def main() -> None:
         return f"{sorted(times)[len(times) // 2] * 1e6:7.0f} us" if times else "    none"
     print(f"step interpreted {middle(interpreted)} ({len(interpreted)} steps), compiled {middle(compiled)} ({len(compiled)} steps)")
     counts = torch.stats()
-    print(f"{counts['ops_recorded']} ops recorded, {counts['plans']} plans, {counts['kernels']} kernels, {counts['llvm_compiles']} LLVM compiles")
+    print(f"{counts['ops_recorded']} ops recorded, {counts['plans']} plans, {counts['kernels']} kernels, "
+          f"{counts['llvm_compiles']} LLVM compiles")
     print("See the IR: python examples/inspect_ir.py, or run this with TREADLE_DUMP=dump")
 
 

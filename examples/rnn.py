@@ -8,7 +8,7 @@ rnn = torch.nn.RNN(input_size, hidden_size, batch_first=True)
 fc = torch.nn.Linear(hidden_size, output_size)
 def forward(x):
     h0 = torch.zeros(1, x.size(0), hidden_size)
-    out, hn = rnn(x, h0)
+    out, _ = rnn(x, h0)
     return fc(out[:, -1, :])
 print(forward(torch.randn(1, 10, input_size)))
 

@@ -63,8 +63,8 @@ from treadle.inspection import inspect
 from treadle.serialization import load, save
 from treadle.settings import *
 
-for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradcheck": _gradgradcheck, "no_grad": no_grad, "enable_grad": enable_grad,
-                      "set_grad_enabled": set_grad_enabled, "Variable": Tensor}.items():
+for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradcheck": _gradgradcheck, "no_grad": no_grad,
+                      "enable_grad": enable_grad, "set_grad_enabled": set_grad_enabled, "Variable": Tensor}.items():
     setattr(autograd, _name, _value)
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64

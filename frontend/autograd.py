@@ -31,7 +31,8 @@ class GradNode:
 
     __slots__ = ("__weakref__", "edges", "hooks", "keep", "operands", "outs", "released", "retained", "step", "versions")
 
-    def __init__(self, step: Step, keep: _Keep, edges: tuple[Edge, ...], operands: list[Any], outs: tuple[Data, ...], versions: Any) -> None:
+    def __init__(self, step: Step, keep: _Keep, edges: tuple[Edge, ...], operands: list[Any], outs: tuple[Data, ...],
+                 versions: Any) -> None:
         self.step = step
         self.keep = keep
         self.edges = edges
@@ -94,8 +95,8 @@ class GradNode:
     def gradients(self, grads: list[Tensor | None]) -> Sequence[Tensor | None]:
         """Gradients of the operands that need one, given those of the results."""
         if self.released:
-            raise RuntimeError("Trying to backward through the graph a second time (or directly access saved tensors after they have already "
-                               "been freed). Specify retain_graph=True if you need to backward through the graph a second time.")
+            raise RuntimeError("Trying to backward through the graph a second time (or directly access saved tensors after they have "
+                               "already been freed). Specify retain_graph=True if you need to backward through the graph a second time.")
         if self.keep.rules is None:
             return self._general(grads)
         step = self.step
@@ -127,7 +128,8 @@ class GradNode:
         outs = [self.out(i) for i in range(len(self.outs))] or [None] * len(self.step.types)
         operands = [self.operand(i) for i in range(len(self.operands))]
         wanted = tuple([e is not None for e in self.edges])
-        return operand_gradients(EMITTER, self.op, self.step.key[1], operands, self.step.operand_types, outs, self.step.types, grads, wanted)
+        step = self.step
+        return operand_gradients(EMITTER, self.op, step.key[1], operands, step.operand_types, outs, step.types, grads, wanted)
 
 
 class LeafNode:
@@ -154,7 +156,8 @@ def _check_fresh(value: Data, node: GradNode, version: Any) -> None:
     if stale or (version and version[0].version != version[1]):
         kind = f"treadle.{value.type.dtype.name} {list(value.type.shape)}"
         raise RuntimeError(f"one of the variables needed for gradient computation has been modified by an inplace operation: "
-                           f"[{kind}], an operand or result of {node.op.name}. Hint: enable anomaly detection, or clone() before the write.")
+                           f"[{kind}], an operand or result of {node.op.name}. "
+                           "Hint: enable anomaly detection, or clone() before the write.")
 
 
 class _Keep:
@@ -367,7 +370,8 @@ def _seed(t: Tensor, g: Tensor | None) -> Tensor:
             raise RuntimeError(f"only Tensors of floating point dtype can require gradients, got {type.dtype.name}")
         return apply(op_table.TABLE["full"], (1.0,), (type.shape, type.dtype, type.device))
     if g._data.type.shape != type.shape:
-        raise RuntimeError(f"Mismatch in shape: grad_output[0] has a shape of {list(g._data.type.shape)} and output[0] has a shape of {list(type.shape)}.")
+        raise RuntimeError(f"Mismatch in shape: grad_output[0] has a shape of {list(g._data.type.shape)} "
+                           f"and output[0] has a shape of {list(type.shape)}.")
     return g
 
 
@@ -375,7 +379,8 @@ def _listed(value: Any) -> list[Any]:
     return [value] if value is None or isinstance(value, Tensor) else list(value)
 
 
-def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None) -> None:
+def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
+             inputs: Any = None) -> None:
     """Accumulate into `.grad` of the leaves the gradients of `tensors`, weighted by `grad_tensors` (ones for scalars)."""
     roots = _listed(tensors)
     grads = _listed(grad_tensors) if grad_tensors is not None else [None] * len(roots)
@@ -408,7 +413,8 @@ def _accumulate(leaf: Tensor, grad: Tensor, create_graph: bool) -> None:
 
 
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
-         only_inputs: bool = True, allow_unused: bool | None = None, is_grads_batched: bool = False, materialize_grads: bool = False) -> tuple[Any, ...]:
+         only_inputs: bool = True, allow_unused: bool | None = None, is_grads_batched: bool = False,
+         materialize_grads: bool = False) -> tuple[Any, ...]:
     """Gradients of the sum of `outputs` (weighted by `grad_outputs`) with respect to `inputs`, without touching `.grad`."""
     roots, targets = _listed(outputs), _listed(inputs)
     grads = _listed(grad_outputs) if grad_outputs is not None else [None] * len(roots)

@@ -64,7 +64,8 @@ def _sequence_to_array(data: Sequence[Any]) -> np.ndarray:
     try:
         array = np.array(data)
     except ValueError as error:
-        raise ValueError(f"expected sequence of length {shape[-1] if shape else 0} at dim {len(shape) - 1} (got a ragged sequence)") from error
+        length = shape[-1] if shape else 0
+        raise ValueError(f"expected sequence of length {length} at dim {len(shape) - 1} (got a ragged sequence)") from error
     if array.dtype == object:
         array = _nested_tensors(data)
     if array.size == 0 and array.dtype == np.float64:
@@ -129,7 +130,7 @@ def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, require
 
 
 def _fits(value: int, dtype: DType) -> bool:
-    info = np.iinfo(dtype.np)
+    info: Any = np.iinfo(dtype.np)
     return int(info.min) <= value <= int(info.max)
 
 
@@ -298,12 +299,14 @@ def randn(*size: Any, generator: Generator | None = None, dtype: DType | None = 
 
 def rand_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
               layout: Any = None, memory_format: Any = None) -> Tensor:
-    return rand(input._data.type.shape, dtype=dtype or input._data.type.dtype, device=device, requires_grad=requires_grad, generator=generator)
+    type = input._data.type
+    return rand(type.shape, dtype=dtype or type.dtype, device=device, requires_grad=requires_grad, generator=generator)
 
 
 def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
                layout: Any = None, memory_format: Any = None) -> Tensor:
-    return randn(input._data.type.shape, dtype=dtype or input._data.type.dtype, device=device, requires_grad=requires_grad, generator=generator)
+    type = input._data.type
+    return randn(type.shape, dtype=dtype or type.dtype, device=device, requires_grad=requires_grad, generator=generator)
 
 
 def randint(low: int, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
@@ -330,7 +333,8 @@ def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DTy
     return randint(low, shape, dtype=dtype) if high is None else randint(low, high, shape, dtype=dtype)
 
 
-def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
+             requires_grad: bool = False) -> Tensor:
     """A random permutation of 0..n-1: the order that sorts n random words (Philox, so any process agrees)."""
     from treadle.ir.random_reference import philox_bits
     seed, offset = reserve(n, generator, 2)
@@ -364,7 +368,8 @@ def bernoulli(input: Any, p: float | None = None, *, generator: Generator | None
 
 
 def frombuffer(buffer: Any, *, dtype: DType, count: int = -1, offset: int = 0, requires_grad: bool = False) -> Tensor:
-    return _finish(from_array(np.frombuffer(buffer, ml_dtypes.bfloat16 if dtype is dtypes.bfloat16 else dtype.np, count, offset)), requires_grad)
+    kind = ml_dtypes.bfloat16 if dtype is dtypes.bfloat16 else dtype.np
+    return _finish(from_array(np.frombuffer(buffer, kind, count, offset)), requires_grad)
 
 
 __all__ = ["arange", "as_tensor", "asarray", "bernoulli", "empty", "empty_like", "eye", "frombuffer", "full", "full_like", "linspace",

@@ -76,7 +76,8 @@ class FunctionNode:
         found = self.function.backward(self.context, *grads)  # type: ignore[attr-defined]
         found = found if isinstance(found, tuple) else (found,)
         if len(found) < len(self.edges) or any(g is not None for g in found[len(self.edges):]):
-            raise RuntimeError(f"function {self.name()} returned an incorrect number of gradients (expected {len(self.edges)}, got {len(found)})")
+            raise RuntimeError(f"function {self.name()} returned an incorrect number of gradients "
+                               f"(expected {len(self.edges)}, got {len(found)})")
         return found[:len(self.edges)]
 
 
@@ -120,7 +121,7 @@ def _attach(function: type, context: Context, edges: tuple[Edge, ...], result: A
     several = isinstance(result, tuple)
     results = list(result) if several else [result]
     tensors = [t for t in results if isinstance(t, Tensor)]
-    node = FunctionNode(function, context, edges, tuple([read(t).type for t in tensors]))
+    node: Any = FunctionNode(function, context, edges, tuple([read(t).type for t in tensors]))
     out = []
     for t in results:
         if isinstance(t, Tensor):

@@ -76,5 +76,6 @@ def gradgradcheck(func: Callable[..., Any], inputs: Any, **options: Any) -> bool
 
     def gradients(*args: Any) -> tuple[Any, ...]:
         chosen = [a for a, t in zip(args, inputs, strict=True) if any(t is x for x in targets)]
-        return grad([o.sum() for o in _outputs(func, args)], [a if a.requires_grad else a.requires_grad_() for a in chosen], create_graph=True)
+        sums = [o.sum() for o in _outputs(func, args)]
+        return grad(sums, [a if a.requires_grad else a.requires_grad_() for a in chosen], create_graph=True)
     return gradcheck(gradients, inputs, **options)

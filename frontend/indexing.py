@@ -51,7 +51,8 @@ def _normalize(item: Any) -> Any:
         return adopt(array.astype(np.int64) if array.size == 0 or array.dtype.kind in "iu" else array.copy())
     if hasattr(item, "__index__"):
         return operator.index(item)
-    raise TypeError(f"only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices (got {type(item).__name__})")
+    raise TypeError("only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices "
+                    f"(got {type(item).__name__})")
 
 
 def _axes_used(item: Any) -> int:
@@ -203,7 +204,8 @@ def broadcast_to(value: Any, target: Tensor) -> Tensor:
         while len(shape) > len(t.shape) and shape[0] == 1:
             shape = shape[1:]
         if len(shape) > len(t.shape) or any(n not in (1, m) for n, m in zip(reversed(shape), reversed(t.shape), strict=False)):
-            raise RuntimeError(f"shape mismatch: value tensor of shape {list(have.shape)} cannot be broadcast to indexing result of shape {list(t.shape)}")
+            raise RuntimeError(f"shape mismatch: value tensor of shape {list(have.shape)} cannot be broadcast to "
+                               f"indexing result of shape {list(t.shape)}")
         if shape != have.shape:
             value = apply(RESHAPE, (value,), (shape,))
         value = apply(op_table.TABLE["expand"], (value,), (t.shape,))

@@ -75,7 +75,7 @@ class Tensor:
         __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = _any
         __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __matmul__ = __rmatmul__ = __and__ = __or__ = __xor__ = _any
         __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = __setitem__ = __iter__ = _any
-        __eq__ = __ne__ = _any  # type: ignore[assignment]
+        __eq__ = __ne__ = _any
         __neg__ = __invert__ = __len__ = __float__ = __int__ = _any
 
 

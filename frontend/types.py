@@ -40,7 +40,7 @@ class iinfo:
     def __init__(self, dtype: DType) -> None:
         if dtype.category != INT:
             raise TypeError(f"iinfo() requires an integer input type, got '{dtype.name}'")
-        info = np.iinfo(dtype.np)
+        info: Any = np.iinfo(dtype.np)
         self.dtype, self.bits, self.max, self.min = dtype.name, int(info.bits), int(info.max), int(info.min)
 
     def __repr__(self) -> str:

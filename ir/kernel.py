@@ -48,7 +48,8 @@ class Instr(NamedTuple):
       load     params (access,)                      the element at the current point
       load_if  params (access,), operands (cond,)    as load where cond is true; elsewhere 0 and memory is not touched
       load_at  params (access, bound slot, stride slot), operands (index,): element at the point plus index * stride, both run-time
-               arguments (`slots`); a negative index counts from the end; outside [-bound, bound) the fault is written to the error cell and 0 is read
+               arguments (`slots`); a negative index counts from the end; outside [-bound, bound) the fault is written to the
+               error cell and 0 is read
       scalar   params (position,)                    a run-time scalar argument, already of the result dtype
       const    params (value,)
       index    params (axis,)                        the loop counter as int64

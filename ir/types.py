@@ -1,6 +1,8 @@
 """The type of a value: shape, dtype and device, interned so that types compare by identity."""
 from __future__ import annotations
 
+import itertools
+
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
 
@@ -117,7 +119,7 @@ def normalize_dims(op: str, dims: int | tuple[int, ...] | None, ndim: int) -> tu
     if isinstance(dims, int):
         dims = (dims,)
     out = sorted(normalize_dim(op, d, ndim) for d in dims)
-    for a, b in zip(out, out[1:], strict=False):
+    for a, b in itertools.pairwise(out):
         if a == b:
             raise RuntimeError(f"{op}: dim {a} appears multiple times in the list of dims")
     return tuple(out)
