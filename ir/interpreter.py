@@ -8,7 +8,6 @@ import numpy as np
 
 from treadle.ir.builder import Builder
 from treadle.ir.dtypes import default_float
-from treadle.ir.dtypes import default_float
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.op import Attrs, Kind, Op
 from treadle.ir.ops.elementwise import compute_dtype

@@ -1,5 +1,5 @@
 """The op table's families. Importing this package declares every op."""
-from treadle.ir.ops import (  # noqa: F401
+from treadle.ir.ops import (
     activation,
     composite,
     control,

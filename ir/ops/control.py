@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.dtypes import FLOAT
@@ -93,6 +94,14 @@ def _given(g: Any) -> list[Any]:
 def _call_type(types: Types, body: Graph) -> Types:
     _check_inputs("call", "the body", body, types)
     return tuple([v.type for v in body.outputs])
+
+
+def _inlined(b: Any, *args: Any) -> tuple[Any, ...]:
+    from treadle.ir.autodiff import replay  # imports the interpreter
+    *operands, body = args
+    env = dict(zip(body.inputs, operands, strict=True))
+    replay(b, body, env)
+    return tuple([env[v] for v in body.outputs])
 
 
 def _call_vjp(b: Any, g: Any, operands: tuple[Any, ...], operand_types: Types, body: Graph) -> tuple[Any, ...]:
@@ -245,8 +254,8 @@ def _counting() -> Graph:
 
 
 _STEP, _TWICE, _WAVE, _BELOW = _sample_bodies()
-declare("call", Kind.CONTROL, "xs*", "body", type_rule=_call_type, reference=lambda *a: tuple(_run(a[-1], a[:-1])), vjp=_call_vjp,
-        samples=[(((3,),), (_WAVE,))], doc="The results of a graph.")
+declare("call", Kind.CONTROL, "xs*", "body", type_rule=_call_type, decompose=_inlined, vjp=_call_vjp,
+        samples=[(((3,),), (_WAVE,))], doc="The results of a graph, which takes the call's place when it is decomposed.")
 declare("cond", Kind.CONTROL, "pred xs*", "then orelse", type_rule=_cond_type, reference=_np_cond, vjp=_cond_vjp,
         samples=[((np.array(True), (3,)), (_TWICE, _WAVE)), ((np.array(False), (3,)), (_TWICE, _WAVE))],
         doc="The results of one of two graphs; only the chosen one runs.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
 from treadle.ir.op import Kind, declare

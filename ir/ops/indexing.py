@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from treadle.ir import dtypes
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import Dims, Types, need_dim, need_index, zeros

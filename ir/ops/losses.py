@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, INT
 from treadle.ir.op import Kind, declare

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.view import sum_to
 from treadle.ir.types import TensorType, broadcast_shapes

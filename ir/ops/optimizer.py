@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from treadle.ir.op import Kind, Op, declare
 from treadle.ir.ops.common import Types, in_float32, need_float, number
 from treadle.ir.types import TensorType

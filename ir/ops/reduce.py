@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.op import Kind, declare

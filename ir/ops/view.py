@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import numpy as np
+
 from treadle.ir.op import Kind, declare
 from treadle.ir.types import Shape, TensorType, result_dtype
 
