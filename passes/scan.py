@@ -98,7 +98,8 @@ def _moved(step: Step, places: dict[int, Ref], scalars: list[int]) -> Step:
         return place._replace(offset=place.offset + ref.offset)
 
     if isinstance(step, KernelStep):
-        arguments = [moved(a) if isinstance(a, Ref) else ScalarRef(scalars[a.position]) if isinstance(a, ScalarRef) else a for a in step.arguments]
+        arguments = [moved(a) if isinstance(a, Ref) else ScalarRef(scalars[a.position]) if isinstance(a, ScalarRef) else a
+                     for a in step.arguments]
         return replace(step, arguments=tuple(arguments))
     assert isinstance(step, GemmStep)
     a, b, c = (Matrix(moved(m.ref), m.strides) for m in (step.a, step.b, step.c))

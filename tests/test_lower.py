@@ -199,12 +199,14 @@ def test_epilogues() -> None:
     assert kinds(run(lambda b, x, y: b.sum(b.matmul(x, y), (1,), False, None), (8, 16), (16, 9))) == "gk"
 
 
-@pytest.mark.parametrize(("shape", "dims"), [((1 << 16,), (0,)), ((50_021,), (0,)), ((40_000, 3), (0,)), ((3, 200, 300), (1, 2)), ((2, 40_003), (1,))])
+@pytest.mark.parametrize(("shape", "dims"), [((1 << 16,), (0,)), ((50_021,), (0,)), ((40_000, 3), (0,)), ((3, 200, 300), (1, 2)),
+                                             ((2, 40_003), (1,))])
 def test_long_reductions_are_split(shape: tuple[int, ...], dims: tuple[int, ...]) -> None:
     graph, inputs = build(lambda b, x: (b.sum(b.exp(x), dims, False, None), b.amax(x, dims, True)), shape)
     program = check(graph, inputs, rtol=2e-4)
-    assert kinds(program) == "kk"
-    assert all(s.sizes[0] >= 4 for s in program.steps[:1] if isinstance(s, KernelStep))
+    assert kinds(program) in ("kkk", "kkkk")
+    first = program.steps[0]
+    assert isinstance(first, KernelStep) and np.prod(first.sizes[:axes(program).index("r")]) >= 4
     graph, inputs = build(lambda b, x: b.amin(x, dims, True), shape, dtype=dtypes.int32)
     check(graph, inputs)
 
