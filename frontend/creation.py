@@ -37,8 +37,8 @@ def _finish(t: Tensor, requires_grad: bool) -> Tensor:
     return t.requires_grad_() if requires_grad else t
 
 
-def _to_array(data: Any) -> np.ndarray:
-    """Python data as an array of the dtype PyTorch would choose."""
+def _to_array(data: Any, floats: np.dtype) -> np.ndarray:
+    """Python data as an array of the dtype PyTorch would choose; Python's floats become `floats`."""
     if isinstance(data, Tensor):
         return to_array(data)
     if isinstance(data, np.ndarray | np.generic):
@@ -48,19 +48,19 @@ def _to_array(data: Any) -> np.ndarray:
     if isinstance(data, int):
         return np.asarray(data, np.int64)
     if isinstance(data, float):
-        return np.asarray(data, dtypes.default_float().np)
+        return np.asarray(data, floats)
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
-        return _sequence_to_array(data)
+        return _sequence_to_array(data, floats)
     if hasattr(data, "__array__") or hasattr(data, "__array_interface__"):
         return np.asarray(data)
     raise TypeError(f"tensor: can't infer the dtype of {type(data).__name__}; expected numbers, nested sequences, arrays or tensors")
 
 
-def _sequence_to_array(data: Sequence[Any]) -> np.ndarray:
+def _sequence_to_array(data: Sequence[Any], floats: np.dtype) -> np.ndarray:
     shape = _shape_of(data)
     if any(isinstance(x, Tensor | np.ndarray) for x in data):
-        parts = [_to_array(x) for x in data]
-        return np.stack(parts) if parts else np.zeros((0,), dtypes.default_float().np)
+        parts = [_to_array(x, floats) for x in data]
+        return np.stack(parts) if parts else np.zeros((0,), floats)
     try:
         array = np.array(data)
     except ValueError as error:
@@ -69,11 +69,11 @@ def _sequence_to_array(data: Sequence[Any]) -> np.ndarray:
     if array.dtype == object:
         array = _nested_tensors(data)
     if array.size == 0 and array.dtype == np.float64:
-        return array.astype(dtypes.default_float().np)
+        return array.astype(floats)
     if array.dtype.kind in "US":
         raise TypeError("new(): invalid data type 'str'")
     if array.dtype == np.float64 and not _has_numpy_double(data):
-        return array.astype(dtypes.default_float().np)
+        return array.astype(floats)
     return array
 
 
@@ -119,7 +119,7 @@ def to_array(t: Tensor) -> np.ndarray:
 def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:
     """A new tensor with a copy of `data`: numbers, nested sequences, arrays or tensors."""
     device_name(device)
-    array = _to_array(data)
+    array = _to_array(data, (dtypes.default_float() if dtype is None else dtypes.float64).np)
     if dtype is None:
         dtype = dtypes.from_numpy(array.dtype)
     elif array.dtype.kind == "f" and dtype.category != FLOAT and dtype is not dtypes.bool_:

@@ -17,8 +17,8 @@ I = _rng.integers(0, 5, (3, 4))  # noqa: E741
 ARRAYS: dict[str, np.ndarray] = {
     "A": A, "B": B, "C": _rng.standard_normal((4, 5)).astype(np.float32), "V": _rng.standard_normal(6).astype(np.float32),
     "T3": _rng.standard_normal((2, 3, 4)).astype(np.float32), "S": _rng.standard_normal((4, 4)).astype(np.float32), "P": np.abs(A) + 0.5,
-    "U": _rng.uniform(-0.9, 0.9, (3, 4)).astype(np.float32), "I": I, "J": I - 2, "IX": _rng.integers(0, 3, (3, 4)), "K": np.array([2, 0, 1]),
-    "IDX": np.array([2, 0, 1]), "NAN": NAN, "M": A > 0,
+    "U": _rng.uniform(-0.9, 0.9, (3, 4)).astype(np.float32), "I": I, "J": I - 2, "IX": _rng.integers(0, 3, (3, 4)),
+    "K": np.array([2, 0, 1]), "IDX": np.array([2, 0, 1]), "NAN": NAN, "M": A > 0,
 }
 
 
