@@ -7,6 +7,7 @@ which is how softmax or layer_norm become one kernel.
 """
 from __future__ import annotations
 
+from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Graph, Node, Value
 from treadle.passes.cost import EXPENSIVE, Cost, costs
 from treadle.passes.demand import ARG_REDUCES, GATHERS, MAX_INLINE_CAT, cat_starts, is_reduce, is_view, lowerable, reads, reduced_dims
@@ -75,7 +76,7 @@ class Fuser:
 
     def fold_product(self, unit: Unit, node: Node) -> list[Value]:
         """What a matrix product reads: views of its operands that its strides can express are looked through."""
-        if node.op is None or node.op.name != "matmul":
+        if node.op is None or node.op.name != "matmul" or node.out.dtype.category != FLOAT:
             return list(node.inputs)
         self.folded[unit] = fold_operands(node)
         return [operand.base for operand in self.folded[unit]]
