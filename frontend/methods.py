@@ -362,6 +362,8 @@ def _register_post_hook(self: Tensor, hook: Callable[..., Any]) -> Any:
 def copy_(self: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
     """Overwrite with `source`, broadcast and cast."""
     check_writable(self, "copy_")
+    if isinstance(source, Tensor) and source._data.type.ndim > self._data.type.ndim:
+        raise RuntimeError(f"copy_: output with shape {list(self._data.type.shape)} doesn't match the broadcast shape {list(source._data.type.shape)}")
     return assign(self, indexing.broadcast_to(source, self), "copy_")
 
 

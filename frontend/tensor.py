@@ -340,6 +340,9 @@ def assign(t: Tensor, value: Tensor, name: str) -> Tensor:
         value = apply(op_table.get("cast"), (value,), (have.dtype,))
     on_tape = STATE.here.grad and not t._detached  # else history stays as it is
     storage = t._storage
+    if on_tape and t._node is not None and value._node is None:  # what was there gets a zero gradient, as in PyTorch, and not none
+        read(t)
+        value = apply(op_table.get("where"), (False, t, value))
     if storage is None:
         _retire(t._data, writer, None)
         t._data = value._data

@@ -18,7 +18,7 @@ from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.types import TensorType
 from treadle.passes.basic import dce
-from treadle.runtime import check, log, memory, recorder
+from treadle.runtime import check, dump, log, memory, recorder
 from treadle.runtime.memory import array_of
 from treadle.runtime.recorder import STATE, Data, Step, Trace, build_graph, computed, fresh_trace
 
@@ -96,7 +96,7 @@ def interpret(graph: Graph, buffers: Sequence[Any], scalars: Sequence[Any], want
     for value, data in zip(graph.outputs, wanted, strict=True):
         if value in env:
             data.buffer = _own(env[value], value.type, inputs)
-        data.trace = None
+            data.trace = None
     raise failure
 
 
@@ -136,15 +136,14 @@ def _own(array: np.ndarray, type: TensorType, inputs: list[np.ndarray]) -> memor
     return memory.from_numpy(array)
 
 
-def _references(values: list[Data]) -> bytes:
-    """One byte per value: 1 when something besides the trace still refers to it."""
+def _references(values: list[Data], baseline: int) -> bytes:
+    """One byte per value: 1 when more than `baseline` references to it exist."""
     count = sys.getrefcount
-    return bytes([count(d) > _BASELINE for d in values])
+    return bytes([count(d) > baseline for d in values])
 
 
-_BASELINE = 1 << 30
 _probe = [computed(None, None)]  # type: ignore[arg-type]
-_BASELINE = next(n for n in range(1, 12) if (globals().__setitem__("_BASELINE", n), _references(_probe) == b"\0")[1])
+_BASELINE = next(n for n in range(1, 12) if _references(_probe, n) == b"\0")  # references to a value that only the trace holds
 
 
 def flush(reason: str) -> None:
@@ -159,13 +158,15 @@ def flush(reason: str) -> None:
         return
     state.trace = fresh_trace()
     trace.leaves = {}
-    live = _references(values)
+    live = _references(values, _BASELINE)
     flushes[reason] += 1
     recorder.counters["ops_recorded"] += at.ops
     plan = at.plans.get(live)
     if plan is None:
         plan = at.plans.setdefault(live, Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace]))
         counters["plans"] += 1
+        if log.enabled("recompile"):
+            dump.explain_new_plan(recorder.user_location(), plan.graph)
     for observe in observers:
         observe(plan.graph)
     if log.enabled("flush"):
