@@ -1,7 +1,11 @@
 """Whole training loops: both tiers follow the same curve, whatever is pending between looks at the loss."""
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +69,28 @@ def test_tiers_agree(tiers: None, steps_per_look: int, optimizer: str) -> None:
 
 def test_same_seed_same_bits(tiers: None) -> None:
     assert curve(2, 1, "Adam") == curve(2, 1, "Adam")
+
+
+PROGRAM = """
+import treadle as torch
+import treadle.nn.functional as F
+torch.manual_seed(3)
+model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Dropout(0.2), torch.nn.GELU(), torch.nn.Linear(32, 3))
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+for step in range(12):
+    loss = F.cross_entropy(model(torch.randn(40, 8)), torch.randint(0, 3, (40,)))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(loss.item().hex())
+"""
+
+
+def test_same_seed_same_bits_in_two_processes(tmp_path: Path) -> None:
+    outputs = []
+    for hash_seed, cache in (("1", "off"), ("2", str(tmp_path)), ("3", str(tmp_path))):  # no cache, cold, warm
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "TREADLE_CACHE_DIR": cache}
+        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, check=True, timeout=120)
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert len(outputs[0].splitlines()) == 12
