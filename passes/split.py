@@ -71,5 +71,5 @@ def _neutral(name: str, dtype: DType) -> float | int | bool:
         return name == "all"
     if dtype.category == FLOAT:
         return -float("inf") if name == "amax" else float("inf")
-    info = np.iinfo(dtype.np)
+    info: Any = np.iinfo(dtype.np)
     return int(info.min if name == "amax" else info.max)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,10 +20,10 @@ from treadle.codegen.target import host
 from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError, evaluate
-from treadle.ir.kernel import Kernel
+from treadle.ir.kernel import Kernel, print_kernel
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import ErrorCell, GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, ScalarRef, Step, step_refs
-from treadle.runtime import engine, executor, log, memory, threads
+from treadle.runtime import dump, engine, executor, log, memory, threads
 
 Form = tuple[str, Kernel]  # "loop": launched on its own; "tile": a matrix product's epilogue
 
@@ -56,11 +57,13 @@ def compile_kernels(named: dict[str, Form]) -> None:
             return
         engine.counters["kernels"] += len(new)
         text = module_text(new)
+        start = time.perf_counter()
         module = jit.compile_text(text)
         _MODULES.append(module)
         for name, form in new.items():
             _KERNELS[form] = module.address(name)
-        log.log("compile", f"{len(new)} kernels in one module, {len(text)} bytes of LLVM IR")
+        ms = (time.perf_counter() - start) * 1e3
+        log.log("compile", f"{len(new)} kernels in one module, {len(text)} bytes of LLVM IR, {ms:.0f} ms")
 
 
 def print_program(program: Program) -> str:
@@ -90,8 +93,13 @@ def _refs(step: Step) -> str:
 
 def compile_graph(graph: Graph) -> CompiledPlan:
     """Lower `graph` and compile what it needs."""
-    program = compile_to_program(graph)
-    compile_kernels(named_kernels(program))
+    watch = dump.watch(graph)
+    program = compile_to_program(graph, None if watch is None else watch.after)
+    named = named_kernels(program)
+    if watch is not None:
+        kernels = "\n".join([print_kernel(kernel, name) for name, (_, kernel) in named.items()])
+        watch.planned(program, print_program(program), kernels, module_text(named))
+    compile_kernels(named)
     engine.counters["compiled_plans"] += 1
     return CompiledPlan(program)
 
@@ -104,7 +112,12 @@ def _number_bits(dtype: DType) -> tuple[str, Callable[[Any], Any]]:
         return "I", lambda v: int(np.asarray(v).astype(dtype.np).view(np.uint16))
     if dtype.category == BOOL:
         return "q", bool
-    return "q", lambda v: int(np.asarray(int(v) & 0xFFFFFFFFFFFFFFFF, np.uint64).view(np.int64)) if not -(1 << 63) <= v < 1 << 63 else int(v)
+    return "q", _int64
+
+
+def _int64(value: Any) -> int:
+    """Modulo 2**64, as a signed number."""
+    return (int(value) + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _float32(value: Any) -> float:
@@ -189,15 +202,15 @@ class CompiledPlan:
                 raise RuntimeError("a loop's body needs the host")
 
     def _emit_gemm(self, builder: executor.PlanBuilder, step: GemmStep) -> None:
-        layouts = [_layout(m.strides) for m in (step.a, step.b, step.c)]
-        call = gemm_step(step.dtype.name, step.m, step.n, step.k, *layouts, step.batch, threads.num_threads())
+        a, b, c = (_layout(m.strides) for m in (step.a, step.b, step.c))
+        call = gemm_step(step.dtype.name, step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
         epilogue: Any = 0
         table: Any = 0
         if step.epilogue is not None:
             epilogue = _KERNELS["tile", step.epilogue.kernel]
             table = executor.Table(tuple([self._argument(a) for a in step.epilogue.arguments]))
-        operands = [self._argument(m.ref) for m in (step.a, step.b, step.c)]
-        builder.step(gemm.gemm_address(call.symbol), call.arguments(*operands, epilogue, table), call.units, call.grain)
+        left, right, out = (self._argument(m.ref) for m in (step.a, step.b, step.c))
+        builder.step(gemm.gemm_address(call.symbol), call.arguments(left, right, out, epilogue, table), call.units, call.grain)
 
     def run(self, buffers: Sequence[memory.Buffer], scalars: Sequence[Any]) -> list[memory.Buffer] | None:
         """Results in the graph's order; None when a kernel found a fault in the data."""

@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -257,7 +258,7 @@ class Plan:
         places = np.array(table.pointers, dtype=np.int64)
         words[places] = words[places] * np.uint64(8) + np.uint64(self.address)
         self._table = words
-        self._frame = words[table.frame:].view(np.uint8)
+        self._frame: Any = words[table.frame:].view(np.uint8)
         self._pack = struct.Struct(f"={2 + table.n_buffers}Q{_padded(scalar_types)}").pack_into
         self._native = layout.native().run_plan
         self._parallel = table.parallel
