@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from treadle.device import device_name
+from treadle.functions import as_dtype
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, DType
@@ -17,6 +18,11 @@ from treadle.random import Generator, reserve
 from treadle.runtime import engine, memory
 from treadle.runtime.recorder import computed
 from treadle.tensor import Tensor, apply, read, wrap
+
+def _dtype(dtype: Any) -> DType:
+    """The default float dtype for None; Python's `float`, `int` and `bool` name dtypes too. TypeError for anything else."""
+    return dtypes.default_float() if dtype is None else as_dtype(dtype)
+
 
 FULL, IOTA = op_table.get("full"), op_table.get("iota")
 
@@ -149,7 +155,7 @@ def asarray(obj: Any, *, dtype: DType | None = None, device: Any = None, copy: b
 
 
 def scalar_tensor(value: Any, *, dtype: DType | None = None, device: Any = None) -> Tensor:
-    return full((), value, dtype=dtype or dtypes.default_float(), device=device)
+    return full((), value, dtype=_dtype(dtype), device=device)
 
 
 def legacy_tensor(args: tuple[Any, ...]) -> Tensor:
@@ -186,18 +192,19 @@ def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any 
     value = fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value
     if dtype is None:
         dtype = {bool: dtypes.bool_, int: dtypes.int64}.get(type(value), dtypes.default_float())
+    dtype = as_dtype(dtype)
     shape = _shape((size,) if isinstance(size, int) else tuple(size))
     return _finish(apply(FULL, (value,), (shape, dtype, device_name(device))), requires_grad)
 
 
 def zeros(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
           pin_memory: bool = False, out: Any = None, names: Any = None) -> Tensor:
-    return _finish(apply(FULL, (0,), (_shape(size), dtype or dtypes.default_float(), device_name(device))), requires_grad)
+    return _finish(apply(FULL, (0,), (_shape(size), _dtype(dtype), device_name(device))), requires_grad)
 
 
 def ones(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
          pin_memory: bool = False, out: Any = None) -> Tensor:
-    return _finish(apply(FULL, (1,), (_shape(size), dtype or dtypes.default_float(), device_name(device))), requires_grad)
+    return _finish(apply(FULL, (1,), (_shape(size), _dtype(dtype), device_name(device))), requires_grad)
 
 
 def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
@@ -208,7 +215,7 @@ def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_g
 
 def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool) -> Tensor:
     t = x._data.type
-    return _finish(apply(FULL, (value,), (t.shape, dtype or t.dtype, t.device if device is None else device_name(device))), requires_grad)
+    return _finish(apply(FULL, (value,), (t.shape, as_dtype(dtype or t.dtype), t.device if device is None else device_name(device))), requires_grad)
 
 
 def zeros_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
@@ -242,7 +249,7 @@ def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_
         raise RuntimeError(f"arange: upper bound and lower bound inconsistent with step sign (start {begin}, end {stop}, step {by})")
     size = max(0, math.ceil((stop - begin) / by))
     integral = all(isinstance(v, int) for v in (begin, stop, by))
-    dtype = dtype or (dtypes.int64 if integral else dtypes.default_float())
+    dtype = as_dtype(dtype) if dtype else (dtypes.int64 if integral else dtypes.default_float())
     return _finish(_ramp(size, begin, by, dtype, device_name(device)), requires_grad)
 
 
@@ -263,22 +270,22 @@ def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, de
     """`steps` values from start to end, both included."""
     start, end = float(start), float(end)
     values = np.linspace(start, end, steps)
-    return _finish(adopt(values.astype((dtype or dtypes.default_float()).np)), requires_grad)
+    return _finish(adopt(values.astype(_dtype(dtype).np)), requires_grad)
 
 
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: DType | None = None, device: Any = None,
              requires_grad: bool = False) -> Tensor:
     values = np.logspace(float(start), float(end), steps, base=base)
-    return _finish(adopt(values.astype((dtype or dtypes.default_float()).np)), requires_grad)
+    return _finish(adopt(values.astype(_dtype(dtype).np)), requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    return _finish(adopt(np.eye(n, m, dtype=(dtype or dtypes.default_float()).np)), requires_grad)
+    return _finish(adopt(np.eye(n, m, dtype=_dtype(dtype).np)), requires_grad)
 
 
 # -- random ----------------------------------------------------------------------------------------------------------------
 def _draw(op_name: str, draws: int, shape: tuple[int, ...], dtype: DType | None, device: Any, generator: Generator | None) -> Tensor:
-    dtype = dtype or dtypes.default_float()
+    dtype = _dtype(dtype)
     if dtype.category != FLOAT:
         raise RuntimeError(f'"{op_name}" not implemented for \'{dtype.name.capitalize()}\'')
     seed, offset = reserve(math.prod(shape), generator, draws)
@@ -323,7 +330,7 @@ def randint(low: int, high: Any = None, size: Any = None, *, generator: Generato
     unsigned = apply(table["bitwise_and"], (apply(table["cast"], (bits,), (dtypes.int64,)), 0xFFFFFFFF))
     # Fixed-point multiplication maps 32 bits onto the range with a bias below range / 2**32.
     value = apply(table["add"], (apply(table["shift_right"], (apply(table["mul"], (unsigned, int(high) - int(low))), 32)), int(low)))
-    dtype = dtype or dtypes.int64
+    dtype = as_dtype(dtype or dtypes.int64)
     return _finish(value if dtype is dtypes.int64 else apply(table["cast"], (value,), (dtype,)), requires_grad)
 
 
@@ -341,7 +348,7 @@ def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None 
     high = philox_bits(seed, offset, n).astype(np.uint64)
     low = philox_bits(seed, offset + (n + 3) // 4, n)
     order = np.argsort(high << np.uint64(32) | low, kind="stable")
-    return adopt(order.astype((dtype or dtypes.int64).np))
+    return adopt(order.astype(as_dtype(dtype or dtypes.int64).np))
 
 
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,

@@ -204,6 +204,7 @@ def _miss(trace: Trace, key: Any, op: Op, inputs: Any, attrs: Attrs) -> Step:
     try:
         types = tuple([x.type if x.__class__ is Data else SCALARS[x.__class__] for x in inputs])
         out = result_types(op, types, attrs)
+        step = Step(trace.at, key, out, True, user_location(), types)
     except KeyError as error:
         _forget_scalars(trace, numbers)
         raise TypeError(f"{op.name}: an operand is of type {error.args[0].__name__}, expected a Tensor or a number") from None
@@ -211,7 +212,7 @@ def _miss(trace: Trace, key: Any, op: Op, inputs: Any, attrs: Attrs) -> Step:
         _forget_scalars(trace, numbers)
         raise
     counters["trie_nodes"] += 1
-    return trace.at.next.setdefault(key, Step(trace.at, key, out, True, user_location(), types))
+    return trace.at.next.setdefault(key, step)
 
 
 def _forget_scalars(trace: Trace, numbers: int) -> None:

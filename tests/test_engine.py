@@ -178,3 +178,13 @@ def test_memory_shared_with_numpy_is_seen_both_ways() -> None:
     seen = out.numpy()
     out.mul_(4)
     assert seen.tolist() == [4, 4, 4]
+
+
+def test_a_refused_call_leaves_no_numbers_behind() -> None:
+    x = torch.ones(3)
+    kept = x * 2.0
+    with pytest.raises(TypeError, match="dtype"):
+        torch.full((2,), 5.0, dtype="f")
+    with pytest.raises(RuntimeError):
+        torch.addcmul(x, x, torch.ones(4), value=7.0)
+    assert (kept + 0.5).tolist() == [2.5, 2.5, 2.5]
