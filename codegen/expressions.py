@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+
 from treadle.codegen.llvm_text import Function, Val, const, lanes_of, scalar_bits, scalar_type, vector_type
 from treadle.codegen.maths import MATHS
 from treadle.ir.dtypes import BOOL, FLOAT, by_name

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import llvmlite
 import llvmlite.binding as llvm
+
 from treadle.codegen.target import Target, host
 
 # Bump when the layout of a cache file changes; the LLVM text itself is part of every key.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
 import treadle.ir.ops.elementwise  # noqa: F401  declares the scalar functions
 from treadle.ir.dtypes import FLOAT, by_name
 from treadle.ir.kernel import PARALLEL, REDUCE, UNIT, ZERO, Instr, Kernel, argument_layout

@@ -5,6 +5,7 @@ import functools
 from dataclasses import dataclass
 
 import llvmlite.binding as llvm
+
 from treadle.codegen.llvm_text import scalar_bits
 
 

@@ -125,6 +125,7 @@ def to_array(t: Tensor) -> np.ndarray:
 def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:
     """A new tensor with a copy of `data`: numbers, nested sequences, arrays or tensors."""
     device_name(device)
+    dtype = None if dtype is None else as_dtype(dtype)
     array = _to_array(data, (dtypes.default_float() if dtype is None else dtypes.float64).np)
     if dtype is None:
         dtype = dtypes.from_numpy(array.dtype)
