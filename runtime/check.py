@@ -1,6 +1,9 @@
-"""`TREADLE_CHECK=ref`: every compiled run is repeated by the numpy interpreter, op by op, and compared."""
+"""`TREADLE_CHECK`: with `ref`, every compiled run is repeated by the numpy interpreter, op by op, and compared; with `nan`,
+every run whose results hold NaN is repeated to find the op that made it.
+"""
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +19,37 @@ TOLERANCE = {"float16": 2e-2, "bfloat16": 5e-2, "float32": 2e-4, "float64": 1e-9
 
 
 class CheckError(RuntimeError):
-    """Compiled code and the interpreter disagree."""
+    """Compiled code and the interpreter disagree, or an op made NaN from numbers."""
+
+
+def mode() -> str:
+    """What TREADLE_CHECK asks for: "", "ref" or "nan"; ValueError for anything else."""
+    name = os.environ.get("TREADLE_CHECK", "")
+    if name not in ("", "ref", "nan"):
+        raise ValueError(f"TREADLE_CHECK must be ref or nan, got {name!r}")
+    return name
+
+
+def for_nan(graph: Graph, buffers: Sequence[Buffer], scalars: Sequence[Any], results: Sequence[Buffer]) -> None:
+    """CheckError naming the first op that made NaN from operands without NaN, if a result holds one."""
+    if not any(_has_nan(array_of(b, v.type)) for v, b in zip(graph.outputs, results, strict=True)):
+        return
+    env = dict(zip(graph.inputs, [array_of(b, v.type) for v, b in zip(graph.inputs, buffers, strict=False)]
+                   + [np.asarray(s) for s in scalars], strict=True))
+    with np.errstate(all="ignore"):
+        for node in graph.nodes:
+            assert node.op is not None
+            arrays = [env[v] for v in node.inputs]
+            types = tuple([v.type for v in node.inputs])
+            made = interpreter.evaluate(node.op, arrays, node.attrs, types, tuple([o.type for o in node.outputs]))
+            if any(map(_has_nan, made)) and not any(map(_has_nan, arrays)):
+                where = f" at {node.loc[0]}:{node.loc[1]}" if node.loc else ""
+                raise CheckError(f"NaN: {node.op.name}{where} made it, in {' and '.join(str(o.type) for o in node.outputs)}")
+            env.update(zip(node.outputs, made, strict=True))
+
+
+def _has_nan(array: np.ndarray) -> bool:
+    return array.dtype.kind not in "biu" and bool(np.isnan(array).any())
 
 
 def against_reference(graph: Graph, buffers: Sequence[Buffer], scalars: Sequence[Any], results: Sequence[Buffer]) -> None:

@@ -4,7 +4,6 @@ The tier is chosen by counting sightings, never by time, so a seeded run always 
 """
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections import Counter
@@ -56,6 +55,8 @@ class Plan:
                 check.against_reference(self.graph, buffers, scalars, results)
             if results is None:  # a kernel found a fault: the interpreter words the error and saves what it can
                 results = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
+        if CHECK == "nan":
+            check.for_nan(self.graph, buffers, scalars, results)
         for slot, buffer in zip(self.outputs, results, strict=True):
             data = values[slot]
             data.buffer = buffer
@@ -73,7 +74,7 @@ class Plan:
 
 
 COMPILE_AT = 2
-CHECK = os.environ.get("TREADLE_CHECK", "")
+CHECK = check.mode()
 
 
 def COMPILE(graph: Graph) -> Any:
