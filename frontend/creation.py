@@ -19,6 +19,7 @@ from treadle.runtime import engine, memory
 from treadle.runtime.recorder import computed
 from treadle.tensor import Tensor, apply, read, wrap
 
+
 def _dtype(dtype: Any) -> DType:
     """The default float dtype for None; Python's `float`, `int` and `bool` name dtypes too. TypeError for anything else."""
     return dtypes.default_float() if dtype is None else as_dtype(dtype)
@@ -216,7 +217,8 @@ def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_g
 
 def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool) -> Tensor:
     t = x._data.type
-    return _finish(apply(FULL, (value,), (t.shape, as_dtype(dtype or t.dtype), t.device if device is None else device_name(device))), requires_grad)
+    where = t.device if device is None else device_name(device)
+    return _finish(apply(FULL, (value,), (t.shape, as_dtype(dtype or t.dtype), where)), requires_grad)
 
 
 def zeros_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,

@@ -363,7 +363,8 @@ def copy_(self: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
     """Overwrite with `source`, broadcast and cast."""
     check_writable(self, "copy_")
     if isinstance(source, Tensor) and source._data.type.ndim > self._data.type.ndim:
-        raise RuntimeError(f"copy_: output with shape {list(self._data.type.shape)} doesn't match the broadcast shape {list(source._data.type.shape)}")
+        raise RuntimeError(f"copy_: output with shape {list(self._data.type.shape)} doesn't match the broadcast shape "
+                           f"{list(source._data.type.shape)}")
     return assign(self, indexing.broadcast_to(source, self), "copy_")
 
 

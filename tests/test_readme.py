@@ -1,0 +1,51 @@
+"""The README's programs print what it says, and what it names exists."""
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.S)
+SWITCH = re.compile(r"TREADLE_[A-Z_]+")
+RUN = "import sys; exec(compile(sys.stdin.read(), 'tour.py', 'exec'), {'__name__': '__main__'})"
+
+
+def test_every_program_has_its_output() -> None:
+    assert len(BLOCKS) == README.count("```python") >= 2
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_programs_print_what_the_readme_shows(number: int, tmp_path: Path) -> None:
+    program, shown = BLOCKS[number]
+    environment = {name: value for name, value in os.environ.items() if name == "TREADLE_CACHE_DIR" or not SWITCH.fullmatch(name)}
+    done = subprocess.run([sys.executable, "-c", RUN], input=program, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == shown
+
+
+def test_the_commands_are_there() -> None:
+    commands = re.findall(r"^    (pip install .*)$", README, re.M)
+    assert commands == ["pip install -e '.[examples]' && python examples/digits.py", "pip install -e '.[test]' && pytest"]
+    assert (ROOT / "examples/digits.py").is_file()
+    extras = (ROOT / "pyproject.toml").read_text()
+    assert re.search(r"^examples = ", extras, re.M) and re.search(r"^test = ", extras, re.M)
+
+
+def test_every_switch_is_one_that_the_code_reads() -> None:
+    layers = ("frontend", "runtime", "codegen", "passes", "ir")
+    read = {name for layer in layers for path in (ROOT / layer).rglob("*.py")
+            for name in re.findall(r'os\.environ\.get\("(TREADLE_[A-Z_]+)"', path.read_text())}
+    assert set(SWITCH.findall(README)) == read
+
+
+def test_places_named_exist() -> None:
+    for place in re.findall(r"\b(?:ir|passes|codegen|runtime|frontend|tests|examples)/[\w/]*(?:\.py)?", README):
+        assert (ROOT / place).exists(), place
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
