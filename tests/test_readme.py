@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from treadle.runtime import log
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.S)
@@ -42,6 +44,11 @@ def test_every_switch_is_one_that_the_code_reads() -> None:
     read = {name for layer in layers for path in (ROOT / layer).rglob("*.py")
             for name in re.findall(r'os\.environ\.get\("(TREADLE_[A-Z_]+)"', path.read_text())}
     assert set(SWITCH.findall(README)) == read
+
+
+def test_the_log_channels_are_these() -> None:
+    (names,) = re.findall(r"TREADLE_LOG=([a-z,]+)", README)
+    assert names.split(",") == list(log.CHANNELS)
 
 
 def test_places_named_exist() -> None:
