@@ -20,8 +20,6 @@ from treadle.ir.types import Shape, result_dtype
 
 Rule = Callable[[Any, Node, tuple[Value, ...]], Value | None]
 
-TINY_PRODUCT = 512  # m * n * k up to which a matrix product is an ordinary reduction
-
 _LOGICAL = ("logical_and", "logical_or", "logical_xor", "logical_not")
 _ON_BOOL = {"add": "logical_or", "mul": "logical_and", "maximum": "logical_or", "minimum": "logical_and", "bitwise_and": "logical_and",
             "bitwise_or": "logical_or", "bitwise_xor": "logical_xor", "bitwise_not": "logical_not", "ne": "logical_xor"}
@@ -152,7 +150,7 @@ def _matmul(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
         return None
     if k == 1:
         return b.mul(x, y)
-    if x.dtype.category == FLOAT and node.out.type.numel * k > TINY_PRODUCT:
+    if x.dtype.category == FLOAT:  # whatever its size: which kernels a program needs must not depend on sizes
         return None
     rows = b.reshape(x, (*x.shape[:-2], m, 1, k))
     columns = b.reshape(transposed(b, y), (*y.shape[:-2], 1, n, k))

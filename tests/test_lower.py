@@ -123,7 +123,7 @@ def test_products() -> None:
     assert kinds(run(lambda b, x, y: b.matmul(b.permute(b.reshape(x, (2, 5, 4, 16)), (0, 2, 1, 3)),
                                               b.permute(b.reshape(y, (2, 7, 4, 16)), (0, 2, 3, 1))), (2, 5, 64), (2, 7, 64))) == "g"
     assert kinds(run(lambda b, x, y: b.matmul(x, y), (3, 1, 8, 16), (5, 16, 9))) == "g"
-    assert "g" not in kinds(run(lambda b, x, y: b.matmul(x, y), (2, 3), (3, 4)))
+    assert kinds(run(lambda b, x, y: b.matmul(x, y), (2, 3), (3, 4))) == "g"  # tiny ones too: sizes choose no kernels
     assert kinds(run(lambda b, x, y: b.matmul(x, y), (70, 1), (1, 90))) == "k"
     assert kinds(run(lambda b, x, y: b.matmul(x, y), (20, 8), (8, 9), dtype=dtypes.int32)) == "k"
     assert kinds(run(lambda b, x, y: b.matmul(x, y), (20, 8), (8, 9), dtype=dtypes.bool_)) == "h"
