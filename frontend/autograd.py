@@ -325,9 +325,6 @@ def run_backward(tensors: Sequence[Tensor], grads: Sequence[Tensor | None], reta
     return walk
 
 
-CAPTURED: dict[int, Tensor] = {}
-
-
 def _visit(walk: _Walk, node: Any, useful: set[Any] | None, captured: dict[tuple[Any, int], Tensor], retain_graph: bool) -> None:
     grads = walk.pending.pop(node, None)
     if grads is None or all(g is None for g in grads):

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.ir import op as op_table
 from treadle.ir.builder import Emitter
-from treadle.ir.dtypes import FLOAT, DType
-from treadle.ir.op import Attrs, Kind, Op, result_types
-from treadle.ir.types import TensorType
+from treadle.ir.dtypes import FLOAT
+from treadle.ir.op import Attrs, Op, result_types
 from treadle.runtime import memory
 from treadle.runtime.recorder import STATE, Data, computed, record
 
@@ -378,15 +377,3 @@ def _retire(old: Data, writer: Any, storage: Storage | None) -> None:
 def _move_edge(t: Tensor, value: Tensor) -> None:
     if not t._requires_grad:
         t._node, t._out = value._node, value._out
-
-
-def differentiable_dtype(dtype: DType) -> bool:
-    return dtype.category == FLOAT
-
-
-def make_type(t: Tensor) -> TensorType:
-    return t._data.type
-
-
-VIEW_KINDS = frozenset({"reshape", "permute", "expand", "slice", "as_strided"})
-assert all(op_table.TABLE[name].kind is Kind.VIEW for name in VIEW_KINDS if name in op_table.TABLE)
