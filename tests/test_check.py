@@ -6,7 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import treadle.ir.ops  # noqa: F401  (declares the op table)
+from treadle.ir.builder import Builder
+from treadle.ir.dtypes import float32
+from treadle.ir.types import tensor_type
+from treadle.runtime import check
+from treadle.runtime.memory import from_numpy
 
 NAN = """import treadle
 x = treadle.tensor([4.0, 0.0, -1.0])
@@ -47,3 +55,14 @@ def test_clean_programs_pass_and_nan_given_is_not_nan_made(tmp_path: Path, setti
 def test_an_unknown_check_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, CLEAN, "everything")
     assert done.returncode == 1 and "ValueError: TREADLE_CHECK must be ref or nan, got 'everything'" in done.stderr
+
+
+def test_a_wrong_compiled_result_is_named() -> None:
+    b = Builder()
+    x = b.input(tensor_type((3,), float32))
+    b.loc = ("program.py", 7)
+    b.graph.outputs = [b.exp(x)]
+    given = from_numpy(np.zeros(3, np.float32))
+    check.against_reference(b.graph, [given], [], [from_numpy(np.ones(3, np.float32))])
+    with pytest.raises(check.CheckError, match=r"exp at program\.py:7, element \(1,\) of tensor<3xf32>"):
+        check.against_reference(b.graph, [given], [], [from_numpy(np.array([1, 2, 1], np.float32))])

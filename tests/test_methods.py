@@ -331,3 +331,12 @@ def test_only_functions_of_an_input_are_methods() -> None:
         assert not hasattr(treadle.Tensor, name)
     for name in ("softmax", "add_", "clamp_", "masked_fill_", "index_add_", "topk", "matmul"):
         assert hasattr(treadle.Tensor, name)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+def test_gradient_of_scattered_products_with_zeros(include_self: bool) -> None:
+    import treadle
+    x = treadle.tensor([[2.0, 0.0, 3.0], [1.5, 4.0, 0.5]], dtype=treadle.float64, requires_grad=True)
+    src = treadle.tensor([[0.0, 3.0, 0.0], [0.0, 2.0, 5.0]], dtype=treadle.float64, requires_grad=True)
+    index = treadle.tensor([[0, 0, 1], [1, 2, 2]])
+    assert treadle.autograd.gradcheck(lambda a, c: a.scatter_reduce(1, index, c, "prod", include_self=include_self), (x, src))

@@ -133,14 +133,24 @@ def _scatter_reduce_type(types: Types, dim: int, reduce: str, include_self: bool
     return _scatter_type("scatter_reduce")(types, dim)
 
 
+def _others(b: Any, factor: Any, product: Any, zeros: Any) -> Any:
+    """The product of the other factors, from the product of the non-zero ones and the number of zeros."""
+    zero = b.eq(factor, 0)
+    alone = b.where(b.eq(zeros, 1), product, 0.0)
+    return b.where(zero, alone, b.where(b.eq(zeros, 0), b.div(product, b.where(zero, 1.0, factor)), 0.0))
+
+
 def _scatter_reduce_vjp(b: Any, g: Any, operands: tuple[Any, ...], out: Any, dim: int, reduce: str, include_self: bool) -> tuple[Any, ...]:
-    """Ties share the gradient; a product's factors get g * product / factor."""
+    """Ties share the gradient; a product's factors get g times the product of the others."""
     x, index, src = operands
     seen = x if include_self else b.scatter(x, index, 1 if reduce == "prod" else 0, dim)
     own = b.scatter(b.full(1, x.type.shape, g.type.dtype, g.type.device), index, 1 if include_self else 0, dim)
     if reduce == "prod":
-        share = b.mul(g, out)
-        return b.mul(b.div(share, seen), own), None, b.div(b.gather(share, index, dim), src)
+        kept, added = b.eq(seen, 0), b.eq(src, 0)
+        product = b.scatter_reduce(b.where(kept, 1.0, seen), index, b.where(added, 1.0, src), dim, "prod", True)
+        zeros = b.scatter_add(b.cast(kept, g.type.dtype), index, b.cast(added, g.type.dtype), dim)
+        others = _others(b, src, b.gather(product, index, dim), b.gather(zeros, index, dim))
+        return b.mul(b.mul(g, own), _others(b, seen, product, zeros)), None, b.mul(b.gather(g, index, dim), others)
     mine = b.mul(b.cast(b.eq(x, out), g.type.dtype), own)
     theirs = b.cast(b.eq(src, b.gather(out, index, dim)), g.type.dtype)
     share = b.div(g, b.maximum(b.scatter_add(mine, index, theirs, dim), 1))
