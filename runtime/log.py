@@ -1,4 +1,4 @@
-"""What the runtime tells about itself: log channels (`TREADLE_LOG`), the dump directory (`TREADLE_DUMP`) and counters.
+"""What the runtime tells about itself: log channels (`TREADLE_LOG`) and the dump directory (`TREADLE_DUMP`).
 
     TREADLE_LOG=flush,recompile python train.py     messages on stderr, each line as `[treadle:flush] ...`
     TREADLE_DUMP=dir python train.py                the IR of everything compiled, as files in dir
@@ -9,7 +9,6 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 CHANNELS = {
     "flush": "why and where recorded work was run",
@@ -60,34 +59,5 @@ def dump_dir() -> Path | None:
         raise RuntimeError(f"TREADLE_DUMP={name}: cannot make this directory: {error.strerror}") from error
     return path
 
-
-class Counters:
-    """Events counted since the process started; what `treadle.stats()` returns as a dict."""
-
-    __slots__ = ("compiled_runs", "flushes", "interpreted_runs", "kernel_cache_hits", "ops_recorded", "plans")
-
-    def __init__(self) -> None:
-        self.ops_recorded = 0
-        self.flushes: dict[str, int] = {}  # by reason
-        self.plans = 0
-        self.interpreted_runs = 0
-        self.compiled_runs = 0
-        self.kernel_cache_hits = 0
-
-    def flushed(self, reason: str) -> None:
-        """Count one flush."""
-        self.flushes[reason] = self.flushes.get(reason, 0) + 1
-
-    def as_dict(self) -> dict[str, Any]:
-        """A copy of the counts, with those that the JIT and the allocator keep: llvm_compiles, object_cache_hits, peak_bytes."""
-        from treadle.codegen.jit import stats  # here, so that logging alone does not load llvmlite
-        from treadle.runtime.memory import memory_stats
-
-        found = {name: getattr(self, name) for name in ("ops_recorded", "plans", "interpreted_runs", "compiled_runs", "kernel_cache_hits")}
-        return {**found, "flushes": dict(self.flushes), "llvm_compiles": stats["llvm_compiles"],
-                "object_cache_hits": stats["object_cache_hits"], "peak_bytes": memory_stats()["peak"]}
-
-
-counters = Counters()
 
 set_channels(os.environ.get("TREADLE_LOG", ""))

@@ -61,15 +61,3 @@ def test_a_dump_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypat
     monkeypatch.setenv("TREADLE_DUMP", str(tmp_path / "file" / "sub"))
     with pytest.raises(RuntimeError, match=r"TREADLE_DUMP=.*sub: cannot make this directory: "):
         log.dump_dir()
-
-
-def test_counters_export_a_copy() -> None:
-    counters = log.Counters()
-    counters.flushed("item")
-    counters.flushed("item")
-    counters.ops_recorded += 5
-    found = counters.as_dict()
-    found["flushes"]["print"] = 1
-    assert counters.flushes == {"item": 2}
-    assert found["ops_recorded"] == 5 and found["plans"] == 0
-    assert {"llvm_compiles", "object_cache_hits", "peak_bytes"} <= set(found)
