@@ -63,6 +63,10 @@ from treadle.inspection import inspect
 from treadle.serialization import load, save
 from treadle.settings import *
 
+# isort: split
+from treadle import compiler
+from treadle.compilation.api import compile, explain
+
 for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradcheck": _gradgradcheck, "no_grad": no_grad,
                       "enable_grad": enable_grad, "set_grad_enabled": set_grad_enabled, "Variable": Tensor}.items():
     setattr(autograd, _name, _value)

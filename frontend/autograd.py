@@ -232,6 +232,11 @@ def attach(step: Step, inputs: Sequence[Any], datas: list[Any], results: tuple[T
 _tensor.ATTACH = attach
 
 
+def WATCHED(hook: Any) -> Any:
+    """Replaced by `treadle.compilation.watch`: a hook called inside a captured call is part of it."""
+    return hook
+
+
 # -- the backward walk ---------------------------------------------------------------------------------------------------
 class _Walk:
     """One backward pass: gradients waiting at nodes, and how many consumers each node still waits for."""
@@ -348,7 +353,7 @@ def _run_hooks(node: Any, grads: list[Tensor | None]) -> None:
         for i, hooks in node.hooks.items():
             for hook in list(hooks.values()):
                 if grads[i] is not None:
-                    replaced = hook(grads[i])
+                    replaced = WATCHED(hook)(grads[i])
                     if replaced is not None:
                         grads[i] = replaced
     if node.retained:
@@ -394,7 +399,7 @@ def _accumulate(leaf: Tensor, grad: Tensor, create_graph: bool) -> None:
     before, state.grad = state.grad, create_graph
     try:
         for hook in list((leaf._hooks or {}).values()):
-            replaced = hook(grad)
+            replaced = WATCHED(hook)(grad)
             grad = grad if replaced is None else replaced
         if leaf._grad is None:
             leaf._grad = grad if create_graph else wrap(read(grad))
@@ -404,7 +409,7 @@ def _accumulate(leaf: Tensor, grad: Tensor, create_graph: bool) -> None:
             from treadle.tensor import assign
             assign(leaf._grad, apply(op_table.TABLE["add"], (leaf._grad, grad)), "backward")
         for hook in list(getattr(leaf, "_post_hooks", {}).values()):
-            hook(leaf)
+            WATCHED(hook)(leaf)
     finally:
         state.grad = before
 

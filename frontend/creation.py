@@ -16,7 +16,7 @@ from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.types import tensor_type
 from treadle.random import Generator, reserve
 from treadle.runtime import engine, memory
-from treadle.runtime.recorder import computed
+from treadle.runtime.recorder import STATE, computed
 from treadle.tensor import Tensor, apply, read, wrap
 
 
@@ -37,7 +37,10 @@ def from_array(array: np.ndarray) -> Tensor:
 def adopt(array: np.ndarray) -> Tensor:
     """A tensor that takes over a C-contiguous array nobody else will write to."""
     dtype = dtypes.from_numpy(array.dtype)
-    return wrap(computed(tensor_type(array.shape, dtype), memory.from_numpy(np.ascontiguousarray(array, dtype.np).reshape(array.shape))))
+    data = computed(tensor_type(array.shape, dtype), memory.from_numpy(np.ascontiguousarray(array, dtype.np).reshape(array.shape)))
+    if STATE.here.capture is not None:
+        STATE.here.capture.constants.add(data)
+    return wrap(data)
 
 
 def _finish(t: Tensor, requires_grad: bool) -> Tensor:
@@ -118,8 +121,7 @@ def _shape_of(data: Any) -> list[int]:
 def to_array(t: Tensor) -> np.ndarray:
     """The tensor's current elements, sharing memory: for reading only."""
     data = read(t)
-    if data.buffer is None:
-        engine.materialize(data)
+    engine.materialize(data)
     return engine.array_of(data.buffer, data.type)
 
 

@@ -14,6 +14,7 @@ from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
+from treadle.runtime.symbols import SymFloat, SymInt
 from treadle.tensor import Tensor, apply, assign
 
 if TYPE_CHECKING:  # most functions are generated
@@ -24,7 +25,7 @@ ADD, SUB, MUL, DIV, POW = (op_table.get(n) for n in ("add", "sub", "mul", "div",
 CAST, COPY, WHERE, FULL = (op_table.get(n) for n in ("cast", "copy", "where", "full"))
 
 # Classes that `apply` takes as they are.
-PLAIN = frozenset({Tensor, float, int, bool})
+PLAIN = frozenset({Tensor, float, int, bool, SymFloat, SymInt})
 
 
 # -- operands ------------------------------------------------------------------------------------------------------------

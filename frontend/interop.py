@@ -36,19 +36,27 @@ def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
     return through_chain(array, t)
 
 
+class Imported:
+    """Holds an array that came from outside: everything of ours refers to this object, so the array's other references are theirs."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+
 def shared_array(storage: Storage) -> np.ndarray:
     """The storage's memory, as the outside sees it."""
     export = storage.export
-    found = export() if isinstance(export, weakref.ref) else export
+    found = export.array if isinstance(export, Imported) else export()
     assert found is not None
     return found
 
 
 def export_alive(export: Any) -> bool:
-    if isinstance(export, weakref.ref):
-        return export() is not None
-    # An imported array is kept by its buffer, the storage and this call alone once everybody else let go.
-    return sys.getrefcount(export) > 4
+    if isinstance(export, Imported):
+        return sys.getrefcount(export.array) > 2  # ours, and this call's
+    return export() is not None
 
 
 def through_chain(array: np.ndarray, t: Tensor) -> np.ndarray:
@@ -90,9 +98,10 @@ def from_numpy(array: np.ndarray) -> Tensor:
                          "supported. (You can probably work around this by making a copy of your array with array.copy().)")
     if not array.flags.c_contiguous or array.dtype.byteorder == ">" or not array.flags.writeable:
         return from_array(array.astype(dtype.np))
-    t = wrap(computed(tensor_type(array.shape, dtype), memory.from_numpy(array)))
+    imported = Imported(array)
+    t = wrap(computed(tensor_type(array.shape, dtype), memory.Buffer(array.__array_interface__["data"][0], array.nbytes, imported)))
     storage = storage_of(t)
-    storage.export = array
+    storage.export = imported
     return t
 
 

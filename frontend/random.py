@@ -9,6 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from treadle.runtime.recorder import STATE
+
+
+def _not_captured(what: str) -> None:
+    """A call that looks at or restarts a stream cannot be replayed."""
+    if STATE.here.capture is not None:
+        STATE.here.capture.refuse(what)
+
 
 class Generator:
     """A random stream. `manual_seed` restarts it; `get_state`/`set_state` save and restore its place."""
@@ -20,6 +28,7 @@ class Generator:
         self._offset = 0
 
     def manual_seed(self, seed: int) -> Generator:
+        _not_captured("seeds a generator")
         seed = int(seed)
         if not -(1 << 63) <= seed < 1 << 64:
             raise RuntimeError(f"Overflow when unpacking long: the seed {seed} does not fit into 64 bits")
@@ -38,10 +47,12 @@ class Generator:
 
     def get_state(self) -> Any:
         """The state as a uint8 tensor of 16 bytes."""
+        _not_captured("reads a generator's state")
         from treadle.creation import from_array
         return from_array(np.array([self._seed, self._offset], np.int64).view(np.uint8))
 
     def set_state(self, state: Any) -> Generator:
+        _not_captured("sets a generator's state")
         array = np.asarray(state.tolist(), np.uint8)
         if array.size != 16:
             raise RuntimeError(f"RNG state is wrong size: expected 16 bytes, got {array.size}")
@@ -52,7 +63,8 @@ class Generator:
         """Take the next `blocks` counter blocks (of four 32-bit words) of the stream: (seed, offset)."""
         offset = self._offset
         self._offset = offset + blocks
-        return self._seed, offset
+        capture = STATE.here.capture
+        return (self._seed, offset) if capture is None else capture.reserve(self, blocks, (self._seed, offset))
 
 
 default_generator = Generator()
@@ -91,6 +103,7 @@ class fork_rng:
         self.enabled = enabled
 
     def __enter__(self) -> None:
+        _not_captured("forks the random stream")
         self._saved = default_generator._seed, default_generator._offset
 
     def __exit__(self, *exc: Any) -> None:

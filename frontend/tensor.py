@@ -115,7 +115,8 @@ def read(t: Tensor) -> Data:
 def refresh(t: Tensor, storage: Storage) -> None:
     if storage.export is not None and still_shared(storage):
         from treadle.interop import snapshot
-        t._data = snapshot(t, storage)
+        capture = STATE.here.capture
+        t._data = snapshot(t, storage) if capture is None else capture.snapshot(t, storage, snapshot)
         return
     if t._seen == storage.version:
         return
@@ -234,13 +235,14 @@ def storage_of(t: Tensor) -> Storage:
 def view(op: Op, x: Tensor, attrs: Attrs) -> Tensor:
     """Apply a view op: the result shares `x`'s storage."""
     storage = storage_of(x)
-    if storage.export is not None and still_shared(storage):
+    if storage.export is not None and STATE.here.capture is None and still_shared(storage):
         t = wrap(computed(result_types(op, (x._data.type,), attrs)[0], None))
         t._seen = -1
         t._node, t._out = x._node, x._out
     else:
         data = read(x)
-        window = None if x._node is not None or x._requires_grad or data.buffer is None else _window(op, data, attrs)
+        plain = x._node is None and not x._requires_grad and data.buffer is not None and STATE.here.capture is None
+        window = _window(op, data, attrs) if plain else None
         t = apply(op, (x,), attrs) if window is None else wrap(window)
         t._seen = storage.version
     t._storage = storage

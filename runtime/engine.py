@@ -39,6 +39,15 @@ class Plan:
         self.compiled: Any = None
         self.lock = threading.Lock()
 
+    @classmethod
+    def of(cls, graph: Graph, tensors: int) -> Plan:
+        """The plan of a graph whose first `tensors` inputs are tensors: they are values 0..., the outputs follow."""
+        plan = cls.__new__(cls)
+        plan.graph, plan.inputs = graph, list(range(tensors))
+        plan.outputs = list(range(tensors, tensors + len(graph.outputs)))
+        plan.runs, plan.compiled, plan.lock = 0, None, threading.Lock()
+        return plan
+
     def run(self, values: list[Data], scalars: Sequence[float | int | bool]) -> None:
         """Compute the wanted values and put them into `values`. DataError when the data is at fault."""
         compiled = self.compiled
@@ -147,16 +156,18 @@ _probe = [computed(None, None)]  # type: ignore[arg-type]
 _BASELINE = next(n for n in range(1, 12) if _references(_probe, n) == b"\0")  # references to a value that only the trace holds
 
 
-def flush(reason: str) -> None:
-    """Compute everything this thread has recorded and somebody still wants."""
+def flush(reason: str) -> Plan | None:
+    """Compute everything this thread has recorded and somebody still wants. Returns the plan that was run, if any."""
     state = STATE.here
+    if state.capture is not None and not state.capture.interrupted(reason):
+        return None
     trace = state.trace
     values = trace.values
     at = trace.at
     if at.ops == 0:
         if values:
             state.trace = fresh_trace()
-        return
+        return None
     state.trace = fresh_trace()
     trace.leaves = {}
     live = _references(values, _BASELINE)
@@ -183,6 +194,7 @@ def flush(reason: str) -> None:
         raise
     finally:
         trace.values = []  # values nobody wanted still refer to the trace: without this they would be a cycle
+    return plan
 
 
 def _poison(values: list[Data], trace: Trace, error: BaseException) -> None:
@@ -205,6 +217,9 @@ def _located(error: DataError) -> BaseException:
 def materialize(data: Data, reason: str = "value read") -> None:
     """Make sure `data.buffer` is there."""
     trace = data.trace
+    capture = STATE.here.capture
+    if capture is not None:
+        capture.looked(reason)
     if data.buffer is not None:
         return
     if data.error is not None:

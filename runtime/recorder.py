@@ -99,14 +99,15 @@ def forget() -> None:
 
 
 class ThreadState:
-    """Per-thread switches of the recorder and of autograd."""
+    """Per-thread switches of the recorder and of autograd. `capture` is the compiled call being captured, if any."""
 
-    __slots__ = ("eager", "grad", "inference", "trace")
+    __slots__ = ("capture", "eager", "grad", "inference", "trace")
 
     def __init__(self) -> None:
         self.trace = fresh_trace()
         self.grad = True
         self.inference = False
+        self.capture: Any = None
         self.eager = os.environ.get("TREADLE_EAGER", "") not in ("", "0")
 
 

@@ -297,7 +297,7 @@ def apply_step(name: str, tensors: Sequence[Tensor], numbers: Sequence[Any], *at
 
     numbers: the op's hyper-parameters, numbers or 0-d tensors; more: the state in the op's variadic tail.
     """
-    data = [x if isinstance(x, Tensor) else float(x) for x in numbers]
+    data = [x if isinstance(x, Tensor) else x * 1.0 for x in numbers]
     found = apply(TABLE[name], (*tensors, *data, *more), attrs)
     results = found if isinstance(found, tuple) else (found,)
     for old, new in zip((tensors[0], *tensors[2:], *more), results, strict=True):

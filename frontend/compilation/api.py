@@ -1,0 +1,244 @@
+"""`treadle.compile`, `treadle.explain` and `treadle.compiler`."""
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from treadle.compilation import watch
+from treadle.compilation.capture import Capture, locate_arguments, scrub
+from treadle.compilation.replay import MISS, Refused, Replay, make_replay
+from treadle.ir import dtypes
+from treadle.nn.module import Module
+from treadle.runtime import engine, log, recorder
+from treadle.runtime.recorder import STATE
+
+MAX_REPLAYS = 64         # ways a function may go before the oldest is forgotten
+PATIENCE = 16            # captures in a row that never paid before a function is left to the recorder
+
+
+class Unsupported(RuntimeError):
+    """`fullgraph=True` and the call cannot be replayed. The message lists every reason with its line."""
+
+
+class CompiledFunction:
+    """A function whose calls are captured once and then replayed while its guards hold."""
+
+    def __init__(self, function: Callable[..., Any], fullgraph: bool) -> None:
+        self.function, self.fullgraph = function, fullgraph
+        self.replays: dict[Any, list[Replay]] = {}
+        self.moving: set[Any] = set()
+        self.fruitless = 0                                 # captures since the last replay that hit
+        self.captures = 0
+        self.reasons: list[tuple[str, Any]] = []           # of the last call that could not be replayed
+        self.recompiles: list[str] = []
+        functools.update_wrapper(self, function)
+        self.name = getattr(function, "__qualname__", type(function).__name__)
+        self.__treadle_compiled__ = function
+        _compiled.add(self)
+
+    def __get__(self, obj: Any, owner: Any = None) -> Any:
+        return self if obj is None else types.MethodType(self, obj)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        state = STATE.here
+        if state.capture is not None or state.eager:
+            return self.function(*args, **kwargs)
+        known = self.replays.get((state.grad, state.inference, dtypes.default_float()))
+        if known is not None:
+            for replay in known:
+                result = replay.function(args, kwargs)
+                if result is not MISS:
+                    if known[0] is not replay:
+                        known.remove(replay)
+                        known.insert(0, replay)
+                    self.fruitless = 0
+                    replay.hits += 1
+                    return result
+        return self._record(state, args, kwargs)
+
+    def _record(self, state: Any, args: Any, kwargs: Any) -> Any:
+        """Run the function through the recorder, and keep a replay of it where that is sound."""
+        if self.fruitless >= PATIENCE and not self.fullgraph and self.fruitless & (self.fruitless - 1):
+            self.fruitless += 1
+            return self.function(*args, **kwargs)
+        self.fruitless += 1
+        key = (state.grad, state.inference, dtypes.default_float())
+        known = self.replays.setdefault(key, [])
+        if known and (log.enabled("recompile") or len(self.recompiles) < 20):
+            self._note_difference(known[0], args, kwargs)
+        for replay in known:
+            self.moving |= replay.moved()
+        engine.flush("compiled call")
+        capture = Capture(self.moving)
+        result = self._capture(state, capture, args, kwargs, known, key)
+        self.captures += 1
+        if capture.reasons:
+            self.reasons = list(capture.reasons)
+            if self.fullgraph:
+                raise Unsupported(self._explain_reasons())
+        return result
+
+    def _note_difference(self, replay: Replay, args: Any, kwargs: Any) -> None:
+        difference = replay.first_difference(args, kwargs)
+        if difference is not None:
+            self.recompiles.append(difference)
+            log.log("recompile", f"{self.name}: captured again, because this no longer holds: {difference}")
+
+    def _capture(self, state: Any, capture: Capture, args: Any, kwargs: Any, known: list[Replay], key: Any) -> Any:
+        trace = state.trace
+        capture.trace = trace
+        state.capture = capture
+        try:
+            new_args, new_kwargs = locate_arguments(capture, args, kwargs)
+            result = watch.call(self.function, *new_args, **new_kwargs)
+            if key != (state.grad, state.inference, dtypes.default_float()):
+                capture.refuse("leaves the grad mode or the default dtype changed")
+            replay = self._finish(state, capture, args, kwargs, result, trace)
+        finally:
+            state.capture = None
+        if replay is not None:
+            known.insert(0, replay)
+            del known[MAX_REPLAYS:]
+        return scrub(result)
+
+    def _finish(self, state: Any, capture: Capture, args: Any, kwargs: Any, result: Any, trace: Any) -> Replay | None:
+        """Run what was recorded, and make the replay; None when there is a reason against it."""
+        state.capture = None
+        if state.trace is not trace or capture.reasons:
+            capture.reasons or capture.refuse("the recording was cut")
+            _scrub_effects(capture)
+            return None
+        scalars = list(trace.scalars)
+        trace.scalars[:] = [x.number if hasattr(x, "number") else x for x in scalars]
+        leaves, values = dict(trace.leaves), trace.values
+        plan = engine.flush("compiled call")
+        try:
+            outputs = {values[slot]: slot for slot in plan.outputs} if plan is not None else {}
+            return make_replay(capture, args, kwargs, result, plan, {d: s for d, s in leaves.items() if plan and s in plan.inputs},
+                               len(values), scalars, outputs)
+        except Refused as reason:
+            capture.reasons.append((str(reason), None))
+            return None
+        finally:
+            _scrub_effects(capture)
+
+    def _explain_reasons(self) -> str:
+        lines = [f"{self.name} cannot be compiled into one plan:"]
+        for reason, where in self.reasons:
+            lines.append(f"  {reason}" + (f"  [{where[0]}:{where[1]}]" if where else ""))
+        return "\n".join(lines)
+
+
+_compiled: weakref.WeakSet[CompiledFunction] = weakref.WeakSet()
+
+
+def _scrub_effects(capture: Capture) -> None:
+    """Symbols stored outside become plain numbers."""
+    for kind, container, key in capture.written.values():
+        if kind in ("dict", "list"):
+            try:
+                value = container[key]
+            except (KeyError, IndexError):
+                continue
+            new = scrub(value)
+            if new is not value:
+                container[key] = new
+        elif kind == "slot":
+            value = getattr(container, key, None)
+            new = scrub(value)
+            if new is not value:
+                setattr(container, key, new)
+
+
+class OptimizedModule(Module):
+    """What `compile(module)` returns: the module, its calls compiled. Parameters and attributes are the module's own."""
+
+    def __init__(self, module: Module, fullgraph: bool) -> None:
+        super().__init__()
+        self._orig_mod = module
+        object.__setattr__(self, "_compiled_forward", CompiledFunction(module, fullgraph))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__dict__["_compiled_forward"](*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__dict__["_compiled_forward"](*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get("_modules", {})
+        if name == "_orig_mod" and "_orig_mod" in modules:
+            return modules["_orig_mod"]
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(modules["_orig_mod"], name)
+
+
+def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None = None, backend: Any = "treadle", mode: str | None = None,
+            options: dict[str, Any] | None = None, disable: bool = False) -> Any:
+    """Skip Python: replay the call's plan while everything the call read is as it was; otherwise record again.
+
+    model: a function or Module (or nothing: a decorator). A whole training step may be compiled: forward, backward, update.
+    fullgraph: RuntimeError listing every reason and its line when a call cannot be replayed as one plan. The other arguments are
+    accepted for PyTorch's sake and change nothing: sizes are always dynamic, and there is one back end.
+    """
+    if model is None:
+        return lambda f: compile(f, fullgraph=fullgraph, dynamic=dynamic, backend=backend, mode=mode, options=options, disable=disable)
+    if not callable(model):
+        raise TypeError(f"compile: expected a function or a Module, got {type(model).__name__}")
+    if disable:
+        return model
+    if isinstance(model, OptimizedModule | CompiledFunction):
+        return model
+    if isinstance(model, Module):
+        return OptimizedModule(model, fullgraph)
+    return CompiledFunction(model, fullgraph)
+
+
+class Explanation:
+    """What `explain` found: printable, and as fields."""
+
+    def __init__(self, function: CompiledFunction, counters: dict[str, Any]) -> None:
+        self.reasons = function.reasons
+        self.replays = [r for known in function.replays.values() for r in known]
+        self.recompiles = function.recompiles
+        self.counters = counters
+
+    @property
+    def graph_count(self) -> int:
+        return sum(1 for r in self.replays if r.plan is not None)
+
+    def __str__(self) -> str:
+        from treadle.compilation.report import describe
+        return describe(self)
+
+    __repr__ = __str__
+
+
+def explain(function: Any, *args: Any, **kwargs: Any) -> Explanation:
+    """Call `function(*args, **kwargs)` twice, compiled, and report plans, guards, fusion, and why not."""
+    if isinstance(function, OptimizedModule):
+        function = function.__dict__["_compiled_forward"]
+    compiled = function if isinstance(function, CompiledFunction) else CompiledFunction(function, False)
+    before = dict(engine.flushes)
+    compiled(*args, **kwargs)
+    compiled(*args, **kwargs)
+    flushes = {k: n - before.get(k, 0) for k, n in engine.flushes.items() if n != before.get(k, 0)}
+    return Explanation(compiled, {"flushes": flushes, "captures": compiled.captures})
+
+
+def reset() -> None:
+    """Forget all plans: of compiled functions and of the recorder."""
+    engine.flush("compiler reset")
+    for function in _compiled:
+        function.replays.clear()
+        function.fruitless = 0
+        function.recompiles.clear()
+    recorder.forget()
