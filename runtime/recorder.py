@@ -172,7 +172,7 @@ def _several(state: ThreadState, trace: Trace, step: Step) -> tuple[Data, ...]:
     return tuple(results)
 
 
-def FLUSH(reason: str) -> None:
+def FLUSH(reason: str) -> Any:
     """Replaced by the engine, which stands above the recorder."""
     raise RuntimeError("the engine is not loaded")
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from treadle.compilation import watch
+from treadle.compilation.backward import Joint, on_tape, record_backward
 from treadle.compilation.capture import Capture, locate_arguments, scrub
 from treadle.compilation.replay import MISS, Refused, Replay, make_replay
 from treadle.ir import dtypes
@@ -96,7 +97,8 @@ class CompiledFunction:
             result = watch.call(self.function, *new_args, **new_kwargs)
             if key != (state.grad, state.inference, dtypes.default_float()):
                 capture.refuse("leaves the grad mode or the default dtype changed")
-            replay = self._finish(state, capture, args, kwargs, result, trace)
+            joint = None if capture.reasons else _joint(capture, trace, result)
+            replay = self._finish(state, capture, args, kwargs, result, trace, joint)
         finally:
             state.capture = None
         if replay is not None:
@@ -104,11 +106,13 @@ class CompiledFunction:
             del known[MAX_REPLAYS:]
         return scrub(result)
 
-    def _finish(self, state: Any, capture: Capture, args: Any, kwargs: Any, result: Any, trace: Any) -> Replay | None:
+    def _finish(self, state: Any, capture: Capture, args: Any, kwargs: Any, result: Any, trace: Any,
+                joint: Joint | None) -> Replay | None:
         """Run what was recorded, and make the replay; None when there is a reason against it."""
         state.capture = None
         if state.trace is not trace or capture.reasons:
-            capture.reasons or capture.refuse("the recording was cut")
+            if not capture.reasons:
+                capture.refuse("the recording was cut")
             _scrub_effects(capture)
             return None
         scalars = list(trace.scalars)
@@ -118,7 +122,7 @@ class CompiledFunction:
         try:
             outputs = {values[slot]: slot for slot in plan.outputs} if plan is not None else {}
             return make_replay(capture, args, kwargs, result, plan, {d: s for d, s in leaves.items() if plan and s in plan.inputs},
-                               len(values), scalars, outputs)
+                               len(values), scalars, outputs, joint)
         except Refused as reason:
             capture.reasons.append((str(reason), None))
             return None
@@ -133,6 +137,19 @@ class CompiledFunction:
 
 
 _compiled: weakref.WeakSet[CompiledFunction] = weakref.WeakSet()
+
+
+def _joint(capture: Capture, trace: Any, result: Any) -> Joint | None:
+    """Forward and backward in one, when the result still needs a backward pass."""
+    found: dict[int, Any] = {}
+    on_tape(result, capture, found)
+    if not found:
+        return None
+    joint = record_backward(capture, trace, list(found.values()))
+    if isinstance(joint, str):
+        capture.refuse(joint)
+        return None
+    return joint
 
 
 def _scrub_effects(capture: Capture) -> None:

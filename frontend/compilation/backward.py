@@ -8,10 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from treadle.autograd import Edge, edge_of
+from treadle.autograd import Edge, _order, edge_of, run_backward
+from treadle.compilation.capture import Capture, Seen
 from treadle.ir import op as op_table
-from treadle.runtime.recorder import STATE, Data, computed
-from treadle.tensor import Tensor, apply, wrap
+from treadle.ir.graph import Graph, Node, Value
+from treadle.ir.types import TensorType
+from treadle.passes.basic import dce
+from treadle.runtime import engine, memory
+from treadle.runtime.engine import Plan
+from treadle.runtime.recorder import STATE, Data, Step, Trace, build_graph, computed
+from treadle.tensor import Tensor, apply, read, wrap
 
 
 class Released:
@@ -40,8 +46,8 @@ class Released:
 class CompiledNode:
     """The tape of one replayed call."""
 
-    def __init__(self, tape: Tape, edges: tuple[Edge, ...], saved: list[Data]) -> None:
-        self.tape, self.edges, self.saved = tape, edges, saved
+    def __init__(self, tape: Tape, edges: tuple[Edge, ...], saved: list[Data], numbers: tuple[Any, ...]) -> None:
+        self.tape, self.edges, self.saved, self.numbers = tape, edges, saved, numbers
         self.hooks: Any = None
         self.retained: Any = None
         self.released = False
@@ -76,30 +82,132 @@ class CompiledNode:
         for g, type in zip(grads, self.tape.out_types, strict=True):
             t = apply(op_table.TABLE["full"], (0.0,), (type.shape, type.dtype, type.device)) if g is None else g
             given.append(t)
-        return self.tape.run(self.saved, given)
+        return self.tape.run(self.saved, self.numbers, given)
 
 
 class Tape:
-    """What all replays of a capture share: the backward graph and where gradients go."""
+    """What all replays of a capture share: the backward plan, what the forward saves for it, and where gradients go."""
 
-    def __init__(self, sources: list[Any], out_types: tuple[Any, ...], saved_slots: list[int], plan: Any, numbers: list[Any]) -> None:
-        self.sources, self.out_types, self.saved_slots, self.plan, self.numbers = sources, out_types, saved_slots, plan, numbers
+    def __init__(self, sources: list[Seen], out_types: tuple[TensorType, ...], saved: list[int], plan: Plan) -> None:
+        self.sources, self.out_types, self.saved, self.plan = sources, out_types, saved, plan
 
-    def __call__(self, outputs: tuple[Tensor, ...], sources: tuple[Tensor, ...], values: list[Any]) -> None:
+    def __call__(self, outputs: tuple[Tensor, ...], sources: tuple[Tensor, ...], values: list[Any], numbers: tuple[Any, ...]) -> None:
         """Put the results of a replay on the tape."""
-        node: Any = CompiledNode(self, tuple([edge_of(t) for t in sources]), [values[s] for s in self.saved_slots])
+        node: Any = CompiledNode(self, tuple([edge_of(t) for t in sources]), [values[s] for s in self.saved], numbers)
         for i, t in enumerate(outputs):
             t._node, t._out = node, i
 
-    def run(self, saved: list[Data], grads: list[Tensor]) -> list[Tensor | None]:
-        from treadle.compilation.replay import fetch
-        values: list[Any] = [*saved, *[fetch(g) for g in grads]]
+    def run(self, saved: list[Data], numbers: tuple[Any, ...], grads: list[Tensor]) -> list[Tensor | None]:
+        given = [read(g) for g in grads]
+        for g in given:
+            engine.materialize(g)
         outputs = [computed(v.type, None) for v in self.plan.graph.outputs]
-        self.plan.run([*values, *outputs], self.numbers)
+        self.plan.run([*saved, *given, *outputs], numbers)
         return [wrap(d) for d in outputs]
 
 
-def compiled_tape(writer: Any, capture: Any, plan: Any) -> Tape:
-    """The tape of the results in `writer.tapes`. Refused until a joint graph can be made of it."""
-    from treadle.compilation.replay import Refused
-    raise Refused("gives back a result that still requires a backward pass")
+class Joint:
+    """Forward and backward of a captured call in one trace: where it ends, and the slots of cotangents and gradients."""
+
+    def __init__(self, outputs: list[Tensor], sources: list[Seen], at: Step, scalars: list[Any], seeds: list[int], gradients: list[int],
+                 count: int) -> None:
+        self.outputs, self.sources, self.at, self.scalars = outputs, sources, at, scalars
+        self.seeds, self.gradients, self.count = seeds, gradients, count
+
+
+def on_tape(value: Any, capture: Capture, found: dict[int, Tensor]) -> None:
+    """Collect the call's own tensors in a result that still need a backward pass."""
+    if isinstance(value, Tensor):
+        if value._node is not None and id(value) not in capture.seen and not getattr(value._node, "released", False):
+            found.setdefault(id(value), value)
+    elif isinstance(value, dict):
+        for v in value.values():
+            on_tape(v, capture, found)
+    elif isinstance(value, list | tuple):
+        for v in value:
+            on_tape(v, capture, found)
+    elif hasattr(value, "__dict__") and id(value) in capture.fresh:
+        for v in vars(value).values():
+            on_tape(v, capture, found)
+
+
+def record_backward(capture: Capture, trace: Trace, outputs: list[Tensor]) -> Joint | str:
+    """Record the backward pass of `outputs` behind their forward, then take the trace back. A text says why that cannot be."""
+    for node in _order([t._node for t in outputs]):
+        if node.hooks or node.retained:
+            return "gives back a result whose tape has hooks"
+    sources = [s for s in capture.seen.values() if (s.needs_grad or s.node is not None) and s.place[0] != "grad"]
+    before = trace.at, len(trace.values), dict(trace.leaves), len(trace.scalars)
+    seeds = [computed(t._data.type, memory.Buffer(0, 0)) for t in outputs]
+    walk = run_backward(outputs, [wrap(d) for d in seeds], True, False, [s.tensor for s in sources])
+    reached = [(s, walk.leaves[id(s.tensor)][1]) for s in sources if id(s.tensor) in walk.leaves]
+    slots = []
+    for _, g in reached:
+        data = read(g)
+        slot = data.slot if data.trace is trace else trace.leaves.get(data)
+        if slot is None:
+            return "gives back a result whose gradient does not depend on the call"
+        slots.append(slot)
+    joint = Joint(outputs, [s for s, _ in reached], trace.at, list(trace.scalars), [trace.leaves.get(d, -1) for d in seeds], slots,
+                  len(trace.values))
+    trace.at, trace.leaves = before[0], before[2]
+    del trace.values[before[1]:]
+    del trace.scalars[before[3]:]
+    return joint
+
+
+class Split:
+    """A joint graph cut into a forward plan, which also saves, and a backward plan."""
+
+    def __init__(self, joint: Joint, wanted: list[int]) -> None:
+        graph, leaves = build_graph(joint.at, list(range(joint.count)))
+        value = dict(enumerate(graph.outputs))
+        slot = {v: s for s, v in reversed(value.items())}
+        tensors = graph.inputs[:len(leaves)]
+        numbers = graph.inputs[len(leaves):]
+        seeds = [value[s] for s in joint.seeds if s >= 0]
+        late = set(seeds)
+        for node in graph.nodes:
+            if any(v in late for v in node.inputs):
+                late.update(node.outputs)
+        gradients = [value[s] for s in joint.gradients]
+        needed = _needed(graph, gradients, late)
+        used = [v for node in needed for v in node.inputs if v not in late] + [v for v in gradients if v not in late]
+        saved = list(dict.fromkeys(v for v in used if not v.type.weak or v.node.op is not None))
+        late_numbers = list(dict.fromkeys(v for v in used if v.type.weak and v.node.op is None))
+        self.saved = [slot[v] for v in saved]
+        self.late_numbers = [numbers.index(v) for v in late_numbers]
+        backward = _cut([*saved, *seeds], late_numbers, needed, gradients)
+        self.backward = Plan.of(backward, len(saved) + len(seeds))
+        # A saved input of the forward needs no output: it is there already.
+        outputs = list(dict.fromkeys([*wanted, *[s for s in self.saved if value[s] not in set(tensors)]]))
+        early_tensors = [v for v in tensors if v not in late]
+        early_scalars = [v for v in numbers if numbers.index(v) < len(numbers)]
+        forward = _cut(early_tensors, early_scalars, [n for n in graph.nodes if n.outputs[0] not in late], [value[s] for s in outputs])
+        self.forward = Plan.of(forward, len(early_tensors))
+        self.forward.inputs = [s for s, v in zip(leaves, tensors, strict=True) if v not in late]
+        self.forward.outputs = outputs
+        self.types = {s: value[s].type for s in outputs}
+
+
+def _needed(graph: Graph, gradients: list[Value], late: set[Value]) -> list[Node]:
+    """The late nodes that the gradients come from."""
+    wanted = set(gradients)
+    found = []
+    for node in reversed(graph.nodes):
+        if node.outputs[0] in late and any(v in wanted for v in node.outputs):
+            found.append(node)
+            wanted.update(node.inputs)
+    found.reverse()
+    return found
+
+
+def _cut(tensors: list[Value], numbers: list[Value], nodes: list[Node], outputs: list[Value]) -> Graph:
+    """A graph of its own from a part of another."""
+    graph = Graph()
+    env = {v: graph.add_input(v.type) for v in [*tensors, *numbers]}
+    for node in nodes:
+        copy = Node(node.op, tuple([env[v] for v in node.inputs]), node.attrs, tuple([o.type for o in node.outputs]), node.loc)
+        env.update(zip(node.outputs, graph.append(copy).outputs, strict=True))
+    graph.outputs = [env[v] for v in outputs]
+    return dce(graph)

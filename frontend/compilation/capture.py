@@ -150,7 +150,7 @@ class Capture:
             seen = self.seen[id(tensor)] = Seen(tensor, place if moves else ("itself", tensor, None), len(self.seen))
             if tensor._requires_grad and tensor._grad is not None:
                 self.locate(tensor._grad, ("grad", tensor, None))
-            if type(tensor).__bool__ is not Tensor.__bool__:
+            if type(tensor).__dict__.get("__bool__") is not None and type(tensor) is not Tensor:
                 self.refuse(f"{type(tensor).__name__} changes how tensors behave")
             del seen
         first = self.seen[id(tensor)]
@@ -185,7 +185,7 @@ class Capture:
 
     def deep(self, value: Any) -> Any:
         """`contents`, also of containers inside: an argument of a function that is not watched."""
-        if isinstance(value, CONTAINERS) and not (isinstance(value, tuple) and hasattr(value, "_fields")) and value.__class__.__module__ in ("builtins", "collections"):
+        if isinstance(value, CONTAINERS) and value.__class__ in CONTAINERS:
             found = self.contents(value)
             if not any(isinstance(v, CONTAINERS) for v in (found.values() if isinstance(found, dict) else found)):
                 return found

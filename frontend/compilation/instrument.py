@@ -59,7 +59,7 @@ class _Names(ast.NodeVisitor):
             if isinstance(inner, ast.NamedExpr):
                 self.bound.add(inner.target.id)
 
-    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension  # type: ignore[assignment]
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
 
     def visit_Global(self, node: ast.Global) -> None:
         self.globals.update(node.names)
@@ -77,8 +77,8 @@ class _Names(ast.NodeVisitor):
 
 
 def _parameters(args: ast.arguments) -> set[str]:
-    every = [*args.posonlyargs, *args.args, *args.kwonlyargs, *([args.vararg] if args.vararg else []), *([args.kwarg] if args.kwarg else [])]
-    return {a.arg for a in every}
+    every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
+    return {a.arg for a in every if a is not None}
 
 
 def _scope_of(node: FunctionNode) -> tuple[_Scope, set[str]]:
@@ -181,7 +181,8 @@ class _Rewriter(ast.NodeTransformer):
         if len(node.ops) == 1:
             if isinstance(node.ops[0], ast.Is | ast.IsNot):
                 return self.generic_visit(node)  # type: ignore[return-value]
-            return self.watch("compare", ast.Constant(_COMPARE[type(node.ops[0])]), self.visit(node.left), self.visit(node.comparators[0]), at=node)
+            name = ast.Constant(_COMPARE[type(node.ops[0])])
+            return self.watch("compare", name, self.visit(node.left), self.visit(node.comparators[0]), at=node)
         if any(isinstance(op, ast.Is | ast.IsNot) for op in node.ops):
             raise Uninstrumentable("`is` inside a chain of comparisons")
         steps: list[ast.expr] = []
@@ -205,7 +206,7 @@ class _Rewriter(ast.NodeTransformer):
                     node.values[i] = self.watch("mapping", node.values[i], at=node)
         return self.watch("new", self.generic_visit(node), at=node)  # type: ignore[arg-type]
 
-    visit_List = visit_Dict = visit_Set = _display  # type: ignore[assignment]
+    visit_List = visit_Dict = visit_Set = _display
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.expr:
         node.value = self.watch("show", self.visit(node.value), at=node)
@@ -239,7 +240,7 @@ class _Rewriter(ast.NodeTransformer):
         self.scopes.pop()
         return node if isinstance(node, ast.GeneratorExp) else self.watch("new", node, at=node)
 
-    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension  # type: ignore[assignment]
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension
 
     def loop_over(self, target: ast.expr, iterable: ast.expr) -> ast.expr:
         return self.watch("iterate_unpacked" if isinstance(target, ast.Tuple | ast.List) else "iterate", iterable, at=iterable)
@@ -252,9 +253,11 @@ class _Rewriter(ast.NodeTransformer):
     def store(self, target: ast.expr, value: ast.expr, at: ast.stmt) -> list[ast.stmt]:
         """`target = value`."""
         if isinstance(target, ast.Attribute):
-            return [ast.copy_location(ast.Expr(self.watch("set_attr", self.visit(target.value), ast.Constant(self.mangled(target.attr)), value, at=at)), at)]
+            name = ast.Constant(self.mangled(target.attr))
+            return [ast.copy_location(ast.Expr(self.watch("set_attr", self.visit(target.value), name, value, at=at)), at)]
         if isinstance(target, ast.Subscript):
-            return [ast.copy_location(ast.Expr(self.watch("set_item", self.visit(target.value), self.index(target.slice), value, at=at)), at)]
+            index = self.index(target.slice)
+            return [ast.copy_location(ast.Expr(self.watch("set_item", self.visit(target.value), index, value, at=at)), at)]
         if isinstance(target, ast.Tuple | ast.List):
             later: list[ast.stmt] = []
             names: list[ast.expr] = []
@@ -265,10 +268,10 @@ class _Rewriter(ast.NodeTransformer):
                     names.append(element)
                     later += self.after_store(inner, at)
                     continue
-                name = self.temporary()
-                stored: ast.expr = ast.Name(name, ast.Store())
+                part = self.temporary()
+                stored: ast.expr = ast.Name(part, ast.Store())
                 names.append(ast.Starred(stored, ast.Store()) if star else stored)
-                later += self.store(inner, ast.Name(name, ast.Load()), at)
+                later += self.store(inner, ast.Name(part, ast.Load()), at)
             unpacked = ast.Tuple(names, ast.Store())
             return [ast.copy_location(ast.Assign([unpacked], self.watch("iterate", value, at=at)), at), *later]
         return [ast.copy_location(ast.Assign([target], value), at), *self.after_store(target, at)]
@@ -333,7 +336,7 @@ class _Rewriter(ast.NodeTransformer):
         node.orelse = self.body(node.orelse)
         return node
 
-    visit_If = visit_While = _tested  # type: ignore[assignment]
+    visit_If = visit_While = _tested
 
     def visit_Assert(self, node: ast.Assert) -> Any:
         node.test = self.truth(node.test)
@@ -434,8 +437,8 @@ def _enclosed(node: FunctionNode, free: tuple[str, ...], filename: str) -> types
     else:
         inner = node
     names = [ast.arg(n) for n in free]
-    outer = ast.FunctionDef("__treadle_factory", ast.arguments(posonlyargs=[], args=names, kwonlyargs=[], kw_defaults=[], defaults=[]), [inner], [],
-                            None, None, lineno=1, col_offset=0)
+    parameters = ast.arguments(posonlyargs=[], args=names, kwonlyargs=[], kw_defaults=[], defaults=[])
+    outer = ast.FunctionDef("__treadle_factory", parameters, [inner], [], None, None, lineno=1, col_offset=0)
     if hasattr(outer, "type_params"):
         outer.type_params = []
     module = ast.fix_missing_locations(ast.Module([outer], []))
@@ -473,8 +476,8 @@ def _source_of(code: types.CodeType) -> FunctionNode:
 def _is_body(code: types.CodeType, body: ast.expr) -> bool:
     """Whether the code is that of the lambda with this body, and not of another one on the same line."""
     where = (body.lineno, body.end_lineno, body.col_offset, body.end_col_offset)
-    return where in code.co_positions() and all(
-        p[0] is None or not p[3] or (body.lineno, body.col_offset) <= (p[0], p[2] or 0) for p in code.co_positions() if p != (p[0], p[0], 0, 0))
+    places = [p for p in code.co_positions() if p[0] is not None and p[3]]
+    return where in places and all((body.lineno, body.col_offset) <= (p[0] or 0, p[2] or 0) for p in places)
 
 
 # -- the result --------------------------------------------------------------------------------------------------------------------

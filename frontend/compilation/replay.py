@@ -4,12 +4,14 @@ The function is generated as source (`Replay.source`), so what a replay does can
 """
 from __future__ import annotations
 
+import math
 import operator
 from collections import OrderedDict, deque
 from typing import Any
 
-from treadle.compilation.backward import Released, compiled_tape
+from treadle.compilation.backward import Joint, Released, Split, Tape
 from treadle.compilation.capture import Capture, Seen
+from treadle.compilation.known import of_framework
 from treadle.ir.interpreter import DataError
 from treadle.runtime import engine
 from treadle.runtime.recorder import Data, computed
@@ -91,7 +93,7 @@ def released(t: Tensor) -> Tensor:
 
 
 def rebuilt(cls: type, fields: dict[str, Any]) -> Any:
-    made = object.__new__(cls)
+    made: Any = object.__new__(cls)
     made.__dict__.update(fields)
     return made
 
@@ -115,7 +117,8 @@ def unaliased(moving: tuple[Tensor, ...], known: frozenset[int]) -> bool:
     return True
 
 
-_RUNTIME = {"MISS": MISS, "Tensor": Tensor, "fetch": fetch, "fetch_base": fetch_base, "write": write, "tensor": tensor, "computed": computed,
+_RUNTIME = {"MISS": MISS, "Tensor": Tensor, "fetch": fetch, "fetch_base": fetch_base, "write": write, "tensor": tensor,
+            "computed": computed,
             "on_storage": on_storage, "storage_like": storage_like, "released": released, "rebuilt": rebuilt, "all_are": all_are,
             "unaliased": unaliased, "OrderedDict": OrderedDict, "deque": deque, "Storage": Storage, "wrap": wrap}
 
@@ -135,8 +138,9 @@ class Writer:
         self.built: dict[int, str] = {}
         self.data_names: dict[Data, str] = {}
         self.slots: dict[Data, int] = {}
+        self.wanted: dict[int, Any] = {}  # slots that results and effects take from the plan
         self.relevant: set[int] = set()
-        self.tapes: list[Tensor] = []
+        self.live: set[int] = set()      # results that are put on a tape
 
     def constant(self, value: Any) -> str:
         if value.__class__ in _LITERALS and (value.__class__ is not int or abs(value) < 1 << 62):
@@ -198,8 +202,7 @@ class Writer:
         """Source of a symbolic number; shared parts get names."""
         kind = expr[0]
         if kind == "number":
-            return self.constant(expr[1]) if expr[1].__class__ is int else repr(expr[1]) if expr[1] == expr[1] and abs(expr[1]) != float("inf") else \
-                self.constant(expr[1])
+            return repr(expr[1]) if math.isfinite(expr[1]) else self.constant(expr[1])
         found = self.numbers.get(id(expr))
         if found is None:
             if kind == "place":
@@ -242,6 +245,7 @@ class Writer:
         """Where a replay finds the counterpart of `d`."""
         slot = self.slots.get(d)
         if slot is not None:
+            self.wanted[slot] = d.type
             return f"values[{slot}]"
         for seen in self.capture.seen.values():
             if seen.data is d:
@@ -286,7 +290,7 @@ class Writer:
                 self.lines.append(f"{name}[{self.constant(k)}] = {self.build(v)}")
         elif cls is set and not any(isinstance(v, Tensor) for v in value):
             self.lines.append(f"{name} = set({self.constant(tuple(value))})")
-        elif hasattr(value, "__dict__") and cls.__module__.split(".")[0] != "treadle" and not callable(value) and cls.__new__ is object.__new__:
+        elif hasattr(value, "__dict__") and not of_framework(cls) and not callable(value) and cls.__new__ is object.__new__:
             fields = ", ".join(f"{k!r}: {self.build(v)}" for k, v in value.__dict__.items())
             self.lines.append(f"{name} = rebuilt({self.constant(cls)}, {{{fields}}})")
         else:
@@ -314,8 +318,8 @@ class Writer:
         if t._node is not None and not t._requires_grad:
             if getattr(t._node, "released", False):
                 self.lines.append(f"released({name})")
-            else:
-                self.tapes.append(t)
+            elif id(t) not in self.live:
+                raise Refused("stores a result that still requires a backward pass")
         if t._grad is not None:
             self.lines.append(f"{name}._grad = {self.build(t._grad)}")
         return name
@@ -397,58 +401,75 @@ class Writer:
 
 
 def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any, leaves: dict[Data, int], count: int,
-                scalars: list[Any], outputs: dict[Data, int]) -> Replay:
+                scalars: list[Any], outputs: dict[Data, int], joint: Joint | None) -> Replay:
     """The replay of a capture. Refused when something cannot be put back."""
     w = Writer(capture)
     w.leaf_data = leaves
     w.slots = dict(outputs)
+    w.live = set() if joint is None else {id(t) for t in joint.outputs}
     needed = w.needed()
-    early = [f"len(args) == {len(args)} and len(kwargs) == {len(kwargs)}"]
-    found = {(id(g[1]), g[2] if g[2].__class__ in _LITERALS else id(g[2])) for g in capture.guards.values() if ":dict" in g[0]}
-    early += [c for c in (w.guard(*g) for g in capture.guards.values()
-                          if not (g[0] == "present" and (id(g[1]), g[2] if g[2].__class__ in _LITERALS else id(g[2])) in found)) if c is not None]
+    early = _early_guards(w, args, kwargs)
     for seen in needed:
         w.check_tensor(seen)
     _late_guards(w, needed)
-    for name, expected in capture.grad_reads.items():
-        if name in capture.seen and capture.seen[name].grad is None:
-            w.lines.append(f"if t{capture.seen[name].number}._grad is not None: return MISS")
-        del expected
-    if w.has_writes():
-        moving = [s for s in needed if s.place[0] != "itself"]
-        if not unaliased(tuple(s.tensor for s in moving), frozenset(id(s.tensor._storage) for s in needed if s.place[0] == "itself")):
-            raise Refused("writes to tensors that share memory with each other")
-        known = frozenset(id(s.tensor._storage) for s in needed if s.place[0] == "itself" and s.tensor._storage is not None)
-        w.lines.append(f"if not unaliased(({''.join(f't{s.number}, ' for s in moving)}), {w.constant(known)}): return MISS")
-    numbers = [w.number(x.expr) if x.__class__ in (SymFloat, SymInt) and x.expr[0] != "draw" else None for x in scalars]
-    for text, cls in dict.fromkeys((t, x.__class__) for t, x in zip(numbers, scalars, strict=True) if t is not None):
+    _alias_guards(w, needed)
+    every = scalars if joint is None else joint.scalars
+    numbers = [w.number(x.expr) if x.__class__ in (SymFloat, SymInt) and x.expr[0] != "draw" else None for x in every]
+    for text, cls in dict.fromkeys((t, x.__class__) for t, x in zip(numbers, every, strict=True) if t is not None):
         w.lines.append(f"if {text}.__class__ is not {'float' if cls is SymFloat else 'int'}: return MISS")
     checked = len(w.lines)
     for i, (generator, blocks) in enumerate(capture.draws):
         w.lines.append(f"d{i} = {w.constant(generator)}.reserve({blocks})")
+    running = len(w.lines)
+    w.effects()
+    answer = w.build(result)
+    given = [w.number(x.expr) if x.__class__ in (SymFloat, SymInt) else w.number(("number", x)) for x in every]
+    tail, w.lines = w.lines[running:], w.lines[:running]
+    if joint is not None:
+        split = Split(joint, list(w.wanted))
+        plan, count, types = split.forward, joint.count, split.types
+        w.names["tape"] = Tape(joint.sources, tuple(t._data.type for t in joint.outputs), split.saved, split.backward)
+        results = "".join(w.built[id(t)] + ", " for t in joint.outputs)
+        sources = "".join(f"t{s.number}, " for s in joint.sources)
+        tail.append(f"tape(({results}), ({sources}), values, ({''.join(given[i] + ', ' for i in split.late_numbers)}))")
+    else:
+        types = {slot: d.type for d, slot in outputs.items()}
     if plan is not None:
         w.lines.append(f"values = [None] * {count}")
         w.lines += w.fetches(leaves)
-        for slot in plan.outputs:
-            w.lines.append(f"values[{slot}] = computed({w.constant(outputs_type(outputs, slot))}, None)")
-        given = [(w.number(x.expr) if x.__class__ in (SymFloat, SymInt) else text or w.number(("number", x)))
-                 for text, x in zip(numbers, scalars, strict=True)]
+        w.lines += [f"values[{slot}] = computed({w.constant(types[slot])}, None)" for slot in plan.outputs]
         w.lines.append(f"run(values, ({''.join(g + ', ' for g in given)}))")
         w.names["run"] = _runner(plan)
-    w.effects()
-    answer = w.build(result)
-    tape = compiled_tape(w, capture, plan) if w.tapes else None
-    if tape is not None:
-        w.names["tape"] = tape
-        w.lines.append(f"tape(({''.join(w.built[id(t)] + ', ' for t in w.tapes)}), ({''.join(f't{s.number}, ' for s in tape.sources)}), values)")
-    w.lines.append(f"return {answer}")
+    w.lines += [*tail, f"return {answer}"]
     places = [(k[3:], c, key, v) for k, c, key, v in capture.guards.values()
               if k.startswith("is:") and isinstance(v, Tensor) and id(c) not in capture.paths]
     return Replay(early, w.lines, checked, w.names, plan, places)
 
 
-def outputs_type(outputs: dict[Data, int], slot: int) -> Any:
-    return next(d.type for d, s in outputs.items() if s == slot)
+def _early_guards(w: Writer, args: Any, kwargs: Any) -> list[str]:
+    """Checks of Python state, before any tensor is fetched."""
+    guards = list(w.capture.guards.values())
+
+    def name(g: Any) -> Any:
+        return id(g[1]), g[2] if g[2].__class__ in _LITERALS else id(g[2])
+    read = {name(g) for g in guards if ":dict" in g[0]}
+    checks = [w.guard(*g) for g in guards if not (g[0] == "present" and name(g) in read)]
+    return [f"len(args) == {len(args)} and len(kwargs) == {len(kwargs)}", *[c for c in checks if c is not None]]
+
+
+def _alias_guards(w: Writer, needed: list[Seen]) -> None:
+    """Where tensors are written, those found anew at each call must not share memory with others."""
+    for t in w.capture.grad_reads.values():
+        seen = w.capture.seen.get(id(t))
+        if seen is not None and seen.grad is None:
+            w.lines.append(f"if t{seen.number}._grad is not None: return MISS")
+    if not w.has_writes():
+        return
+    moving = [s for s in needed if s.place[0] != "itself"]
+    known = frozenset(id(s.tensor._storage) for s in needed if s.place[0] == "itself" and s.tensor._storage is not None)
+    if not unaliased(tuple(s.tensor for s in moving), known):
+        raise Refused("writes to tensors that share memory with each other")
+    w.lines.append(f"if not unaliased(({''.join(f't{s.number}, ' for s in moving)}), {w.constant(known)}): return MISS")
 
 
 def _late_guards(w: Writer, needed: list[Seen]) -> None:
