@@ -167,7 +167,7 @@ def _leaf_argument(capture: Capture, x: Any, scalars: bool) -> Any:
     if callable(x) and not isinstance(x, type) and cls.__module__.split(".")[0] != "treadle":
         return watched(x)
     if isinstance(x, ITERATORS):
-        return list(x)
+        return list(iter(x))  # type: ignore[call-overload]
     return x
 
 

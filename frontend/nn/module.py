@@ -473,7 +473,7 @@ class Module:
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile this module's calls in place (see `treadle.compile`)."""
-        self._compiled_call_impl = treadle.compile(self._call_impl, *args, **kwargs)  # type: ignore[attr-defined]
+        self._compiled_call_impl = treadle.compile(self._call_impl, *args, **kwargs)
 
     # Hooks
 

@@ -1,0 +1,200 @@
+"""Random Python functions over tensors: views, in-place writes, control flow, state, autograd, hooks, random numbers.
+
+`source(seed)` is the text of `step(T, world, x, y, k)`. A `World` holds what the function reads and writes outside.
+"""
+from __future__ import annotations
+
+import linecache
+import random
+from typing import Any
+
+import numpy as np
+
+
+class World:
+    """State outside the function: parameters, a dictionary, attributes, a list."""
+
+    def __init__(self, T: Any, seed: int) -> None:
+        numbers = np.random.default_rng(seed)
+
+        def tensor(*shape: int) -> Any:
+            return T.tensor(numbers.standard_normal(shape).astype(np.float32).tolist())
+        self.w = tensor(3, 3).requires_grad_()
+        self.b = tensor(3).requires_grad_()
+        self.kept = tensor(3)
+        self.count = 0
+        self.rate = 0.05
+        self.flag = True
+        self.table = {"a": 1.5, "b": tensor(3)}
+        self.items = [0.5, -1.0]
+        self.training = True
+
+    def scaled(self, t: Any) -> Any:
+        return t * self.rate
+
+    @property
+    def double(self) -> float:
+        return self.rate * 2
+
+    def values(self) -> list[Any]:
+        grads = [None if t.grad is None else t.grad.tolist() for t in (self.w, self.b)]
+        return [self.w.tolist(), self.b.tolist(), self.kept.detach().tolist(), self.count, self.rate, self.table["a"],
+                self.table["b"].detach().tolist(), list(self.items), sorted(self.table), *grads]
+
+
+class _Writer:
+    """Writes statements; variables are kept by shape: m (n, 3), v (3,), s (); those in `free` need no gradient."""
+
+    def __init__(self, seed: int, with_random: bool) -> None:
+        self.choose = random.Random(seed)
+        self.with_random = with_random
+        self.lines: list[str] = []
+        self.shapes: dict[str, list[str]] = {"m": ["x", "y"], "v": ["world.kept.detach()"], "s": []}
+        self.free = ["a0"]
+        self.indent = 1
+        self.count = 0
+
+    def put(self, text: str) -> None:
+        self.lines.append("    " * self.indent + text)
+
+    def new(self, shape: str, text: str) -> str:
+        self.count += 1
+        name = f"t{self.count}"
+        self.put(f"{name} = {text}")
+        if self.indent == 1:
+            self.shapes[shape].append(name)
+        return name
+
+    def any(self, shape: str) -> str:
+        return self.choose.choice(self.shapes[shape])
+
+    def number(self) -> str:
+        return self.choose.choice(["k", "world.rate", "world.table['a']", "world.double", "2.0", "0.5", "float(world.count)", "len(world.items)",
+                                   "world.items[0]", "max(k, 0.25)"])
+
+    def expression(self) -> tuple[str, str]:
+        c, m, v, n = self.choose, self.any("m"), self.any("v"), self.number()
+        options = [
+            ("m", f"{m} * {self.any('m')} + {n}"), ("m", f"({m} - {v}) * 0.5"), ("m", f"{m}.tanh()"), ("m", f"T.relu({m} + {n})"),
+            ("m", f"T.sigmoid({m} @ world.w + world.b)"), ("m", f"T.where({m} > 0, {m}, {self.any('m')} * {n})"),
+            ("v", f"{m}.sum(0)"), ("v", f"{m}.mean(dim=0) * {n}"), ("v", f"{m}[0] + {v}"), ("v", f"{m}.max(0)[0]"), ("v", f"world.scaled({v})"),
+            ("s", f"({m} * {n}).sum()"), ("s", f"({v} ** 2).mean()"), ("m", f"T.stack([{v}, {self.any('v')}])[0] + {m}"),
+            ("m", f"T.cat([{m}, {m}], 1)[:, {c.choice([0, 1, 2])}:][:, :3]"), ("m", f"{m}.t().contiguous().t() + world.table['b']"),
+            ("v", f"{v}.flip(0)"), ("v", f"sum([{v} * j for j in range({c.randint(1, 3)})], {v})"), ("m", f"helper({m}, {n})"),
+            ("v", f"{{'p': {v}, 'q': {n}}}['p'] * 2"), ("m", f"T.softmax({m}, -1)"), ("m", f"{m}.clamp(-1, 1)"),
+            ("v", f"(lambda z: z * {n})({v})"), ("m", f"[{m} * q for q in world.items][-1]"),
+        ]
+        if self.with_random:
+            options += [("v", f"{v} + T.rand(3)"), ("m", f"T.nn.functional.dropout({m}, 0.5, world.training)")] * 3
+        return c.choice(options)
+
+    def statement(self) -> None:
+        c = self.choose
+        kind = c.randrange(22)
+        if kind < 9:
+            self.new(*self.expression())
+        elif kind == 9:
+            name = self.new("m", f"{self.any('m')}.detach() * 1.0")
+            self.put(f"{name}.mul_({self.number()})")
+            self.put(c.choice([f"{name}[0] = {self.any('v')}.detach()", f"{name}[:, 1] += 1", f"{name}.t().add_(0.5)", f"{name}[1:].zero_()"]))
+        elif kind == 10:
+            self.block(f"if {c.choice(['k > 1.0', 'world.flag', 'world.count % 2 == 0', 'x.shape[0] > 3', 'not world.items'])}:")
+        elif kind == 11:
+            self.block(f"for i in range({c.choice(['2', 'len(world.items)', 'world.count % 3'])}):")
+        elif kind == 12:
+            self.put(c.choice(["world.count += 1", "world.rate = world.rate * 0.9", "world.table['a'] = world.table['a'] + 0.25",
+                               "world.items[0] = world.items[0] + 1.0"]))
+        elif kind == 13:
+            self.put(f"world.{c.choice(['kept'])} = {self.any('v')}.detach() * 0.5")
+        elif kind == 14:
+            self.put(f"world.table['b'] = ({self.any('v')} + 1.0).detach()")
+        elif kind == 15 and self.indent == 1:
+            self.put("world.w.grad = world.b.grad = None" if c.random() < 0.7 else "pass")
+            self.put(f"loss = ({self.any('m')} @ world.w + world.b).tanh().pow(2).mean()")
+            if c.random() < 0.3:
+                self.put("h = (loss * 1.0)")
+                self.put("h.register_hook(lambda g: g * 2.0)")
+                self.put("loss = h + 0.0")
+            self.put("loss.backward()")
+            self.put("with T.no_grad():")
+            self.put("    world.w -= world.rate * world.w.grad")
+        elif kind == 16 and c.random() < 0.3:
+            self.block(f"if {self.any('m')}.sum() > 0:")
+        elif kind == 17:
+            self.put("try:")
+            self.put(f"    world.table['{c.choice(['a', 'zz'])}']")
+            self.put("except KeyError:")
+            self.put("    world.count += 2")
+        elif kind == 18:
+            name = self.new("v", f"{self.any('v')} * 1.0")
+            self.put(f"{name} += {self.number()}")
+        elif kind == 19 and c.random() < 0.2:
+            self.put("world.items.append(0.25)")
+        elif kind == 20:
+            self.put(f"with T.no_grad():\n{'    ' * (self.indent + 1)}world.kept.add_({self.any('v')}.detach() * 0.1)")
+        else:
+            self.new(*self.expression())
+
+    def block(self, head: str) -> None:
+        if self.indent > 2:
+            return
+        before = {k: list(v) for k, v in self.shapes.items()}
+        self.put(head)
+        self.indent += 1
+        for _ in range(self.choose.randint(1, 2)):
+            self.statement()
+        self.put("world.count += 0")
+        self.indent -= 1
+        self.shapes = before
+
+
+def source(seed: int, with_random: bool = False) -> str:
+    w = _Writer(seed, with_random)
+    for _ in range(w.choose.randint(4, 12)):
+        w.statement()
+    results = [w.any("m"), w.any("v"), *w.shapes["s"][-1:]]
+    body = "\n".join(w.lines)
+    return (f"def helper(t, n):\n    return t * n if n < 2 else t - n\n\n\ndef step(T, world, x, y, k):\n{body}\n"
+            f"    return [{', '.join(results)}], {{'k': k, 'n': world.count}}\n")
+
+
+def load(seed: int, with_random: bool = False) -> Any:
+    """The function, its source where tracebacks and `inspect` find it."""
+    text = source(seed, with_random)
+    name = f"<random function {seed}{' random' if with_random else ''}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    scope: dict[str, Any] = {"__name__": f"random_function_{seed}"}
+    exec(compile(text, name, "exec", dont_inherit=True), scope)
+    return scope["step"]
+
+
+CALLS = ((2, 0.5), (2, 0.5), (2, 1.5), (4, 1.5), (2, 0.75), (4, 0.5))  # rows and k of each call
+
+
+def run(seed: int, T: Any, wrap: Any, with_random: bool = False) -> list[Any]:
+    """What a sequence of calls returns and leaves behind; an exception ends it with its class's name."""
+    step = wrap(load(seed, with_random))
+    world = World(T, seed)
+    numbers = np.random.default_rng(seed + 1)
+    T.manual_seed(seed)
+    out: list[Any] = []
+    for rows, k in CALLS:
+        x, y = (T.tensor(numbers.standard_normal((rows, 3)).astype(np.float32).tolist()) for _ in range(2))
+        try:
+            results, numbers_out = step(T, world, x, y, k)
+        except (RuntimeError, IndexError, ValueError) as error:
+            out.append(type(error).__name__)
+            break
+        out.append([[r.detach().tolist() for r in results], numbers_out, world.values()])
+    return out
+
+
+def close(a: Any, b: Any) -> bool:
+    """Equal structure, floats close (NaN equal)."""
+    if isinstance(a, dict):
+        return isinstance(b, dict) and list(a) == list(b) and all(close(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(close(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float):
+        return bool(np.isclose(a, b, rtol=2e-3, atol=2e-4, equal_nan=True)) or (abs(a) > 1e6 and abs(b) > 1e6)
+    return bool(a == b)
