@@ -69,15 +69,16 @@ class _Writer:
         return self.choose.choice(self.shapes[shape])
 
     def number(self) -> str:
-        return self.choose.choice(["k", "world.rate", "world.table['a']", "world.double", "2.0", "0.5", "float(world.count)", "len(world.items)",
-                                   "world.items[0]", "max(k, 0.25)"])
+        return self.choose.choice(["k", "world.rate", "world.table['a']", "world.double", "2.0", "0.5", "float(world.count)",
+                                   "len(world.items)", "world.items[0]", "max(k, 0.25)"])
 
     def expression(self) -> tuple[str, str]:
         c, m, v, n = self.choose, self.any("m"), self.any("v"), self.number()
         options = [
             ("m", f"{m} * {self.any('m')} + {n}"), ("m", f"({m} - {v}) * 0.5"), ("m", f"{m}.tanh()"), ("m", f"T.relu({m} + {n})"),
             ("m", f"T.sigmoid({m} @ world.w + world.b)"), ("m", f"T.where({m} > 0, {m}, {self.any('m')} * {n})"),
-            ("v", f"{m}.sum(0)"), ("v", f"{m}.mean(dim=0) * {n}"), ("v", f"{m}[0] + {v}"), ("v", f"{m}.max(0)[0]"), ("v", f"world.scaled({v})"),
+            ("v", f"{m}.sum(0)"), ("v", f"{m}.mean(dim=0) * {n}"), ("v", f"{m}[0] + {v}"), ("v", f"{m}.max(0)[0]"),
+            ("v", f"world.scaled({v})"),
             ("s", f"({m} * {n}).sum()"), ("s", f"({v} ** 2).mean()"), ("m", f"T.stack([{v}, {self.any('v')}])[0] + {m}"),
             ("m", f"T.cat([{m}, {m}], 1)[:, {c.choice([0, 1, 2])}:][:, :3]"), ("m", f"{m}.t().contiguous().t() + world.table['b']"),
             ("v", f"{v}.flip(0)"), ("v", f"sum([{v} * j for j in range({c.randint(1, 3)})], {v})"), ("m", f"helper({m}, {n})"),
@@ -96,7 +97,8 @@ class _Writer:
         elif kind == 9:
             name = self.new("m", f"{self.any('m')}.detach() * 1.0")
             self.put(f"{name}.mul_({self.number()})")
-            self.put(c.choice([f"{name}[0] = {self.any('v')}.detach()", f"{name}[:, 1] += 1", f"{name}.t().add_(0.5)", f"{name}[1:].zero_()"]))
+            self.put(c.choice([f"{name}[0] = {self.any('v')}.detach()", f"{name}[:, 1] += 1", f"{name}.t().add_(0.5)",
+                               f"{name}[1:].zero_()"]))
         elif kind == 10:
             self.block(f"if {c.choice(['k > 1.0', 'world.flag', 'world.count % 2 == 0', 'x.shape[0] > 3', 'not world.items'])}:")
         elif kind == 11:

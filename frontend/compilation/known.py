@@ -30,9 +30,10 @@ PURE_FUNCTIONS -= {operator.setitem, operator.delitem}
 SYMBOL_FUNCTIONS: set[Any] = {abs, min, max, sum, isinstance, any, all}
 CONTEXTS = ("treadle.grad_mode", "treadle.amp", "treadle.profiler", "treadle.autograd")
 SIMPLE = frozenset({int, float, bool, str, bytes, complex, type(None), *SYMBOLS})
-ITERATORS: tuple[type, ...] = (zip, enumerate, map, filter, reversed, range, types.GeneratorType, str, bytes, type(iter([])), type(iter({})), type(iter(())),
-              type(iter({}.values())), type(iter({}.items())), type(iter(set())), type(iter(range(0))), type(iter("")), type(reversed([])),
-              type({}.keys()), type({}.values()), type({}.items()), *[v for v in vars(itertools).values() if isinstance(v, type)])
+ITERATORS: tuple[type, ...] = (
+    zip, enumerate, map, filter, reversed, range, types.GeneratorType, str, bytes, type({}.keys()), type({}.values()), type({}.items()),
+    *[type(iter(x)) for x in ([], {}, (), {}.values(), {}.items(), set(), range(0), "")], type(reversed([])),
+    *[v for v in vars(itertools).values() if isinstance(v, type)])
 
 
 def of_framework(cls: type) -> bool:
