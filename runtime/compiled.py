@@ -24,6 +24,7 @@ from treadle.ir.kernel import Kernel, print_kernel
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import ErrorCell, GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, ScalarRef, Step, step_refs
 from treadle.runtime import dump, engine, executor, log, memory, threads
+from treadle.runtime.launch import make_launch
 
 Form = tuple[str, Kernel]  # "loop": launched on its own; "tile": a matrix product's epilogue
 
@@ -128,7 +129,8 @@ def _float32(value: Any) -> float:
 class CompiledPlan:
     """Machine code and tables for one graph. `run` may be called from any thread."""
 
-    __slots__ = ("_error", "arena", "convert", "copies", "inputs", "outputs", "places", "program", "scalar_types", "segments")
+    __slots__ = ("_error", "arena", "convert", "error_address", "inputs", "launch", "outputs", "places", "program", "scalar_types",
+                 "segments")
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -142,7 +144,9 @@ class CompiledPlan:
         self.scalar_types = "".join(code for code, _ in codes)
         self.convert = [(info.input - tensors, convert) for info, (_, convert) in zip(program.scalars, codes, strict=True)]
         self._error = (ctypes.c_int64 * 8)()
+        self.error_address = ctypes.addressof(self._error)
         self.segments = self._build(program.steps)
+        self.launch = make_launch(self)
 
     def _ref(self, ref: Ref) -> tuple[int, int]:
         """Where a reference lies: position in the buffer table, byte offset."""
@@ -217,8 +221,7 @@ class CompiledPlan:
         program = self.program
         arena = memory.allocate(self.arena)
         outs = [memory.allocate(program.buffers[b].nbytes) for b in self.outputs]
-        error = ctypes.addressof(self._error)
-        pointers = [error, arena.ptr, *[b.ptr for b in buffers], *[b.ptr for b in outs]]
+        pointers = [self.error_address, arena.ptr, *[b.ptr for b in buffers], *[b.ptr for b in outs]]
         numbers = [convert(scalars[i]) for i, convert in self.convert]
         for segment in self.segments:
             if segment.__class__ is executor.Plan:

@@ -29,7 +29,7 @@ observers: list[Callable[[Graph], Any]] = []  # called with the graph of every f
 class Plan:
     """What computes the wanted results of a trace: its graph, and, from the second run on, compiled code."""
 
-    __slots__ = ("compiled", "graph", "inputs", "lock", "outputs", "runs")
+    __slots__ = ("compiled", "graph", "inputs", "launch", "lock", "outputs", "runs")
 
     def __init__(self, step: Step, wanted: list[int]) -> None:
         graph, self.inputs = build_graph(step, wanted)
@@ -37,6 +37,7 @@ class Plan:
         self.outputs = wanted
         self.runs = 0
         self.compiled: Any = None
+        self.launch: Any = None  # once compiled: results from buffers and numbers, in one generated function
         self.lock = threading.Lock()
 
     @classmethod
@@ -45,7 +46,7 @@ class Plan:
         plan = cls.__new__(cls)
         plan.graph, plan.inputs = graph, list(range(tensors))
         plan.outputs = list(range(tensors, tensors + len(graph.outputs)))
-        plan.runs, plan.compiled, plan.lock = 0, None, threading.Lock()
+        plan.runs, plan.compiled, plan.launch, plan.lock = 0, None, None, threading.Lock()
         return plan
 
     def run(self, values: list[Data], scalars: Sequence[float | int | bool]) -> None:
@@ -59,7 +60,7 @@ class Plan:
             results: Sequence[Any] = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
         else:
             counters["compiled_runs"] += 1
-            results = compiled.run(buffers, scalars)
+            results = compiled.run(buffers, scalars) if self.launch is None else self.launch(*buffers, *scalars)
             if CHECK == "ref" and results is not None:
                 check.against_reference(self.graph, buffers, scalars, results)
             if results is None:  # a kernel found a fault: the interpreter words the error and saves what it can
@@ -79,6 +80,8 @@ class Plan:
                 return False
             if self.compiled is None:
                 self.compiled = COMPILE(self.graph)
+                if not CHECK:
+                    self.launch = getattr(self.compiled, "launch", None)
             return self.compiled
 
 

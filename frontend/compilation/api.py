@@ -30,8 +30,10 @@ class CompiledFunction:
     def __init__(self, function: Callable[..., Any], fullgraph: bool) -> None:
         self.function, self.fullgraph = function, fullgraph
         self.replays: dict[Any, list[Replay]] = {}
+        self.last: Replay | None = None                    # the replay that was right last time
         self.moving: set[Any] = set()
         self.fruitless = 0                                 # captures since the last replay that hit
+        self.paid = 0                                      # hits of `last` at the last capture
         self.captures = 0
         self.reasons: list[tuple[str, Any]] = []           # of the last call that could not be replayed
         self.recompiles: list[str] = []
@@ -47,14 +49,17 @@ class CompiledFunction:
         state = STATE.here
         if state.capture is not None or state.eager:
             return self.function(*args, **kwargs)
-        known = self.replays.get((state.grad, state.inference, dtypes.default_float()))
-        if known is not None:
-            for replay in known:
+        last = self.last
+        if last is not None and last.grad is state.grad and last.inference is state.inference and last.default is dtypes.default_float():
+            result = last.function(args, kwargs)
+            if result is not MISS:
+                last.hits += 1
+                return result
+        for replay in self.replays.get((state.grad, state.inference, dtypes.default_float()), ()):
+            if replay is not last:
                 result = replay.function(args, kwargs)
                 if result is not MISS:
-                    if known[0] is not replay:
-                        known.remove(replay)
-                        known.insert(0, replay)
+                    self.last = replay
                     self.fruitless = 0
                     replay.hits += 1
                     return result
@@ -65,7 +70,8 @@ class CompiledFunction:
         if self.fruitless >= PATIENCE and not self.fullgraph and self.fruitless & (self.fruitless - 1):
             self.fruitless += 1
             return self.function(*args, **kwargs)
-        self.fruitless += 1
+        self.fruitless = 1 if self.last is not None and self.last.hits > self.paid else self.fruitless + 1
+        self.paid = 0 if self.last is None else self.last.hits
         key = (state.grad, state.inference, dtypes.default_float())
         known = self.replays.setdefault(key, [])
         if known and (log.enabled("recompile") or len(self.recompiles) < 20):
@@ -102,8 +108,10 @@ class CompiledFunction:
         finally:
             state.capture = None
         if replay is not None:
+            replay.grad, replay.inference, replay.default = key
             known.insert(0, replay)
             del known[MAX_REPLAYS:]
+            self.last = replay
         return scrub(result)
 
     def _finish(self, state: Any, capture: Capture, args: Any, kwargs: Any, result: Any, trace: Any,
@@ -122,7 +130,7 @@ class CompiledFunction:
         try:
             outputs = {values[slot]: slot for slot in plan.outputs} if plan is not None else {}
             return make_replay(capture, args, kwargs, result, plan, {d: s for d, s in leaves.items() if plan and s in plan.inputs},
-                               len(values), scalars, outputs, joint)
+                               scalars, outputs, joint)
         except Refused as reason:
             capture.reasons.append((str(reason), None))
             return None
@@ -256,6 +264,7 @@ def reset() -> None:
     engine.flush("compiler reset")
     for function in _compiled:
         function.replays.clear()
+        function.last = None
         function.fruitless = 0
         function.recompiles.clear()
     recorder.forget()

@@ -88,12 +88,12 @@ class CompiledNode:
 class Tape:
     """What all replays of a capture share: the backward plan, what the forward saves for it, and where gradients go."""
 
-    def __init__(self, sources: list[Seen], out_types: tuple[TensorType, ...], saved: list[int], plan: Plan) -> None:
-        self.sources, self.out_types, self.saved, self.plan = sources, out_types, saved, plan
+    def __init__(self, sources: list[Seen], out_types: tuple[TensorType, ...], plan: Plan) -> None:
+        self.sources, self.out_types, self.plan = sources, out_types, plan
 
-    def __call__(self, outputs: tuple[Tensor, ...], sources: tuple[Tensor, ...], values: list[Any], numbers: tuple[Any, ...]) -> None:
+    def __call__(self, outputs: tuple[Tensor, ...], sources: tuple[Tensor, ...], saved: tuple[Data, ...], numbers: tuple[Any, ...]) -> None:
         """Put the results of a replay on the tape."""
-        node: Any = CompiledNode(self, tuple([edge_of(t) for t in sources]), [values[s] for s in self.saved], numbers)
+        node: Any = CompiledNode(self, tuple([edge_of(t) for t in sources]), list(saved), numbers)
         for i, t in enumerate(outputs):
             t._node, t._out = node, i
 

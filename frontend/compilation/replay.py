@@ -120,7 +120,7 @@ def unaliased(moving: tuple[Tensor, ...], known: frozenset[int]) -> bool:
 _RUNTIME = {"MISS": MISS, "Tensor": Tensor, "fetch": fetch, "fetch_base": fetch_base, "write": write, "tensor": tensor,
             "computed": computed,
             "on_storage": on_storage, "storage_like": storage_like, "released": released, "rebuilt": rebuilt, "all_are": all_are,
-            "unaliased": unaliased, "OrderedDict": OrderedDict, "deque": deque, "Storage": Storage, "wrap": wrap}
+            "unaliased": unaliased, "read": read, "materialize": engine.materialize, "OrderedDict": OrderedDict, "deque": deque, "Storage": Storage, "wrap": wrap}
 
 
 # -- the generator ---------------------------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class Writer:
             if kind == "place":
                 text = self.place(expr[1])
             elif kind == "draw":
-                return f"d{expr[1]}[{expr[2]}]"
+                return f"drawn{expr[1]}[{expr[2]}]"
             elif kind == "neg":
                 text = f"-{self.number(expr[1])}"
             else:
@@ -246,7 +246,7 @@ class Writer:
         slot = self.slots.get(d)
         if slot is not None:
             self.wanted[slot] = d.type
-            return f"values[{slot}]"
+            return f"v{slot}"
         for seen in self.capture.seen.values():
             if seen.data is d:
                 return f"fetch(t{seen.number})"
@@ -377,10 +377,14 @@ class Writer:
 
     # -- all of it ---------------------------------------------------------------------------------------------------------------------
     def fetches(self, leaves: dict[Data, int]) -> list[str]:
-        """One `values[slot] = ...` for each tensor the plan reads; notes which tensors matter."""
+        """`d<slot> = ...` for each tensor the plan reads."""
         out = []
         for d, slot in leaves.items():
-            out.append(f"values[{slot}] = {self.data(d)}")
+            text = self.data(d)
+            if text.startswith("fetch(t"):
+                t = text[6:-1]
+                text = f"{t}._data if {t}._storage is None else read({t})"
+            out += [f"d{slot} = {text}", f"if d{slot}.buffer is None: materialize(d{slot})"]
         return out
 
     def needed(self) -> list[Seen]:
@@ -400,8 +404,8 @@ class Writer:
     leaf_data: dict[Data, int]
 
 
-def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any, leaves: dict[Data, int], count: int,
-                scalars: list[Any], outputs: dict[Data, int], joint: Joint | None) -> Replay:
+def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any, leaves: dict[Data, int], scalars: list[Any],
+                outputs: dict[Data, int], joint: Joint | None) -> Replay:
     """The replay of a capture. Refused when something cannot be put back."""
     w = Writer(capture)
     w.leaf_data = leaves
@@ -419,7 +423,7 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
         w.lines.append(f"if {text}.__class__ is not {'float' if cls is SymFloat else 'int'}: return MISS")
     checked = len(w.lines)
     for i, (generator, blocks) in enumerate(capture.draws):
-        w.lines.append(f"d{i} = {w.constant(generator)}.reserve({blocks})")
+        w.lines.append(f"drawn{i} = {w.constant(generator)}.reserve({blocks})")
     running = len(w.lines)
     w.effects()
     answer = w.build(result)
@@ -427,19 +431,22 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
     tail, w.lines = w.lines[running:], w.lines[:running]
     if joint is not None:
         split = Split(joint, list(w.wanted))
-        plan, count, types = split.forward, joint.count, split.types
-        w.names["tape"] = Tape(joint.sources, tuple(t._data.type for t in joint.outputs), split.saved, split.backward)
+        plan, types = split.forward, split.types
+        w.names["tape"] = Tape(joint.sources, tuple(t._data.type for t in joint.outputs), split.backward)
         results = "".join(w.built[id(t)] + ", " for t in joint.outputs)
         sources = "".join(f"t{s.number}, " for s in joint.sources)
-        tail.append(f"tape(({results}), ({sources}), values, ({''.join(given[i] + ', ' for i in split.late_numbers)}))")
+        saved = "".join(f"v{s}, " if s in plan.outputs else f"d{s}, " for s in split.saved)
+        tail.append(f"tape(({results}), ({sources}), ({saved}), ({''.join(given[i] + ', ' for i in split.late_numbers)}))")
     else:
         types = {slot: d.type for d, slot in outputs.items()}
     if plan is not None:
-        w.lines.append(f"values = [None] * {count}")
-        w.lines += w.fetches(leaves)
-        w.lines += [f"values[{slot}] = computed({w.constant(types[slot])}, None)" for slot in plan.outputs]
-        w.lines.append(f"run(values, ({''.join(g + ', ' for g in given)}))")
-        w.names["run"] = _runner(plan)
+        w.lines += w.fetches({d: s for d, s in leaves.items() if s in plan.inputs})
+        w.names.update(plan=plan, slow=run_slowly)
+        inputs, numbers_ = [f"d{s}" for s in plan.inputs], [*given]
+        w.lines.append("launch = plan.launch")
+        w.lines.append(f"made = None if launch is None else launch({', '.join([*[f'{d}.buffer' for d in inputs], *numbers_])})")
+        w.lines.append(f"if made is None: made = slow(plan, ({''.join(d + ', ' for d in inputs)}), ({''.join(n + ', ' for n in numbers_)}))")
+        w.lines += [f"v{slot} = computed({w.constant(types[slot])}, made[{i}])" for i, slot in enumerate(plan.outputs)]
     w.lines += [*tail, f"return {answer}"]
     places = [(k[3:], c, key, v) for k, c, key, v in capture.guards.values()
               if k.startswith("is:") and isinstance(v, Tensor) and id(c) not in capture.paths]
@@ -491,16 +498,18 @@ def _late_guards(w: Writer, needed: list[Seen]) -> None:
                                f"if {text} != {w.constant(expected)}: return MISS")
 
 
-def _runner(plan: Any) -> Any:
-    """`plan.run` with data errors worded for the user."""
-    run = plan.run
-
-    def runner(values: list[Any], scalars: tuple[Any, ...]) -> None:
-        try:
-            run(values, scalars)
-        except DataError as error:
-            raise engine._located(error) from error.error
-    return runner
+def run_slowly(plan: Any, inputs: tuple[Data, ...], numbers: tuple[Any, ...]) -> list[Any]:
+    """The plan's results while it is not compiled, when its data is at fault, or under a check."""
+    values: list[Any] = [None] * (max([*plan.inputs, *plan.outputs], default=0) + 1)
+    for slot, d in zip(plan.inputs, inputs, strict=True):
+        values[slot] = d
+    for slot, v in zip(plan.outputs, plan.graph.outputs, strict=True):
+        values[slot] = computed(v.type, None)
+    try:
+        plan.run(values, numbers)
+    except DataError as error:
+        raise engine._located(error) from error.error
+    return [values[slot].buffer for slot in plan.outputs]
 
 
 class Replay:
@@ -509,6 +518,7 @@ class Replay:
     def __init__(self, early: list[str], lines: list[str], checked: int, names: dict[str, Any], plan: Any, places: list[Any]) -> None:
         self.early, self.plan, self.names, self.places = early, plan, names, places
         self.hits = 0
+        self.grad, self.inference, self.default = True, False, None  # the modes it holds for, set by its function
         body = [f"        if not ({c}): return MISS" for c in early]
         body += [f"        {line}" for line in lines[:checked]]
         after = [f"    {line}" for line in lines[checked:]]
