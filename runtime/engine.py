@@ -182,8 +182,9 @@ def flush(reason: str) -> Plan | None:
         counters["plans"] += 1
         if log.enabled("recompile"):
             dump.explain_new_plan(recorder.user_location(), plan.graph)
-    for observe in observers:
-        observe(plan.graph)
+    if observers:
+        for observe in observers:
+            observe(plan.graph)
     if log.enabled("flush"):
         where = recorder.user_location()
         log.log("flush", f"{reason}: {at.ops} ops, {len(plan.outputs)} results kept" + (f", at {where[0]}:{where[1]}" if where else ""))

@@ -33,7 +33,7 @@ def make_launch(compiled: Any) -> Launch | None:
                              "Unpackable": (struct.error, OverflowError, TypeError)}
     packed = []
     for code, (index, convert) in zip(compiled.scalar_types, compiled.convert, strict=True):
-        if code in "df" or convert is not bool and code == "q":
+        if code in "df" or (code == "q" and convert is not bool):
             packed.append(f"s{index}")
         else:
             names[f"c{index}"] = convert

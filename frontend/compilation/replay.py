@@ -117,10 +117,10 @@ def unaliased(moving: tuple[Tensor, ...], known: frozenset[int]) -> bool:
     return True
 
 
-_RUNTIME = {"MISS": MISS, "Tensor": Tensor, "fetch": fetch, "fetch_base": fetch_base, "write": write, "tensor": tensor,
-            "computed": computed,
-            "on_storage": on_storage, "storage_like": storage_like, "released": released, "rebuilt": rebuilt, "all_are": all_are,
-            "unaliased": unaliased, "read": read, "materialize": engine.materialize, "OrderedDict": OrderedDict, "deque": deque, "Storage": Storage, "wrap": wrap}
+_RUNTIME: dict[str, Any] = {
+    "MISS": MISS, "Tensor": Tensor, "Storage": Storage, "OrderedDict": OrderedDict, "deque": deque, "materialize": engine.materialize,
+    **{f.__name__: f for f in (fetch, fetch_base, write, tensor, computed, on_storage, storage_like, released, rebuilt, all_are, unaliased,
+                               read, wrap)}}
 
 
 # -- the generator ---------------------------------------------------------------------------------------------------------------------
@@ -442,10 +442,11 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
     if plan is not None:
         w.lines += w.fetches({d: s for d, s in leaves.items() if s in plan.inputs})
         w.names.update(plan=plan, slow=run_slowly)
-        inputs, numbers_ = [f"d{s}" for s in plan.inputs], [*given]
+        inputs = [f"d{s}" for s in plan.inputs]
         w.lines.append("launch = plan.launch")
-        w.lines.append(f"made = None if launch is None else launch({', '.join([*[f'{d}.buffer' for d in inputs], *numbers_])})")
-        w.lines.append(f"if made is None: made = slow(plan, ({''.join(d + ', ' for d in inputs)}), ({''.join(n + ', ' for n in numbers_)}))")
+        w.lines.append(f"made = None if launch is None else launch({', '.join([*[f'{d}.buffer' for d in inputs], *given])})")
+        slow_arguments = f"({''.join(d + ', ' for d in inputs)}), ({''.join(n + ', ' for n in given)})"
+        w.lines.append(f"if made is None: made = slow(plan, {slow_arguments})")
         w.lines += [f"v{slot} = computed({w.constant(types[slot])}, made[{i}])" for i, slot in enumerate(plan.outputs)]
     w.lines += [*tail, f"return {answer}"]
     places = [(k[3:], c, key, v) for k, c, key, v in capture.guards.values()
