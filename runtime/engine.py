@@ -171,33 +171,44 @@ def flush(reason: str) -> Plan | None:
         if values:
             state.trace = fresh_trace()
         return None
-    state.trace = fresh_trace()
-    trace.leaves = {}
+    leaves = trace.leaves
+    try:
+        state.trace = fresh_trace()
+        trace.leaves = {}
+        plan = _plan_of(at, trace, values)
+        flushes[reason] += 1
+        recorder.counters["ops_recorded"] += at.ops
+        if observers:
+            for observe in observers:
+                observe(plan.graph)
+        if log.enabled("flush"):
+            where = recorder.user_location()
+            log.log("flush", f"{reason}: {at.ops} ops, {len(plan.outputs)} results kept" + (f", at {where[0]}:{where[1]}" if where else ""))
+        plan.run(values, trace.scalars)
+    except DataError as error:
+        _poison(values, trace, error.error)
+        trace.values = []
+        raise _located(error) from error.error
+    except Exception as error:
+        _poison(values, trace, error)
+        trace.values = []
+        raise
+    except BaseException:  # an interrupt: nothing is lost, all of it is pending again
+        trace.leaves, state.trace = leaves, trace
+        raise
+    trace.values = []  # values nobody wanted still refer to the trace: without this they would be a cycle
+    return plan
+
+
+def _plan_of(at: Step, trace: Trace, values: list[Data]) -> Plan:
+    """The plan of a trace for those of its values that somebody still wants."""
     live = _references(values, _BASELINE)
-    flushes[reason] += 1
-    recorder.counters["ops_recorded"] += at.ops
     plan = at.plans.get(live)
     if plan is None:
         plan = at.plans.setdefault(live, Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace]))
         counters["plans"] += 1
         if log.enabled("recompile"):
             dump.explain_new_plan(recorder.user_location(), plan.graph)
-    if observers:
-        for observe in observers:
-            observe(plan.graph)
-    if log.enabled("flush"):
-        where = recorder.user_location()
-        log.log("flush", f"{reason}: {at.ops} ops, {len(plan.outputs)} results kept" + (f", at {where[0]}:{where[1]}" if where else ""))
-    try:
-        plan.run(values, trace.scalars)
-    except DataError as error:
-        _poison(values, trace, error.error)
-        raise _located(error) from error.error
-    except BaseException as error:
-        _poison(values, trace, error)
-        raise
-    finally:
-        trace.values = []  # values nobody wanted still refer to the trace: without this they would be a cycle
     return plan
 
 

@@ -123,9 +123,10 @@ _new = Data.__new__
 def record(state: ThreadState, op: Op, inputs: Any, attrs: Attrs) -> Any:
     """Record `op` on Data and Python numbers; one Data, or a tuple of them for an op with several results."""
     trace = state.trace
-    values = trace.values
-    key: list[Any] = [op, attrs]
+    before = trace.at
     try:
+        values = trace.values
+        key: list[Any] = [op, attrs]
         for x in inputs:
             if x.__class__ is Data:
                 if x.trace is trace:
@@ -136,16 +137,14 @@ def record(state: ThreadState, op: Op, inputs: Any, attrs: Attrs) -> Any:
             else:
                 trace.scalars.append(x)
                 key.append(x.__class__)
-    except BaseException:
-        _forget_scalars(trace, sum(1 for k in key[2:] if k.__class__ is type))
-        raise
-    found = tuple(key)
-    step = trace.at.next.get(found)
-    if step is None:
-        step = _miss(trace, found, op, inputs, attrs)
-    trace.at = step
-    type = step.type
-    if type is not None:
+        found = tuple(key)
+        step = trace.at.next.get(found)
+        if step is None:
+            step = _miss(trace, found, op, inputs, attrs)
+        trace.at = step
+        type = step.type
+        if type is None:
+            return _several(state, trace, step)
         data = _new(Data)
         data.type = type
         data.trace = trace
@@ -153,16 +152,29 @@ def record(state: ThreadState, op: Op, inputs: Any, attrs: Attrs) -> Any:
         data.buffer = data.error = None
         data.stale = False
         values.append(data)
-        if step.due or state.eager:
-            FLUSH("op by op" if state.eager else "trace is long")
-        return data
-    return _several(state, trace, step)
+    except BaseException:  # a refused operand, or an interrupt between any two lines
+        _restore(trace, before)
+        raise
+    if step.due or state.eager:
+        FLUSH("op by op" if state.eager else "trace is long")
+    return data
+
+
+def _restore(trace: Trace, step: Step) -> None:
+    """Take the trace back to where it stood at `step`."""
+    trace.at = step
+    del trace.values[step.slot + len(step.types):]
+    numbers = sum(1 for at in path_to(step) if at.key.__class__ is tuple for k in at.key[2:] if isinstance(k, type))
+    del trace.scalars[numbers:]
+    for data, slot in list(trace.leaves.items()):
+        if slot >= len(trace.values):
+            del trace.leaves[data]
 
 
 def _several(state: ThreadState, trace: Trace, step: Step) -> tuple[Data, ...]:
     results = []
-    for type in step.types:
-        data = computed(type, None)
+    for result_type in step.types:
+        data = computed(result_type, None)
         data.trace = trace
         data.slot = len(trace.values)
         trace.values.append(data)
@@ -201,24 +213,13 @@ def _leaf(trace: Trace, data: Data) -> int:
 
 def _miss(trace: Trace, key: Any, op: Op, inputs: Any, attrs: Attrs) -> Step:
     """An op not seen at this place before: run its type rule, which raises the user's errors."""
-    numbers = sum(1 for x in inputs if x.__class__ is not Data)
     try:
         types = tuple([x.type if x.__class__ is Data else SCALARS[x.__class__] for x in inputs])
-        out = result_types(op, types, attrs)
-        step = Step(trace.at, key, out, True, user_location(), types)
     except KeyError as error:
-        _forget_scalars(trace, numbers)
         raise TypeError(f"{op.name}: an operand is of type {error.args[0].__name__}, expected a Tensor or a number") from None
-    except BaseException:
-        _forget_scalars(trace, numbers)
-        raise
+    step = Step(trace.at, key, result_types(op, types, attrs), True, user_location(), types)
     counters["trie_nodes"] += 1
     return trace.at.next.setdefault(key, step)
-
-
-def _forget_scalars(trace: Trace, numbers: int) -> None:
-    if numbers:
-        del trace.scalars[-numbers:]
 
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
