@@ -54,7 +54,7 @@ from treadle.types import *
 _install()
 
 # isort: split
-from treadle import cpu, cuda, nn, optim, random, utils
+from treadle import cpu, cuda, linalg, nn, optim, random, utils
 from treadle import ops as _ops
 from treadle.custom_function import Function as _Function
 from treadle.gradcheck import gradcheck as _gradcheck
@@ -67,6 +67,9 @@ from treadle.settings import *
 from treadle import compiler
 from treadle.compilation.api import compile, explain
 
+inverse, pinverse, det, slogdet, logdet, cholesky, qr, matrix_exp, cholesky_solve, cholesky_inverse = (
+    linalg.inv, linalg.pinv, linalg.det, linalg.slogdet, linalg.logdet, linalg.cholesky, linalg.qr, linalg.matrix_exp,
+    linalg.cholesky_solve, linalg.cholesky_inverse)
 for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradcheck": _gradgradcheck, "no_grad": no_grad,
                       "enable_grad": enable_grad, "set_grad_enabled": set_grad_enabled, "Variable": Tensor}.items():
     setattr(autograd, _name, _value)

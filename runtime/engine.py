@@ -226,7 +226,7 @@ def _located(error: DataError) -> BaseException:
     text = str(error.error)
     where = f" [{name} at {node.loc[0]}:{node.loc[1]}]" if node.loc else f" [{name}]"
     kind = type(error.error)
-    return (kind if kind in (IndexError, RuntimeError, ValueError) else RuntimeError)(text + where)
+    return (kind if issubclass(kind, (IndexError, RuntimeError, ValueError)) else RuntimeError)(text + where)
 
 
 def materialize(data: Data, reason: str = "value read") -> None:

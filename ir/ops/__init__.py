@@ -6,6 +6,7 @@ from treadle.ir.ops import (
     create,
     elementwise,
     indexing,
+    linalg,
     losses,
     matmul,
     normalization,

@@ -1,0 +1,300 @@
+"""`treadle.linalg`: decompositions, solvers and norms, through LAPACK."""
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from collections.abc import Sequence
+from typing import Any
+
+from treadle import linear_algebra as _products
+from treadle.functions import TABLE, as_dtype, cast, into, tensor_argument
+from treadle.ir.dtypes import FLOAT, int32
+from treadle.ir.ops.linalg import LinAlgError
+from treadle.layout import PERMUTE
+from treadle.linear_algebra import matmul, matrix_power
+from treadle.linear_algebra import vector_norm as _vector_norm
+from treadle.reductions import amax, amin, sum
+from treadle.shaping import diagonal as _diagonal
+from treadle.tensor import Tensor, apply
+
+SVD = namedtuple("linalg_svd", "U S Vh")
+QR = namedtuple("linalg_qr", "Q R")
+Eigh = namedtuple("linalg_eigh", "eigenvalues eigenvectors")
+SLogDet = namedtuple("linalg_slogdet", "sign logabsdet")
+InvEx = namedtuple("linalg_inv_ex", "inverse info")
+CholeskyEx = namedtuple("linalg_cholesky_ex", "L info")
+SolveEx = namedtuple("linalg_solve_ex", "result info")
+Lstsq = namedtuple("linalg_lstsq", "solution residuals rank singular_values")
+
+
+def _matrix(name: str, x: Any) -> Tensor:
+    return tensor_argument(f"linalg.{name}", x, "A")
+
+
+def _adjoint(x: Tensor) -> Tensor:
+    n = x._data.type.ndim
+    return apply(PERMUTE, (x,), ((*range(n - 2), n - 1, n - 2),))
+
+
+def _info(x: Tensor) -> Tensor:
+    """LAPACK's success code for each matrix of a batch: zeros, as failures raise."""
+    from treadle.creation import zeros
+    return zeros(x._data.type.shape[:-2], dtype=int32)
+
+
+def inv(A: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The inverse of square matrices (..., n, n). LinAlgError when one is singular."""
+    return into(out, apply(TABLE["inverse"], (_matrix("inv", A),)), "linalg.inv")
+
+
+def inv_ex(A: Tensor, *, check_errors: bool = False) -> Any:
+    """(inverse, info)."""
+    return InvEx(inv(A), _info(A))
+
+
+def _is_vector(a: Tensor, b: Tensor) -> bool:
+    s, t = a._data.type.shape, b._data.type.shape
+    return len(t) == 1 or (len(s) - 1 == len(t) and s[:-1] == t)
+
+
+def solve(A: Tensor, B: Tensor, *, left: bool = True, out: Tensor | None = None) -> Tensor:
+    """X with A @ X = B, or X @ A = B when not `left`; B holds vectors (..., n) or matrices (..., n, k)."""
+    a, b = _matrix("solve", A), tensor_argument("linalg.solve", B, "B", 2)
+    if not left:
+        return into(out, _adjoint(apply(TABLE["solve"], (_adjoint(a), _adjoint(b)))), "linalg.solve")
+    if _is_vector(a, b):
+        return into(out, apply(TABLE["solve"], (a, b.unsqueeze(-1))).squeeze(-1), "linalg.solve")
+    return into(out, apply(TABLE["solve"], (a, b)), "linalg.solve")
+
+
+def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False) -> Any:
+    """(solution, info)."""
+    return SolveEx(solve(A, B, left=left), _info(A))
+
+
+def solve_triangular(A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False, out: Tensor | None = None) -> Tensor:
+    """X with tri(A) @ X = B (X @ tri(A) = B when not `left`)."""
+    a, b = _matrix("solve_triangular", A), tensor_argument("linalg.solve_triangular", B, "B", 2)
+    op = TABLE["solve_triangular"]
+    if left:
+        return into(out, apply(op, (a, b), (bool(upper), bool(unitriangular))), "linalg.solve_triangular")
+    return into(out, _adjoint(apply(op, (_adjoint(a), _adjoint(b)), (not upper, bool(unitriangular)))), "linalg.solve_triangular")
+
+
+def det(A: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The determinant of square matrices: (..., n, n) -> (...)."""
+    return into(out, apply(TABLE["det"], (_matrix("det", A),)), "linalg.det")
+
+
+def slogdet(A: Tensor, *, out: Any = None) -> Any:
+    """(sign, log |det|)."""
+    return SLogDet(*apply(TABLE["slogdet"], (_matrix("slogdet", A),)))
+
+
+def logdet(input: Tensor) -> Tensor:
+    """log det; NaN where the determinant is negative."""
+    sign, value = slogdet(input)
+    from treadle.functions import where
+    return where(sign < 0, math.nan, value)
+
+
+def cholesky(A: Tensor, *, upper: bool = False, out: Tensor | None = None) -> Tensor:
+    """L with L @ L.T = A, or U with U.T @ U = A. LinAlgError unless A is positive definite."""
+    return into(out, apply(TABLE["cholesky"], (_matrix("cholesky", A),), (bool(upper),)), "linalg.cholesky")
+
+
+def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> Any:
+    """(L, info)."""
+    return CholeskyEx(cholesky(A, upper=upper), _info(A))
+
+
+def eigh(A: Tensor, UPLO: str = "L", *, out: Any = None) -> Any:
+    """(eigenvalues ascending, eigenvectors as columns) of symmetric matrices."""
+    if UPLO.upper() not in ("L", "U"):
+        raise RuntimeError(f"linalg.eigh: Expected UPLO argument to be 'L' or 'U', but got {UPLO}")
+    return Eigh(*apply(TABLE["eigh"], (_matrix("eigh", A),), (UPLO.upper() == "U",)))
+
+
+def eigvalsh(A: Tensor, UPLO: str = "L", *, out: Tensor | None = None) -> Tensor:
+    """The eigenvalues of symmetric matrices, ascending."""
+    return into(out, eigh(A, UPLO)[0], "linalg.eigvalsh")
+
+
+def svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None, out: Any = None) -> Any:
+    """(U, S, Vh) with U @ diag(S) @ Vh = A."""
+    return SVD(*apply(TABLE["svd"], (_matrix("svd", A),), (bool(full_matrices),)))
+
+
+def svdvals(A: Tensor, *, driver: str | None = None, out: Tensor | None = None) -> Tensor:
+    """The singular values, descending."""
+    return into(out, svd(A, False)[1], "linalg.svdvals")
+
+
+def qr(A: Tensor, mode: str = "reduced", *, out: Any = None) -> Any:
+    """(Q, R) with Q @ R = A; mode "reduced", "complete" or "r" (Q is empty)."""
+    if mode not in ("reduced", "complete", "r"):
+        raise RuntimeError(f"qr received unrecognized mode '{mode}' but expected one of 'reduced' (default), 'r', or 'complete'")
+    return QR(*apply(TABLE["qr"], (_matrix("qr", A),), (mode,)))
+
+
+def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None, out: Tensor | None = None) -> Tensor:
+    """The Moore-Penrose inverse; singular values below max(atol, rtol * largest) count as zero."""
+    u, s, vh = svd(A, False)
+    bound = _bound(A, s, atol, rtol if rcond is None else rcond)
+    from treadle.functions import where
+    inverse = where(s > bound, 1.0 / where(s > bound, s, 1.0), 0.0)
+    return into(out, matmul(_adjoint(vh) * inverse.unsqueeze(-2), _adjoint(u)), "linalg.pinv")
+
+
+def _bound(A: Tensor, s: Tensor, atol: Any, rtol: Any) -> Tensor:
+    t = A._data.type
+    if rtol is None:
+        rtol = 0.0 if atol is not None else max(t.shape[-2:]) * (1.1920929e-07 if t.dtype.itemsize == 4 else 2.220446049250313e-16)
+    largest = amax(s, -1, True) if s._data.type.shape[-1] else s
+    from treadle.functions import maximum
+    bound = largest * rtol
+    return maximum(bound, bound * 0 + atol) if atol is not None else bound
+
+
+def matrix_rank(A: Tensor, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None, out: Any = None) -> Tensor:
+    """How many singular values exceed max(atol, rtol * largest)."""
+    s = svdvals(A).detach()
+    return sum(s > _bound(A, s, atol if tol is None else tol, rtol), -1)
+
+
+def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
+    """(solution, residuals, rank, singular values) of the least squares problem |A X - B|."""
+    from treadle.creation import empty
+    a, b = _matrix("lstsq", A), tensor_argument("linalg.lstsq", B, "B", 2)
+    vector = _is_vector(a, b)
+    rhs = b.unsqueeze(-1) if vector else b
+    found = matmul(pinv(a), rhs) if a.requires_grad or b.requires_grad else apply(TABLE["lstsq"], (a, rhs))
+    m, n = a._data.type.shape[-2:]
+    residuals = sum((matmul(a, found) - rhs) ** 2, -2) if m > n else empty(0, dtype=a._data.type.dtype)
+    nothing = empty(0, dtype=a._data.type.dtype)
+    return Lstsq(found.squeeze(-1) if vector else found, residuals, matrix_rank(a), nothing)
+
+
+def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None, dtype: Any = None) -> Tensor:
+    """The vector norm over one axis (or all), the matrix norm over two."""
+    if ord is not None and (isinstance(ord, str) or (dim is not None and not isinstance(dim, int) and len(dim) == 2)
+                            or (dim is None and A._data.type.ndim == 2)):
+        return into(out, matrix_norm(A, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype), "linalg.norm")
+    return into(out, vector_norm(A, 2 if ord is None else ord, dim, keepdim, dtype=dtype), "linalg.norm")
+
+
+def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None, dtype: Any = None) -> Tensor:
+    """(sum |x|**ord) ** (1/ord) over axes, all unless given."""
+    x = tensor_argument("linalg.vector_norm", x, "x")
+    return into(out, _vector_norm(x if dtype is None else cast(x, as_dtype(dtype)), ord, dim, keepdim), "linalg.vector_norm")
+
+
+def matrix_norm(A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keepdim: bool = False, *, out: Tensor | None = None,
+                dtype: Any = None) -> Tensor:
+    """ord: "fro", "nuc", inf, -inf, 1, -1, 2 or -2, over the two axes `dim`."""
+    x = _matrix("matrix_norm", A)
+    if dtype is not None:
+        x = cast(x, as_dtype(dtype))
+    if x._data.type.dtype.category != FLOAT or x._data.type.ndim < 2:
+        raise RuntimeError(f"linalg.matrix_norm: expected floating-point matrices, got {x._data.type}")
+    n = x._data.type.ndim
+    rows, columns = (d % n for d in dim)
+    if ord == "fro":
+        return into(out, _vector_norm(x, 2, (rows, columns), keepdim), "linalg.matrix_norm")
+    if ord in ("nuc", 2, -2):
+        found = svdvals(x.movedim((rows, columns), (-2, -1)))
+        found = sum(found, -1) if ord == "nuc" else amax(found, -1) if ord == 2 else amin(found, -1)
+        for d in sorted((rows, columns)) if keepdim else ():
+            found = found.unsqueeze(d)
+        return into(out, found, "linalg.matrix_norm")
+    if ord not in (1, -1, math.inf, -math.inf):
+        raise RuntimeError(f"linalg.matrix_norm: Order {ord} not supported.")
+    first, second = (rows, columns) if abs(ord) == 1 else (columns, rows)
+    sums = sum(x.abs(), first, True)
+    found = amax(sums, second, True) if ord > 0 else amin(sums, second, True)
+    return into(out, found if keepdim else found.squeeze((rows, columns)), "linalg.matrix_norm")
+
+
+def cond(A: Tensor, p: Any = None, *, out: Tensor | None = None) -> Tensor:
+    """The condition number with respect to a matrix norm (2 unless given)."""
+    if p is None or p == 2 or p == -2:
+        s = svdvals(A)
+        found = amax(s, -1) / amin(s, -1)
+        return into(out, 1 / found if p == -2 else found, "linalg.cond")
+    return into(out, matrix_norm(A, p) * matrix_norm(inv(A), p), "linalg.cond")
+
+
+def multi_dot(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor:
+    """The product of two or more matrices (vectors at the ends) in the cheapest order."""
+    if len(tensors) < 2:
+        raise RuntimeError(f"multi_dot(): expected at least 2 tensors but got {len(tensors)}")
+    first, last = tensors[0], tensors[-1]
+    chain = [first.unsqueeze(0) if first.ndim == 1 else first, *tensors[1:-1], last.unsqueeze(1) if last.ndim == 1 else last]
+    found = _products.chain_matmul(*chain)
+    found = found.squeeze(0) if first.ndim == 1 else found
+    return into(out, found.squeeze(-1) if last.ndim == 1 else found, "linalg.multi_dot")
+
+
+def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
+    """sum(x * y) over an axis."""
+    return into(out, sum(x * y, dim), "linalg.vecdot")
+
+
+def cross(input: Tensor, other: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
+    """The cross product of 3-vectors along an axis."""
+    return into(out, _products.cross(input, other, dim), "linalg.cross")
+
+
+def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """The diagonals of matrices."""
+    return _diagonal(A, offset, dim1, dim2)
+
+
+def vander(x: Tensor, *, N: int | None = None) -> Tensor:
+    """Rows of powers 0 .. N - 1 of each element."""
+    from treadle.creation import arange
+    n = x._data.type.shape[-1] if N is None else N
+    return x.unsqueeze(-1) ** arange(n)
+
+
+def matrix_exp(A: Tensor) -> Tensor:
+    """The matrix exponential."""
+    return apply(TABLE["matrix_exp"], (_matrix("matrix_exp", A),))
+
+
+def tensorinv(A: Tensor, ind: int = 2, *, out: Tensor | None = None) -> Tensor:
+    """The inverse of tensordot's linear map: the first `ind` axes against the rest."""
+    shape = A._data.type.shape
+    if ind <= 0 or math.prod(shape[:ind]) != math.prod(shape[ind:]):
+        raise RuntimeError(f"Expected self to satisfy the requirement prod(self.shape[ind:]) == prod(self.shape[:ind]), got {list(shape)}")
+    n = math.prod(shape[:ind])
+    return into(out, inv(A.reshape(n, n)).reshape(*shape[ind:], *shape[:ind]), "linalg.tensorinv")
+
+
+def tensorsolve(A: Tensor, B: Tensor, dims: Any = None, *, out: Tensor | None = None) -> Tensor:
+    """X with tensordot(A, X, X.ndim) = B."""
+    if dims is not None:
+        A = A.movedim(tuple(dims), tuple(range(-len(dims), 0)))
+    rest = A._data.type.shape[B._data.type.ndim:]
+    n = math.prod(rest)
+    return into(out, solve(A.reshape(n, n), B.reshape(n)).reshape(rest), "linalg.tensorsolve")
+
+
+def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False, *, out: Tensor | None = None) -> Tensor:
+    """X with A @ X = B, given A's Cholesky factor."""
+    low = _adjoint(L) if upper else L
+    return into(out, solve_triangular(_adjoint(low), solve_triangular(low, B, upper=False), upper=True), "cholesky_solve")
+
+
+def cholesky_inverse(L: Tensor, upper: bool = False, *, out: Tensor | None = None) -> Tensor:
+    """The inverse of A, given its Cholesky factor."""
+    from treadle.creation import eye
+    t = L._data.type
+    return into(out, cholesky_solve(eye(t.shape[-1], dtype=t.dtype).expand(t.shape), L, upper), "cholesky_inverse")
+
+
+__all__ = [
+    "LinAlgError", "cholesky", "cholesky_ex", "cond", "cross", "det", "diagonal", "eigh", "eigvalsh", "inv", "inv_ex", "lstsq", "matmul",
+    "matrix_exp", "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv", "qr", "slogdet", "solve", "solve_ex",
+    "solve_triangular", "svd", "svdvals", "tensorinv", "tensorsolve", "vander", "vecdot", "vector_norm",
+]
