@@ -72,7 +72,8 @@ def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = Fa
     return SolveEx(solve(A, B, left=left), _info(A))
 
 
-def solve_triangular(A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False, out: Tensor | None = None) -> Tensor:
+def solve_triangular(A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False,
+                     out: Tensor | None = None) -> Tensor:
     """X with tri(A) @ X = B (X @ tri(A) = B when not `left`)."""
     a, b = _matrix("solve_triangular", A), tensor_argument("linalg.solve_triangular", B, "B", 2)
     op = TABLE["solve_triangular"]
