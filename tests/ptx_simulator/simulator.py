@@ -102,7 +102,7 @@ class Simulator:
     def launch_raw(self, ptx: str, name: str, grid: Any, block: Any, parameters: bytes, shared: int) -> None:
         """As `launch`, with the parameters as the bytes of their struct."""
         program = compiled(ptx, name)
-        _check_launch(program, grid, block, shared)
+        check_launch(program, grid, block, shared)
         launch = self._launch(ptx, program, grid, block, parameters, shared)
         per_block = max(1, launch.threads)
         at_once = max(1, min(self.threads // per_block, (1 << 26) // max(1, launch.shared_size)))
@@ -124,7 +124,8 @@ class Simulator:
         )  # fmt: skip
 
 
-def _check_launch(program: Program, grid: Any, block: Any, shared: int) -> None:
+def check_launch(program: Program, grid: Any, block: Any, shared: int) -> None:
+    """LaunchFault if the device could not run blocks like these."""
     name, limits = program.kernel.name, program.kernel.limits
     threads = block[0] * block[1] * block[2]
     if min(grid) < 1 or min(block) < 1 or threads > 1024 or block[2] > 64 or max(grid[1:]) > 65535 or grid[0] > 2**31 - 1:
