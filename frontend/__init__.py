@@ -77,3 +77,13 @@ half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
 pi, e, inf, nan = math.pi, math.e, math.inf, math.nan
 newaxis = None
+
+
+_LAZY = ("backends", "distributions", "testing")  # imported when first used, so that they cost nothing before
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+        return importlib.import_module(f"treadle.{name}")
+    raise AttributeError(f"module 'treadle' has no attribute {name!r}")
