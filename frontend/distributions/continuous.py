@@ -357,6 +357,11 @@ class StudentT(Distribution):
              - treadle.lgamma(0.5 * (self.df + 1.0)))
         return -0.5 * (self.df + 1.0) * (y**2 / self.df).log1p() - z
 
+    def entropy(self) -> Tensor:
+        half, above = 0.5 * self.df, 0.5 * (self.df + 1.0)
+        log_beta = treadle.lgamma(half) + 0.5 * math.log(math.pi) - treadle.lgamma(above)
+        return self.scale.log() + above * (treadle.digamma(above) - treadle.digamma(half)) + 0.5 * self.df.log() + log_beta
+
 
 class MultivariateNormal(Distribution):
     """Mean `loc` (..., K) and a covariance, precision or Cholesky factor (..., K, K)."""
