@@ -4,9 +4,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from treadle.autograd import Edge, edge_of
+from treadle.autograd import edge_of
 from treadle.ir.dtypes import FLOAT
 from treadle.runtime.recorder import STATE
+from treadle.tape import Edge, next_sequence
 from treadle.tensor import Tensor, alias, read, wrap
 
 
@@ -46,7 +47,7 @@ class Context:
 class FunctionNode:
     """A custom function on the tape: calls the user's `backward`."""
 
-    __slots__ = ("__weakref__", "context", "edges", "function", "hooks", "out_types", "released", "retained")
+    __slots__ = ("__weakref__", "context", "edges", "function", "hooks", "out_types", "released", "retained", "sequence")
 
     def __init__(self, function: type, context: Context, edges: tuple[Edge, ...], out_types: tuple[Any, ...]) -> None:
         self.function = function
@@ -56,6 +57,7 @@ class FunctionNode:
         self.hooks: Any = None
         self.retained: Any = None
         self.released = False
+        self.sequence = next_sequence()
 
     def name(self) -> str:
         return f"{self.function.__name__}Backward"

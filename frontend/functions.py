@@ -15,7 +15,7 @@ from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
 from treadle.runtime.symbols import SymFloat, SymInt
-from treadle.tensor import Tensor, apply, assign
+from treadle.tensor import Tensor, apply, assign, fast_path
 
 if TYPE_CHECKING:  # most functions are generated
     def __getattr__(name: str) -> Any: ...
@@ -105,25 +105,24 @@ def into(out: Tensor | None, result: Tensor, name: str) -> Tensor:
 
 # -- functions made from the table -----------------------------------------------------------------------------------------
 def _unary(op: Op, name: str) -> Callable[..., Tensor]:
-    def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
-        if not isinstance(input, Tensor):
-            tensor_argument(name, input)
-        result = apply(op, (input,))
-        return result if out is None else into(out, result, name)
-    return function
+    def function(input: Tensor, out: Tensor | None) -> Tensor:
+        return into(out, apply(op, (tensor_argument(name, input),)), name)
+    fast = fast_path(op, function)
+    assert fast is not None
+    return fast
 
 
 def _binary(op: Op, name: str) -> Callable[..., Tensor]:
-    def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
-        if other.__class__ not in PLAIN:
-            other = checked(name, other)
+    def function(input: Any, other: Any, out: Tensor | None) -> Tensor:
+        other = checked(name, other)
         if not isinstance(input, Tensor):
             input = checked(name, input, "input", 1)
             if not isinstance(other, Tensor):
                 tensor_argument(name, input)
-        result = apply(op, (input, other))
-        return result if out is None else into(out, result, name)
-    return function
+        return into(out, apply(op, (input, other)), name)
+    fast = fast_path(op, function)
+    assert fast is not None
+    return fast
 
 
 def publish(function: Callable[..., Any], name: str, doc: str) -> Callable[..., Any]:

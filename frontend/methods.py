@@ -27,20 +27,17 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.random import Generator
 from treadle.runtime import engine
-from treadle.tensor import Tensor, alias, apply, assign, check_writable, read, storage_of, wrap
+from treadle.tensor import Tensor, alias, apply, assign, check_writable, fast_path, read, storage_of, wrap
 
 
 # -- operators -----------------------------------------------------------------------------------------------------------------
 def _binary(name: str) -> Callable[..., Any]:
     op = TABLE[name]
 
-    def method(self: Tensor, other: Any) -> Any:
-        if other.__class__ not in functions.PLAIN:
-            other = operand(other)
-            if other is NotImplemented:
-                return NotImplemented
-        return apply(op, (self, other))
-    return method
+    def foreign(self: Tensor, other: Any, out: Any = None) -> Any:
+        other = operand(other)
+        return other if other is NotImplemented else apply(op, (self, other))
+    return fast_path(op, foreign) or foreign
 
 
 def _reflected(name: str) -> Callable[..., Any]:
@@ -348,6 +345,7 @@ def _register_hook(self: Tensor, hook: Callable[..., Any]) -> Any:
     if not self._requires_grad:
         raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
     self._hooks = self._hooks or {}
+    self._edge[0].strong = self
     return autograd.add_hook(self._hooks, hook)
 
 
@@ -355,6 +353,7 @@ def _register_post_hook(self: Tensor, hook: Callable[..., Any]) -> Any:
     if self._node is not None or not self._requires_grad:
         raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
     hooks = self.__dict__.setdefault("_post_hooks", {})
+    self._edge[0].strong = self
     return autograd.add_hook(hooks, hook)
 
 
@@ -465,8 +464,10 @@ def _become(self: Tensor, view: Tensor) -> Tensor:
     """Turn into that view of oneself."""
     if self._requires_grad:
         raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
-    self._data, self._storage, self._chain, self._seen = view._data, view._storage, view._chain, view._seen
-    self._node, self._out, self._detached = view._node, view._out, view._detached
+    self._data, self._storage, self._chain, self._detached = view._data, view._storage, view._chain, view._detached
+    self._edge = view._edge
+    if view._storage is not None:
+        self._seen = view._seen
     return self
 
 

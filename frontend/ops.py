@@ -15,6 +15,7 @@ def __getattr__(name: str) -> Callable[..., Any]:
     if name.startswith("__"):
         raise AttributeError(name)
     function: Callable[..., Any] = getattr(EMITTER, name)
+    globals()[name] = function
     return function
 
 

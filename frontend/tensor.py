@@ -2,20 +2,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from treadle.ir import op as op_table
 from treadle.ir.builder import Emitter
 from treadle.ir.dtypes import FLOAT
-from treadle.ir.op import Attrs, Op, result_types
+from treadle.ir.op import Attrs, Kind, Op, result_types
+from treadle.ir.types import SCALARS
 from treadle.runtime import memory
-from treadle.runtime.recorder import STATE, Data, computed, record
-
-if TYPE_CHECKING:
-    from treadle.autograd import GradNode
-
-_PYTHON_NUMBERS = (float, int, bool)
+from treadle.runtime.recorder import STATE, Data, computed, flush_due, leaf_key, miss, record, rewind
+from treadle.tape import Edge, GradNode, LeafNode, next_sequence, pick_keep
 
 if TYPE_CHECKING:
     def _any(*args: Any) -> Any: ...
@@ -24,16 +21,16 @@ if TYPE_CHECKING:
 class Tensor:
     """A multi-dimensional array with PyTorch's semantics. Operations are recorded; values appear when looked at.
 
-    Class attributes are the defaults of rarely set instance attributes, which keeps making a Tensor cheap.
+    What every recorded op reads or writes is in slots; class attributes are the defaults of rarely set instance attributes.
     """
 
+    __slots__ = ("__dict__", "__weakref__", "_data", "_edge", "_seen", "_storage")
+
     _data: Data                       # current value; for a view, as of storage version `_seen`
-    _storage: Storage | None = None   # made with the first view, in-place write or export
+    _edge: Edge                       # where its gradient goes: the op that made it, or its own LeafNode; None: it needs none
+    _storage: Storage | None          # made with the first view, in-place write or export
+    _seen: int                        # not set before there is a storage
     _chain: tuple[tuple[Op, Attrs], ...] = ()
-    _seen: int = 0
-    _node: GradNode | None = None     # what produced the value, when gradients flow through it
-    _out: int = 0
-    _requires_grad: bool = False      # for leaves
     _grad: Tensor | None = None
     _hooks: Any = None
     _writes: int = 0                  # version while there is no storage
@@ -42,7 +39,9 @@ class Tensor:
     __array_priority__ = 1000
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        return object.__new__(cls)
+        t = object.__new__(cls)
+        t._edge = t._storage = None
+        return t
 
     def __init__(self, *args: Any) -> None:
         from treadle import creation
@@ -54,7 +53,7 @@ class Tensor:
         """A leaf of class `cls` that shares the storage of `data`."""
         t = object.__new__(cls)
         storage = storage_of(data)
-        t._data = read(data)
+        t._data, t._edge = read(data), None
         t._storage, t._chain, t._seen = storage, data._chain, data._seen
         if require_grad:
             if t._data.type.dtype.category != FLOAT:
@@ -63,6 +62,37 @@ class Tensor:
             if not t._chain:
                 storage.leaf = weakref.ref(t)
         return t
+
+    @property
+    def _requires_grad(self) -> bool:
+        """Whether it is a leaf whose gradient is wanted."""
+        edge = self._edge
+        return edge is not None and edge[0].__class__ is LeafNode and edge[0].owner() is self
+
+    @_requires_grad.setter
+    def _requires_grad(self, value: bool) -> None:
+        if value is not self._requires_grad and (value or self._requires_grad):
+            self._edge = (LeafNode(self), 0) if value else None
+
+    @property
+    def _node(self) -> Any:
+        """What produced the value, when gradients flow through it."""
+        edge = self._edge
+        return None if edge is None or self._requires_grad else edge[0]
+
+    @_node.setter
+    def _node(self, node: Any) -> None:
+        if node is not None or not self._requires_grad:
+            self._edge = None if node is None else (node, 0 if self._edge is None else self._edge[1])
+
+    @property
+    def _out(self) -> int:
+        return 0 if self._edge is None else self._edge[1]
+
+    @_out.setter
+    def _out(self, out: int) -> None:
+        if self._edge is not None and self._edge[1] != out:
+            self._edge = (self._edge[0], out)
 
     def __hash__(self) -> int:
         return id(self)
@@ -101,6 +131,7 @@ def wrap(data: Data) -> Tensor:
     """A tensor of its own for a value."""
     t: Tensor = _new(Tensor)
     t._data = data
+    t._edge = t._storage = None
     return t
 
 
@@ -122,21 +153,14 @@ def refresh(t: Tensor, storage: Storage) -> None:
         return
     current = storage.base
     leaf = storage.leaf() if storage.leaf is not None else None
-    if leaf is not None and leaf._requires_grad and current._node is None and t is not leaf:
+    if leaf is not None and current._edge is None and t is not leaf and leaf._requires_grad:
         current = wrap(current._data)
-        current._node, current._out = leaf_edge(leaf)
+        current._edge = leaf._edge
     for op, attrs in t._chain:
         current = apply(op, (current,), attrs)
     t._data, t._seen = current._data, storage.version
-    if not t._requires_grad and not t._detached:
-        t._node, t._out = current._node, current._out
-
-
-def leaf_edge(leaf: Tensor) -> tuple[Any, int]:
-    from treadle.autograd import edge_of
-    edge = edge_of(leaf)
-    assert edge is not None
-    return edge
+    if not t._detached and not t._requires_grad:
+        t._edge = current._edge
 
 
 def still_shared(storage: Storage) -> bool:
@@ -149,45 +173,192 @@ def still_shared(storage: Storage) -> bool:
     return False
 
 
+def current(t: Tensor, storage: Storage) -> Data:
+    """`read`, when the storage is at hand."""
+    if t._seen != storage.version or storage.export is not None:
+        refresh(t, storage)
+    return t._data
+
+
 def apply(op: Op, inputs: Iterable[Any], attrs: Attrs = ()) -> Any:
     """Record `op` on tensors and Python numbers, and on the tape when a gradient may flow through it."""
-    state = STATE.here
     datas = []
     track = False
     for x in inputs:
         if isinstance(x, Tensor):
             storage = x._storage
-            if storage is not None and (x._seen != storage.version or storage.export is not None):
-                refresh(x, storage)
-            datas.append(x._data)
-            if x._node is not None or x._requires_grad:
+            datas.append(x._data if storage is None else current(x, storage))
+            if x._edge is not None:
                 track = True
         else:
             datas.append(x)
+    state = STATE.here
     if track and state.grad and op.differentiable:
-        return _apply_tracked(state, op, inputs, datas, attrs)
+        if op.rules is None and op.decompose is not None:
+            return op.decompose(EMITTER, *inputs, *attrs)
+        trace = state.trace
+        out = record(state, op, datas, attrs)
+        # The step is the trace's last, unless recording it filled the trace.
+        step = trace.at
+        tensors = (wrap(out),) if out.__class__ is Data else tuple([wrap(d) for d in out])
+        attach(step, inputs, datas, tensors)
+        return tensors[0] if out.__class__ is Data else tensors
     out = record(state, op, datas, attrs)
     if out.__class__ is Data:
         t = _new(Tensor)
         t._data = out
+        t._edge = t._storage = None
         return t
     return tuple([wrap(d) for d in out])
 
 
-def _apply_tracked(state: Any, op: Op, inputs: Any, datas: list[Any], attrs: Attrs) -> Any:
-    if op.rules is None and op.decompose is not None:
-        return op.decompose(EMITTER, *inputs, *attrs)
-    trace = state.trace
-    out = record(state, op, datas, attrs)
-    single = out.__class__ is Data
-    tensors = (wrap(out),) if single else tuple([wrap(d) for d in out])
-    ATTACH(trace.at, inputs, datas, tensors)
-    return tensors[0] if single else tensors
+def attach(step: Any, inputs: Any, datas: list[Any], results: tuple[Tensor, ...]) -> None:
+    """Put a recorded op on the tape."""
+    edges: list[Edge] = []
+    versions: list[Any] | None = None
+    mask = 0
+    for i, x in enumerate(inputs):
+        if isinstance(x, Tensor):
+            edge = x._edge
+            edges.append(edge)
+            if edge is not None:
+                mask |= 1 << i
+            if x._storage is not None and x._chain:
+                versions = versions or [None] * len(datas)
+                versions[i] = (x._storage, x._storage.version)
+        else:
+            edges.append(None)
+    keep = step.tape.get(mask) or pick_keep(step, mask, len(datas))
+    if not keep.flows:
+        return
+    node = GradNode()
+    node.step, node.keep, node.edges, node.sequence, node.extra = step, keep, tuple(edges), next_sequence(), None
+    kept = keep.operands
+    node.saved = datas if kept is None else [d if k or d.__class__ is not Data else None for k, d in zip(kept, datas, strict=True)]
+    node.outs = tuple([t._data for t in results]) if keep.outs else ()
+    if versions is not None:
+        node.versions = versions
+    for i in keep.flows:
+        results[i]._edge = (node, i)
 
 
-def ATTACH(step: Any, inputs: Any, datas: list[Any], results: tuple[Tensor, ...]) -> None:
-    """Replaced by `treadle.autograd.attach`, which stands above this module."""
-    raise RuntimeError("autograd is not loaded")
+def unary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
+    """`apply(op, (input,))` as a function of its own, for an op with one operand, one result and no attributes.
+
+    `foreign(input, out)` answers when input is no tensor, or there is an `out`.
+    """
+    no_rule, differentiable = op.rules is None, op.differentiable
+
+    def function(input: Any, *, out: Any = None) -> Any:
+        if out is not None or not isinstance(input, Tensor):
+            return foreign(input, out)
+        storage = input._storage
+        data = input._data if storage is None else current(input, storage)
+        edge = input._edge
+        state = STATE.here
+        if edge is not None:
+            if not (state.grad and differentiable):
+                edge = None
+            elif no_rule or (storage is not None and input._chain):
+                return apply(op, (input,))
+        trace = state.trace
+        try:
+            key = (op, (), data.slot if data.trace is trace else leaf_key(trace, data))
+            step = trace.at.next.get(key) or miss(trace, key, (data,))
+            result = Data()
+            values = trace.values
+            result.type, result.trace, result.slot, result.buffer, result.stale = step.type, trace, len(values), None, False
+            values.append(result)
+            trace.at = step
+        except BaseException:  # a refused operand, or an interrupt between any two lines
+            rewind(trace)
+            raise
+        t = _new(Tensor)
+        t._data = result
+        t._edge = t._storage = None
+        if edge is not None:
+            keep = step.tape.get(1) or pick_keep(step, 1, 1)
+            if keep.flows:
+                node = GradNode()
+                node.step, node.keep, node.edges, node.sequence, node.extra = step, keep, (edge,), next_sequence(), None
+                node.saved = (None if keep.none else data,)
+                node.outs = (result,) if keep.outs else ()
+                t._edge = (node, 0)
+        if step.due or state.eager:
+            flush_due(state)
+        return t
+    return function
+
+
+def binary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
+    """`apply(op, (input, other))` as a function of its own, for an op with two operands, one result and no attributes.
+
+    `other` may be a Python number. `foreign(input, other, out)` answers for what is neither, or when there is an `out`.
+    """
+    no_rule, differentiable = op.rules is None, op.differentiable
+
+    def function(input: Any, other: Any, *, out: Any = None) -> Any:
+        if out is not None or not isinstance(input, Tensor):
+            return foreign(input, other, out)
+        storage = input._storage
+        a = input._data if storage is None else current(input, storage)
+        edge = input._edge
+        window = storage is not None and input._chain
+        if isinstance(other, Tensor):
+            storage = other._storage
+            b = other._data if storage is None else current(other, storage)
+            other_edge = other._edge
+            window = window or (storage is not None and other._chain)
+        elif other.__class__ in SCALARS:
+            b = other_edge = None
+        else:
+            return foreign(input, other, out)
+        state = STATE.here
+        tracked = (edge is not None or other_edge is not None) and state.grad and differentiable
+        if tracked and (no_rule or window):
+            return apply(op, (input, other))
+        trace = state.trace
+        try:
+            first = a.slot if a.trace is trace else leaf_key(trace, a)
+            if b is None:
+                trace.scalars.append(other)
+                key = (op, (), first, other.__class__)
+            else:
+                key = (op, (), first, b.slot if b.trace is trace else leaf_key(trace, b))
+            step = trace.at.next.get(key) or miss(trace, key, (a, other if b is None else b))
+            result = Data()
+            values = trace.values
+            result.type, result.trace, result.slot, result.buffer, result.stale = step.type, trace, len(values), None, False
+            values.append(result)
+            trace.at = step
+        except BaseException:  # a refused operand, or an interrupt between any two lines
+            rewind(trace)
+            raise
+        t = _new(Tensor)
+        t._data = result
+        t._edge = t._storage = None
+        if tracked:
+            keep = step.tape.get(mask := (edge is not None) + 2 * (other_edge is not None)) or pick_keep(step, mask, 2)
+            if keep.flows:
+                node = GradNode()
+                node.step, node.keep, node.edges, node.sequence, node.extra = step, keep, (edge, other_edge), next_sequence(), None
+                node.saved = (a if keep.operands[0] else None, other if b is None else b if keep.operands[1] else None)
+                node.outs = (result,) if keep.outs else ()
+                t._edge = (node, 0)
+        if step.due or state.eager:
+            flush_due(state)
+        return t
+    return function
+
+
+_ONE_RESULT = (Kind.ELEMENTWISE, Kind.CONTRACT)
+
+
+def fast_path(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any] | None:
+    """`unary` or `binary` of an op, None when it needs more than they do."""
+    if op.attrs or op.kind not in _ONE_RESULT or not op.operands or op.operands[-1].endswith("*"):
+        return None
+    return unary(op, foreign) if len(op.operands) == 1 else binary(op, foreign) if len(op.operands) == 2 else None
 
 
 class TensorEmitter(Emitter):
@@ -195,6 +366,14 @@ class TensorEmitter(Emitter):
 
     def apply(self, op: Op, operands: tuple[Any, ...], attrs: Attrs) -> Any:
         return apply(op, operands, attrs)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        op = op_table.TABLE.get(name)
+        method = None if op is None else fast_path(op, lambda *operands: apply(op, operands[:-1]))
+        if method is None:
+            return super().__getattr__(name)
+        self.__dict__[name] = method
+        return method
 
 
 EMITTER = TensorEmitter()
@@ -224,7 +403,7 @@ def storage_of(t: Tensor) -> Storage:
     storage = t._storage
     if storage is None:
         base = wrap(t._data)
-        base._node, base._out = t._node, t._out
+        base._edge = None if t._requires_grad else t._edge
         storage = t._storage = Storage(base, t._writes)
         t._seen = t._writes
         if t._requires_grad:
@@ -238,10 +417,10 @@ def view(op: Op, x: Tensor, attrs: Attrs) -> Tensor:
     if storage.export is not None and STATE.here.capture is None and still_shared(storage):
         t = wrap(computed(result_types(op, (x._data.type,), attrs)[0], None))
         t._seen = -1
-        t._node, t._out = x._node, x._out
+        t._edge = None if x._requires_grad else x._edge
     else:
         data = read(x)
-        plain = x._node is None and not x._requires_grad and data.buffer is not None and STATE.here.capture is None
+        plain = x._edge is None and data.buffer is not None and STATE.here.capture is None
         window = _window(op, data, attrs) if plain else None
         t = apply(op, (x,), attrs) if window is None else wrap(window)
         t._seen = storage.version
@@ -355,8 +534,7 @@ def assign(t: Tensor, value: Tensor, name: str) -> Tensor:
     old = storage.base
     _retire(old._data, writer, storage)
     storage.base = wrap(base._data)
-    history = base if on_tape else old
-    storage.base._node, storage.base._out = history._node, history._out
+    storage.base._edge = (base if on_tape else old)._edge
     storage.version += 1
     if storage.export is not None and still_shared(storage):
         from treadle.interop import write_back
@@ -378,4 +556,4 @@ def _retire(old: Data, writer: Any, storage: Storage | None) -> None:
 
 def _move_edge(t: Tensor, value: Tensor) -> None:
     if not t._requires_grad:
-        t._node, t._out = value._node, value._out
+        t._edge = value._edge

@@ -155,7 +155,7 @@ def _references(values: list[Data], baseline: int) -> bytes:
     return bytes([count(d) > baseline for d in values])
 
 
-_probe = [computed(None, None)]  # type: ignore[arg-type]
+_probe = [computed(None, None)]
 _BASELINE = next(n for n in range(1, 12) if _references(_probe, n) == b"\0")  # references to a value that only the trace holds
 
 
@@ -213,10 +213,10 @@ def _plan_of(at: Step, trace: Trace, values: list[Data]) -> Plan:
 
 
 def _poison(values: list[Data], trace: Trace, error: BaseException) -> None:
+    failure = recorder.Failure(error)
     for data in values:
         if data.trace is trace:
-            data.trace = None
-            data.error = error
+            data.trace = failure
 
 
 def _located(error: DataError) -> BaseException:
@@ -238,11 +238,12 @@ def materialize(data: Data, reason: str = "value read") -> None:
     if data.buffer is not None:
         return
     if data.error is not None:
-        raise RuntimeError(f"this tensor was never computed, because an earlier operation failed: {data.error}") from data.error
+        raise recorder.never_computed(data.error) from data.error
     if trace is STATE.here.trace:
         flush(reason)
         if data.buffer is None:
-            raise RuntimeError(f"this tensor was never computed, because an earlier operation failed: {data.error}") from data.error
+            assert data.error is not None
+            raise recorder.never_computed(data.error) from data.error
     elif trace is not None:
         _compute_foreign(data, trace)
 

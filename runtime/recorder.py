@@ -1,8 +1,8 @@
 """The recorder: running an op appends one step to the thread's trace by walking a trie of traces seen before.
 
-A step's key is (op, attributes, operand slots); the key of a tensor's first use in a trace is its type. On a hit the trie node
-already knows the result types, so there is neither shape inference nor graph building. Python numbers used as data are
-lifted into a list of run-time scalars: only their class is in the key.
+A step's key is (op, attributes, operands): an operand is the slot of an earlier value, or its type where an input is used
+first. On a hit the trie node already knows the result types, so there is neither shape inference nor graph building. Python
+numbers used as data are lifted into a list of run-time scalars: only their class is in the key.
 """
 from __future__ import annotations
 
@@ -20,37 +20,54 @@ MAX_STEPS = 4096           # flush a trace of this many ops
 MAX_BYTES = 4 << 30        # or whose results would take this much if none were fused away
 
 
+class Failure:
+    """In place of a trace: the value was never computed, because of `error`."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 class Data:
-    """A tensor value: pending in a trace (`trace`, `slot`), or computed (`buffer`).
+    """A tensor value: pending in a trace (`trace`, `slot`), or computed (`buffer`). No `__init__`: recording sets the fields in place.
 
     `stale` is set when an in-place write replaced this value in its storage: a backward pass that kept it must refuse. It is True, or
     a weak reference to the tape node of the write, which alone may go on using it.
-    `error` holds the exception of the failed run that should have computed it.
     """
 
-    __slots__ = ("buffer", "error", "slot", "stale", "trace", "type")
+    __slots__ = ("buffer", "slot", "stale", "trace", "type")
 
     type: TensorType
-    trace: "Trace | None"
+    trace: "Trace | Failure | None"
     slot: int
     buffer: Any
     stale: Any
-    error: BaseException | None
+
+    @property
+    def error(self) -> BaseException | None:
+        """The exception of the failed run that should have computed it."""
+        trace = self.trace
+        return trace.error if trace.__class__ is Failure else None
 
 
 def computed(type: TensorType, buffer: Any) -> Data:
-    data = Data.__new__(Data)
-    data.type, data.trace, data.slot, data.buffer, data.stale, data.error = type, None, 0, buffer, False, None
+    data = Data()
+    data.type, data.trace, data.slot, data.buffer, data.stale = type, None, 0, buffer, False
     return data
 
 
 class Step:
-    """A trie node: the trace that ends with `key`. `plans` maps the set of results still wanted to what computes them."""
+    """A trie node: the trace that ends with the op `key`. `plans` maps the set of results still wanted to what computes them.
 
-    __slots__ = ("due", "key", "loc", "next", "operand_types", "ops", "parent", "plans", "size", "slot", "tape", "type", "types")
+    `end` and `numbers` count the values and run-time scalars up to here: the op's new inputs come before its results.
+    """
 
-    def __init__(self, parent: "Step | None", key: Any, types: tuple[TensorType, ...], is_op: bool, loc: Location,
-                 operand_types: tuple[TensorType, ...] = ()) -> None:
+    __slots__ = ("due", "end", "key", "loc", "next", "numbers", "operand_types", "ops", "parent", "plans", "size", "tape", "type",
+                 "types")
+
+    def __init__(self, parent: "Step | None", key: Any, types: tuple[TensorType, ...], loc: Location,
+                 operand_types: tuple[TensorType, ...] = (), limit: int = MAX_STEPS) -> None:
         self.operand_types = operand_types
         self.tape: dict[Any, Any] = {}  # what autograd keeps of this op, by which operands need a gradient
         self.next: dict[Any, Step] = {}
@@ -60,22 +77,33 @@ class Step:
         self.types = types
         self.type = types[0] if len(types) == 1 else None
         self.loc = loc
-        self.slot: int = parent.slot + len(parent.types) if parent else 0
-        self.ops: int = (parent.ops if parent else 0) + is_op
-        self.size: int = (parent.size if parent else 0) + (sum(t.nbytes for t in types) if is_op else 0)
-        self.due = self.ops >= MAX_STEPS or self.size >= MAX_BYTES
+        self.end = self.numbers = self.ops = self.size = 0
+        if parent is not None:
+            inputs = sum(1 for k in key[2:] if k.__class__ is TensorType)
+            self.end = parent.end + inputs + len(types)
+            self.numbers = parent.numbers + sum(1 for k in key[2:] if isinstance(k, type_class))
+            self.ops = parent.ops + 1
+            self.size = parent.size + sum(t.nbytes for t in types)
+        self.due = self.ops >= limit or self.size >= MAX_BYTES
+
+
+type_class = type
 
 
 class Trace:
-    """What a thread has recorded since its last flush. `values[slot]` are inputs and results in order of appearance."""
+    """What a thread has recorded since its last flush. `values[slot]` are inputs and results in order of appearance.
 
-    __slots__ = ("at", "leaves", "scalars", "values")
+    `leaves` finds the slots of inputs, `backwards` counts the backward passes in it.
+    """
 
-    def __init__(self, root: Step) -> None:
-        self.at = root
-        self.values: list[Data] = []
-        self.leaves: dict[Data, int] = {}
-        self.scalars: list[float | int | bool] = []
+    __slots__ = ("at", "backwards", "leaves", "limit", "scalars", "values")
+
+    at: Step
+    values: list[Data]
+    leaves: dict[Data, int]
+    scalars: list[float | int | bool]
+    backwards: int
+    limit: int
 
 
 _ROOTS: dict[dtypes.DType, Step] = {}
@@ -87,8 +115,10 @@ def fresh_trace() -> Trace:
     default = dtypes.default_float()
     root = _ROOTS.get(default)
     if root is None:
-        root = _ROOTS.setdefault(default, Step(None, None, (), False, None))
-    return Trace(root)
+        root = _ROOTS.setdefault(default, Step(None, None, (), None))
+    trace = Trace()
+    trace.at, trace.values, trace.leaves, trace.scalars, trace.backwards, trace.limit = root, [], {}, [], 0, MAX_STEPS
+    return trace
 
 
 def forget() -> None:
@@ -117,71 +147,68 @@ class _Local(threading.local):
 
 
 STATE = _Local()
-_new = Data.__new__
-
-
 def record(state: ThreadState, op: Op, inputs: Any, attrs: Attrs) -> Any:
     """Record `op` on Data and Python numbers; one Data, or a tuple of them for an op with several results."""
     trace = state.trace
-    before = trace.at
     try:
         values = trace.values
         key: list[Any] = [op, attrs]
         for x in inputs:
             if x.__class__ is Data:
-                if x.trace is trace:
-                    key.append(x.slot)
-                else:
-                    slot = trace.leaves.get(x)
-                    key.append(_leaf(trace, x) if slot is None else slot)
+                key.append(x.slot if x.trace is trace else leaf_key(trace, x))
             else:
                 trace.scalars.append(x)
                 key.append(x.__class__)
         found = tuple(key)
         step = trace.at.next.get(found)
         if step is None:
-            step = _miss(trace, found, op, inputs, attrs)
+            step = miss(trace, found, inputs)
+        results = []
+        for result_type in step.types:
+            data = Data()
+            data.type, data.trace, data.slot, data.buffer, data.stale = result_type, trace, len(values), None, False
+            values.append(data)
+            results.append(data)
         trace.at = step
-        type = step.type
-        if type is None:
-            return _several(state, trace, step)
-        data = _new(Data)
-        data.type = type
-        data.trace = trace
-        data.slot = len(values)
-        data.buffer = data.error = None
-        data.stale = False
-        values.append(data)
     except BaseException:  # a refused operand, or an interrupt between any two lines
-        _restore(trace, before)
+        rewind(trace)
         raise
     if step.due or state.eager:
-        FLUSH("op by op" if state.eager else "trace is long")
-    return data
+        flush_due(state)
+    return data if step.type is not None else tuple(results)
 
 
-def _restore(trace: Trace, step: Step) -> None:
-    """Take the trace back to where it stood at `step`."""
-    trace.at = step
-    del trace.values[step.slot + len(step.types):]
-    numbers = sum(1 for at in path_to(step) if at.key.__class__ is tuple for k in at.key[2:] if isinstance(k, type))
-    del trace.scalars[numbers:]
+def flush_due(state: ThreadState) -> None:
+    """After recording an op at which the trace is long enough, or any op in eager mode."""
+    FLUSH("op by op" if state.eager else "trace is long")
+
+
+def rewind(trace: Trace) -> None:
+    """Take the trace back to its last whole op."""
+    at = trace.at
+    del trace.values[at.end:]
+    del trace.scalars[at.numbers:]
     for data, slot in list(trace.leaves.items()):
-        if slot >= len(trace.values):
+        if slot >= at.end:
             del trace.leaves[data]
 
 
-def _several(state: ThreadState, trace: Trace, step: Step) -> tuple[Data, ...]:
-    results = []
-    for result_type in step.types:
-        data = computed(result_type, None)
-        data.trace = trace
-        data.slot = len(trace.values)
-        trace.values.append(data)
-        results.append(data)
-    if step.due or state.eager:
-        FLUSH("op by op" if state.eager else "trace is long")
-    return tuple(results)
+def leaf_key(trace: Trace, data: Data) -> Any:
+    """The key of a value that this trace does not compute: its slot, or, at first use, its type."""
+    slot = trace.leaves.get(data)
+    if slot is not None:
+        return slot
+    if data.buffer is None:
+        if data.error is not None:
+            raise never_computed(data.error) from data.error
+        MATERIALIZE(data)
+    trace.leaves[data] = len(trace.values)
+    trace.values.append(data)
+    return data.type
+
+
+def never_computed(error: BaseException) -> RuntimeError:
+    return RuntimeError(f"this tensor was never computed, because an earlier operation failed: {error}")
 
 
 def FLUSH(reason: str) -> Any:
@@ -194,46 +221,25 @@ def MATERIALIZE(data: Data) -> None:
     raise RuntimeError("the engine is not loaded")
 
 
-def _leaf(trace: Trace, data: Data) -> int:
-    """First use of a computed value in this trace: it becomes an input, keyed by its type."""
-    if data.buffer is None:
-        if data.error is not None:
-            raise RuntimeError(f"this tensor was never computed, because an earlier operation failed: {data.error}") from data.error
-        MATERIALIZE(data)
-    step = trace.at.next.get(data.type)
-    if step is None:
-        counters["trie_nodes"] += 1
-        step = trace.at.next.setdefault(data.type, Step(trace.at, data.type, (data.type,), False, None))
-    trace.at = step
-    slot = len(trace.values)
-    trace.values.append(data)
-    trace.leaves[data] = slot
-    return slot
-
-
-def _miss(trace: Trace, key: Any, op: Op, inputs: Any, attrs: Attrs) -> Step:
+def miss(trace: Trace, key: Any, inputs: Any) -> Step:
     """An op not seen at this place before: run its type rule, which raises the user's errors."""
+    op, attrs = key[0], key[1]
     try:
         types = tuple([x.type if x.__class__ is Data else SCALARS[x.__class__] for x in inputs])
     except KeyError as error:
         raise TypeError(f"{op.name}: an operand is of type {error.args[0].__name__}, expected a Tensor or a number") from None
-    step = Step(trace.at, key, result_types(op, types, attrs), True, user_location(), types)
+    step = Step(trace.at, key, result_types(op, types, attrs), user_location(), types, trace.limit)
     counters["trie_nodes"] += 1
     return trace.at.next.setdefault(key, step)
-
-
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_LAYERS = tuple(os.path.join(_PACKAGE, layer) + os.sep for layer in ("runtime", "frontend", "ir", "passes", "codegen"))
-_SITE = os.path.join(_PACKAGE, "treadle") + os.sep
 
 
 def user_location() -> Location:
     """File and line of the innermost frame outside Treadle."""
     frame = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_LAYERS) and not name.startswith("<treadle"):
-            return name, frame.f_lineno
+        code, module = frame.f_code, frame.f_globals.get("__name__", "")
+        if module != "treadle" and not module.startswith("treadle.") and not code.co_filename.startswith("<treadle"):
+            return code.co_filename, frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]
     return None
 
@@ -260,20 +266,20 @@ def build_graph(step: Step, wanted: list[int]) -> tuple[Graph, list[int]]:
     tensors: list[Value] = []
     scalars: list[Value] = []
     for at in path_to(step):
-        if at.key.__class__ is TensorType:
-            leaves.append(len(slots))
-            value = graph.add_input(at.key)
-            tensors.append(value)
-            slots.append(value)
-            continue
         op, attrs, *operands = at.key
         inputs = []
         for x in operands:
             if x.__class__ is int:
                 inputs.append(slots[x])
+                continue
+            value = graph.add_input(x if x.__class__ is TensorType else SCALARS[x])
+            inputs.append(value)
+            if x.__class__ is TensorType:
+                leaves.append(len(slots))
+                tensors.append(value)
+                slots.append(value)
             else:
-                scalars.append(graph.add_input(SCALARS[x]))
-                inputs.append(scalars[-1])
+                scalars.append(value)
         slots.extend(graph.append(Node(op, tuple(inputs), attrs, at.types, at.loc)).outputs)
     graph.inputs = tensors + scalars
     graph.outputs = [slots[i] for i in wanted]

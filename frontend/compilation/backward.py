@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from treadle.autograd import Edge, _order, edge_of, run_backward
+from treadle.autograd import edge_of, nodes_of, run_backward
 from treadle.compilation.capture import Capture, Seen
 from treadle.ir import op as op_table
 from treadle.ir.graph import Graph, Node, Value
@@ -17,6 +17,7 @@ from treadle.passes.basic import dce
 from treadle.runtime import engine, memory
 from treadle.runtime.engine import Plan
 from treadle.runtime.recorder import STATE, Data, Step, Trace, build_graph, computed
+from treadle.tape import Edge, next_sequence
 from treadle.tensor import Tensor, apply, read, wrap
 
 
@@ -27,6 +28,7 @@ class Released:
     released = True
     hooks = retained = None
     out_types: tuple[Any, ...] = (None,)
+    sequence = 0
 
     def name(self) -> str:
         return "CompiledBackward"
@@ -52,6 +54,7 @@ class CompiledNode:
         self.retained: Any = None
         self.released = False
         self.versions: Any = None
+        self.sequence = next_sequence()
 
     @property
     def out_types(self) -> tuple[Any, ...]:
@@ -133,7 +136,7 @@ def on_tape(value: Any, capture: Capture, found: dict[int, Tensor]) -> None:
 
 def record_backward(capture: Capture, trace: Trace, outputs: list[Tensor]) -> Joint | str:
     """Record the backward pass of `outputs` behind their forward, then take the trace back. A text says why that cannot be."""
-    for node in _order([t._node for t in outputs]):
+    for node in nodes_of([t._node for t in outputs]):
         if node.hooks or node.retained:
             return "gives back a result whose tape has hooks"
     sources = [s for s in capture.seen.values() if (s.needs_grad or s.node is not None) and s.place[0] != "grad"]
