@@ -28,7 +28,7 @@ def test_programs_print_what_the_readme_shows(number: int, tmp_path: Path) -> No
     (tmp_path / "tour.py").write_text(program)
     done = subprocess.run([sys.executable, "tour.py"], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == shown
+    assert done.stdout.replace(f"{tmp_path}{os.sep}", "") == shown
 
 
 def test_the_commands_are_there() -> None:
