@@ -182,10 +182,10 @@ class Shadow:
         while True:
             now = self.readers[index]
             joined = _common(clocks, now, entries)
-            if (joined == now).all():
+            changed = joined != now
+            if not changed.any():
                 return
-            self.readers[index] = joined
-            entries = joined
+            self.readers[index[changed]] = joined[changed]
 
     def writer(self, place: int) -> int:
         return int(self.writers[place]) & _WHO
