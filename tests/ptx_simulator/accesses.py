@@ -150,8 +150,8 @@ def compile_load(inst: Instruction, names: Names) -> Run:
         values = load(batch, inst, space, address, lanes, width, len(targets), atomic=atomic, readonly=readonly)
         for put, value in zip(puts, values, strict=True):
             put(batch, value, mask, lanes)
-        if atomic and space in ("global", "generic") and batch.launch.sync:
-            _acquire(batch, address, lanes)
+        if atomic and space in ("global", "generic"):
+            _synchronize(batch, address, lanes, acquire=True, release=False)
 
     return run
 
@@ -220,8 +220,10 @@ def compile_store(inst: Instruction, names: Names) -> Run:
         for access in resolve(batch, inst, space, address, lanes, width, len(values)):
             chosen = given if access.lanes is lanes else [value[np.searchsorted(lanes, access.lanes)] for value in given]
             put(batch, access._replace(atomic=atomic), chosen)
+        if release:
+            batch.clocks.fence(batch.who[lanes])
         if atomic and space in ("global", "generic"):
-            _release(batch, address, lanes, release)
+            _synchronize(batch, address, lanes, acquire=False, release=True)
 
     return run
 
@@ -254,19 +256,17 @@ def put(batch: Batch, access: Access, values: list[Array]) -> None:
                 raise same_instruction(batch, access, int(differs[0]))
 
 
-def _acquire(batch: Batch, address: Array, lanes: Array) -> None:
-    sync = batch.launch.sync
-    for lane, where in zip(lanes, address, strict=True):
-        if int(where) in sync:
-            batch.clocks.acquire(int(batch.who[lane]), sync[int(where)])
-
-
-def _release(batch: Batch, address: Array, lanes: Array, always: bool) -> None:
-    if always:
-        batch.clocks.fence(batch.who[lanes])
-    for place in np.flatnonzero(batch.clocks.fenced[lanes]):
-        sync = batch.launch.sync.setdefault(int(address[place]), {})
-        batch.clocks.release(int(batch.who[lanes[place]]), sync)
+def _synchronize(batch: Batch, address: Array, lanes: Array, acquire: bool, release: bool) -> None:
+    """In lane order: what each thread's operation sees of earlier releases, and what it releases after a fence."""
+    clocks, sync = batch.clocks, batch.launch.sync
+    fenced = clocks.fenced[lanes] > 0
+    if not (sync and acquire) and not (release and fenced.any()):
+        return
+    for lane, where, releases in zip(lanes.tolist(), address.tolist(), fenced.tolist(), strict=True):
+        if acquire and where in sync:
+            clocks.acquire(int(batch.who[lane]), sync[where])
+        if release and releases:
+            clocks.release(int(batch.who[lane]), sync.setdefault(where, {}))
 
 
 def compile_fence(inst: Instruction, names: Names) -> Run:
@@ -365,9 +365,9 @@ def compile_atomic(inst: Instruction, names: Names) -> Run:
         if result is not None:
             result(batch, old, mask, lanes)
         if space in ("global", "generic"):
-            _release(batch, address, lanes, always)
-            if wanted and batch.launch.sync:
-                _acquire(batch, address, lanes)
+            if always:
+                batch.clocks.fence(batch.who[lanes])
+            _synchronize(batch, address, lanes, acquire=wanted, release=True)
 
     return run
 

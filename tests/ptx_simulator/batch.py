@@ -77,7 +77,7 @@ class Batch:
         self.clocks = Clocks(first_block, blocks, launch.threads)
         self.shared = Bytes(blocks * launch.shared_stride)
         self.shared_base = (self.lanes // launch.threads) * launch.shared_stride
-        self.shared_shadow = Shadow(self.shared.size, launch.shared_shift)
+        self.shared_shadow = Shadow(self.shared.size, launch.shared_shift, private=True)
         self.local = Bytes(self.count * launch.local_size)
         self.copies = copies
         self._special: dict[str, Array] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from ptx_simulator.floating import Array
 
 THREAD, WARP, BLOCK, GRID = 1, 2, 3, 4
@@ -36,6 +37,7 @@ class Clocks:
         self.known: dict[int, dict[int, Published]] = {}
         self.fenced = np.zeros(blocks * threads, np.int64)
         self.started = False
+        self.epoch: int | None = 1  # the time of all warps, if nothing but barriers of whole blocks has moved it
 
     def barrier(self, warps: Array, arrive_only: Array | None = None) -> None:
         """The warps (bool, blocks x warps) meet. Those that only arrive are seen by the others but see nothing."""
@@ -46,10 +48,13 @@ class Clocks:
         waiting = warps if arrive_only is None else warps & ~arrive_only
         self.seen = np.where(waiting[:, :, None], joined[:, None, :], self.seen)
         self.now = np.where(warps, latest[:, None] + 1, self.now)
+        first = int(self.now[0, 0])
+        together = bool((self.now == first).all()) and (bool(waiting.all()) or bool((self.seen == first - 1).all()))
+        self.epoch = first if together else None
 
     def warp_barrier(self, warps: Array) -> None:
         """The lanes of each of these warps (bool, blocks x warps) meet."""
-        self.started = True
+        self.started, self.epoch = True, None
         self.seen = self.seen.copy()
         diagonal = np.arange(self.warps)
         self.seen[:, diagonal, diagonal] = np.where(warps, self.now, self.seen[:, diagonal, diagonal])
@@ -66,7 +71,7 @@ class Clocks:
         """Everything these threads did so far is released by their next atomic operation."""
         local = who - self.first_block * self.threads
         self.fenced[local] = self.of(who)
-        self.started = True
+        self.started, self.epoch = True, None
         block, lane = np.divmod(local, self.threads)
         later = np.zeros_like(self.now)
         later[block, lane >> 5] = 1
@@ -90,6 +95,8 @@ class Clocks:
 
     def entries(self, who: Array, atomic: bool) -> Array:
         """int64 entries for accesses by these threads now."""
+        if self.epoch is not None:
+            return who + ((self.epoch << _CLOCK) | (THREAD << _LEVEL) | (_ATOMIC if atomic else 0))
         return (self.of(who) << _CLOCK) | (THREAD << _LEVEL) | (_ATOMIC if atomic else 0) | who
 
     def ordered(self, entries: Array, who: Array, seen: Array) -> Array:
@@ -139,29 +146,32 @@ def _merge(into: dict[int, Published], block: int, other: Published) -> None:
 
 
 class Shadow:
-    """The last writer and the readers of each element (`1 << shift` bytes)."""
+    """The last writer and the readers of each element (`1 << shift` bytes), and which were read as read-only."""
 
-    def __init__(self, size: int, shift: int) -> None:
-        self.shift = shift
+    def __init__(self, size: int, shift: int, private: bool = False) -> None:
+        """private: each element belongs to one block (shared memory)."""
+        self.shift, self.private = shift, private
         count = (size >> shift) + 2
         self.writers = np.zeros(count, np.int64)
         self.readers = np.zeros(count, np.int64)
+        self.readonly = np.zeros(count, np.bool_)
 
     def unordered_writes(self, clocks: Clocks, index: Array, who: Array, atomic: bool) -> Array:
         """For each access: is the last write neither by the same thread, nor ordered before, nor both atomic?"""
         last = self.writers[index]
-        other = (last & _WHO != who) & (last != 0)
-        if atomic:
-            other &= (last & _ATOMIC) == 0
-        if not other.any():
-            return other
-        return other & ~clocks.ordered(last, who, clocks.seen)
+        return self._unordered(clocks, last, (last & _WHO != who) & (last != 0), who, atomic)
 
     def unordered_reads(self, clocks: Clocks, index: Array, who: Array, atomic: bool) -> Array:
+        """The same for the reads."""
         last = self.readers[index]
         other = (last != 0) & ~((last & _WHO == who) & ((last >> _LEVEL) & 7 == THREAD))
+        return self._unordered(clocks, last, other, who, atomic)
+
+    def _unordered(self, clocks: Clocks, last: Array, other: Array, who: Array, atomic: bool) -> Array:
         if atomic:
             other &= (last & _ATOMIC) == 0
+        if self.private and clocks.epoch is not None:
+            return other & (last >> _CLOCK >= clocks.epoch)
         if not other.any():
             return other
         return other & ~clocks.ordered(last, who, clocks.seen)
@@ -175,6 +185,9 @@ class Shadow:
     def read(self, clocks: Clocks, index: Array, entries: Array, seen: Array | None) -> None:
         """Notes the reads: replaces readers that are ordered before (given what was seen), joins the others."""
         old = self.readers[index]
+        if self.private and clocks.epoch is not None and not (old >> _CLOCK >= clocks.epoch).any():
+            self._first_reads(clocks, index, entries)
+            return
         if seen is not None:
             old = np.where(clocks.ordered(old, entries & _WHO, seen), 0, old)
         entries = _common(clocks, old, entries)
@@ -186,6 +199,21 @@ class Shadow:
             if not changed.any():
                 return
             self.readers[index[changed]] = joined[changed]
+
+    def _first_reads(self, clocks: Clocks, index: Array, entries: Array) -> None:
+        """Reads after a barrier of elements that nobody read since: only lanes of this instruction can meet."""
+        self.readers[index] = entries
+        winner = self.readers[index]
+        shared = winner != entries
+        if not shared.any():
+            return
+        index, winner, who = index[shared], winner[shared] & _WHO, entries[shared] & _WHO
+        block, lane = np.divmod(who, clocks.threads)
+        one_warp = (who >> 5 == winner >> 5) if clocks.threads % 32 == 0 else (lane >> 5 == winner % clocks.threads >> 5)
+        rest = entries[shared] & ~((7 << _LEVEL) | _WHO)
+        self.readers[index] = np.where(one_warp, rest | (WARP << _LEVEL) | (block * clocks.warps + (lane >> 5)), 0)
+        wide = ~one_warp
+        self.readers[index[wide]] = (rest | (BLOCK << _LEVEL) | block)[wide]
 
     def writer(self, place: int) -> int:
         return int(self.writers[place]) & _WHO

@@ -69,7 +69,7 @@ def _header(machine: int) -> bytes:
 def _segments(end: int, slot: int) -> bytes:
     """Code (read, execute), data (read, write), the dynamic section, a stack that is not executable."""
     entries = [(1, 5, 0, end, PAGE), (1, 6, PAGE, slot + 8 - PAGE, PAGE), (2, 6, PAGE, slot - PAGE, 8), (0x6474E551, 6, 0, 0, 16)]
-    return b"".join(struct.pack("<II6Q", kind, flags, start, start, start, size, size, align) for kind, flags, start, size, align in entries)
+    return b"".join(struct.pack("<II6Q", kind, flags, at, at, at, size, size, align) for kind, flags, at, size, align in entries)
 
 
 def _symbol(name: int, info: int, section: int, value: int) -> bytes:

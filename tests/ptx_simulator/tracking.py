@@ -19,6 +19,7 @@ from ptx_simulator.races import Clocks, Shadow
 _LOG_LIMIT = 1 << 22
 _STALE = "reads through the read-only cache what was written in the same launch by"
 _READS = "reads what was written without a barrier between by"
+_NOT_READONLY = "writes what was read through the read-only cache in the same launch: the load must not be ld.global.nc"
 _OVERWRITES = "writes what was written without a barrier between by"
 _WRITES = "writes what was read without a barrier between by"
 
@@ -51,6 +52,7 @@ class _Logged(NamedTuple):
     size: int
     entries: Array
     seen: Array
+    readonly: bool
 
 
 def _granules(offset: Array, size: int, shift: int) -> tuple[Array, int]:
@@ -73,7 +75,7 @@ class Tracker:
         """The shadow to check against if anything was written, else the read is logged."""
         if self.shadow is None:
             entries = batch.clocks.entries(batch.who[access.lanes], access.atomic)
-            self._log.append(_Logged(access.offset, access.size, entries, batch.clocks.seen))
+            self._log.append(_Logged(access.offset, access.size, entries, batch.clocks.seen, access.readonly))
             self._logged += len(entries)
             if self._logged > _LOG_LIMIT:
                 self.written(batch.clocks)
@@ -82,8 +84,10 @@ class Tracker:
     def written(self, clocks: Clocks) -> Shadow:
         if self.shadow is None:
             self.shadow = Shadow(self.allocation.size, self.shift)
-            for offset, size, entries, seen in self._log:
+            for offset, size, entries, seen, readonly in self._log:
                 index, count = _granules(offset, size, self.shift)
+                if readonly:
+                    self.shadow.readonly[index] = True
                 _note(self.shadow, clocks, index, np.repeat(entries, count), seen)
             self._log = []
         return self.shadow
@@ -123,9 +127,10 @@ def check_read(batch: Batch, access: Access) -> None:
         return
     index, count = _granules(access.offset, access.size, shadow.shift)
     who = np.repeat(batch.who[access.lanes], count) if count > 1 else batch.who[access.lanes]
-    if access.readonly and shadow.writers[index].any():
-        place = int(np.flatnonzero(shadow.writers[index])[0])
-        raise _conflict(batch, access, shadow, place, count, index, _STALE)
+    if access.readonly:
+        if shadow.writers[index].any():
+            raise _conflict(batch, access, shadow, int(np.flatnonzero(shadow.writers[index])[0]), count, index, _STALE)
+        shadow.readonly[index] = True
     bad = shadow.unordered_writes(batch.clocks, index, who, access.atomic)
     if bad.any():
         raise _conflict(batch, access, shadow, int(np.flatnonzero(bad)[0]), count, index, _READS)
@@ -144,6 +149,10 @@ def check_write(batch: Batch, access: Access, changes: Array | None) -> Shadow |
         bad &= np.repeat(changes, count)
     if bad.any():
         raise _conflict(batch, access, shadow, int(np.flatnonzero(bad)[0]), count, index, _OVERWRITES)
+    if shadow.readonly[index].any():
+        place = int(np.flatnonzero(shadow.readonly[index])[0]) // count
+        detail = f"thread {_NOT_READONLY}: {describe(batch, access, place, 0)}"
+        raise batch.fault(RaceFault, access.inst, detail, int(access.lanes[place]))
     bad = shadow.unordered_reads(batch.clocks, index, who, access.atomic)
     if bad.any():
         raise _conflict(batch, access, shadow, int(np.flatnonzero(bad)[0]), count, index, _WRITES, True)
