@@ -170,7 +170,18 @@ def load(seed: int, with_random: bool = False) -> Any:
     return scope["step"]
 
 
-CALLS = ((2, 0.5), (2, 0.5), (2, 1.5), (4, 1.5), (2, 0.75), (4, 0.5))  # rows and k of each call
+def meddle(world: World, call: int) -> None:
+    """What somebody else does to the state between two calls: a replay must notice."""
+    if call == 2:
+        world.flag = not world.flag
+    elif call == 3:
+        world.items.append(0.75)
+    elif call == 4:
+        world.table["zz"] = 1.0
+        world.training = not world.training
+
+
+CALLS = ((2, 0.5), (2, 0.5), (2, 0.6), (2, 1.5), (4, 1.5), (2, 0.75), (4, 0.5))  # rows and k of each call
 
 
 def run(seed: int, T: Any, wrap: Any, with_random: bool = False) -> list[Any]:
@@ -180,7 +191,8 @@ def run(seed: int, T: Any, wrap: Any, with_random: bool = False) -> list[Any]:
     numbers = np.random.default_rng(seed + 1)
     T.manual_seed(seed)
     out: list[Any] = []
-    for rows, k in CALLS:
+    for call, (rows, k) in enumerate(CALLS):
+        meddle(world, call)
         x, y = (T.tensor(numbers.standard_normal((rows, 3)).astype(np.float32).tolist()) for _ in range(2))
         try:
             results, numbers_out = step(T, world, x, y, k)

@@ -141,6 +141,17 @@ def record_backward(capture: Capture, trace: Trace, outputs: list[Tensor]) -> Jo
             return "gives back a result whose tape has hooks"
     sources = [s for s in capture.seen.values() if (s.needs_grad or s.node is not None) and s.place[0] != "grad"]
     before = trace.at, len(trace.values), dict(trace.leaves), len(trace.scalars)
+    try:
+        return _behind(trace, outputs, sources)
+    except RuntimeError as error:  # a tape that is spent in part: the user's backward would say so
+        return f"gives back a result whose backward pass fails ({str(error)[:60]}...)"
+    finally:
+        trace.at, trace.leaves = before[0], before[2]
+        del trace.values[before[1]:]
+        del trace.scalars[before[3]:]
+
+
+def _behind(trace: Trace, outputs: list[Tensor], sources: list[Seen]) -> Joint | str:
     seeds = [computed(t._data.type, memory.Buffer(0, 0)) for t in outputs]
     walk = run_backward(outputs, [wrap(d) for d in seeds], True, False, [s.tensor for s in sources])
     reached = [(s, walk.leaves[id(s.tensor)][1]) for s in sources if id(s.tensor) in walk.leaves]
@@ -151,12 +162,8 @@ def record_backward(capture: Capture, trace: Trace, outputs: list[Tensor]) -> Jo
         if slot is None:
             return "gives back a result whose gradient does not depend on the call"
         slots.append(slot)
-    joint = Joint(outputs, [s for s, _ in reached], trace.at, list(trace.scalars), [trace.leaves.get(d, -1) for d in seeds], slots,
-                  len(trace.values))
-    trace.at, trace.leaves = before[0], before[2]
-    del trace.values[before[1]:]
-    del trace.scalars[before[3]:]
-    return joint
+    return Joint(outputs, [s for s, _ in reached], trace.at, list(trace.scalars), [trace.leaves.get(d, -1) for d in seeds], slots,
+                 len(trace.values))
 
 
 class Split:
