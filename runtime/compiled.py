@@ -23,8 +23,8 @@ from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.kernel import Kernel, print_kernel
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import ErrorCell, GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, ScalarRef, Step, step_refs
-from treadle.runtime import dump, engine, executor, log, memory, threads
-from treadle.runtime.launch import make_launch
+from treadle.runtime import dump, engine, executor, log, memory, native, threads
+from treadle.runtime.launch import bind, make_launch
 
 Form = tuple[str, Kernel]  # "loop": launched on its own; "tile": a matrix product's epilogue
 
@@ -102,7 +102,7 @@ def compile_graph(graph: Graph) -> CompiledPlan:
         watch.planned(program, print_program(program), kernels, module_text(named))
     compile_kernels(named)
     engine.counters["compiled_plans"] += 1
-    return CompiledPlan(program)
+    return CompiledPlan(program, [v.type.dtype for v in graph.inputs if v.type.weak])
 
 
 def _number_bits(dtype: DType) -> tuple[str, Callable[[Any], Any]]:
@@ -123,17 +123,19 @@ def _int64(value: Any) -> int:
 
 def _float32(value: Any) -> float:
     """Rounded to float32, overflowing to infinity as C does."""
-    return float(np.float32(value))
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 class CompiledPlan:
     """Machine code and tables for one graph. `run` may be called from any thread."""
 
-    __slots__ = ("_error", "arena", "convert", "error_address", "inputs", "launch", "outputs", "places", "program", "scalar_types",
-                 "segments")
+    __slots__ = ("_error", "arena", "binding", "convert", "error_address", "inputs", "launch", "number_types", "outputs", "places",
+                 "program", "scalar_types", "segments")
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, number_types: list[DType]) -> None:
         self.program = program
+        self.number_types = number_types
         self.arena = program.arena
         self.inputs = [b for b in program.inputs if b >= 0]
         fresh = [b for b in program.outputs if program.buffers[b].kind == "output"]
@@ -146,7 +148,8 @@ class CompiledPlan:
         self._error = (ctypes.c_int64 * 8)()
         self.error_address = ctypes.addressof(self._error)
         self.segments = self._build(program.steps)
-        self.launch = make_launch(self)
+        self.binding = bind(self)
+        self.launch = make_launch(self) if self.binding is None else self.binding.launch()
 
     def _ref(self, ref: Ref) -> tuple[int, int]:
         """Where a reference lies: position in the buffer table, byte offset."""
@@ -223,6 +226,10 @@ class CompiledPlan:
         outs = [memory.allocate(program.buffers[b].nbytes) for b in self.outputs]
         pointers = [self.error_address, arena.ptr, *[b.ptr for b in buffers], *[b.ptr for b in outs]]
         numbers = [convert(scalars[i]) for i, convert in self.convert]
+        if self.binding is not None:
+            native.know_pool()
+            if not self.segments:  # the binding has the first ones
+                self.segments = self._build(program.steps)
         for segment in self.segments:
             if segment.__class__ is executor.Plan:
                 if segment.run(pointers, numbers):

@@ -17,7 +17,7 @@ from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.types import TensorType
 from treadle.passes.basic import dce
-from treadle.runtime import check, dump, log, memory, recorder
+from treadle.runtime import check, dump, log, memory, native, recorder
 from treadle.runtime.memory import array_of
 from treadle.runtime.recorder import STATE, Data, Step, Trace, build_graph, computed, fresh_trace
 
@@ -29,7 +29,7 @@ observers: list[Callable[[Graph], Any]] = []  # called with the graph of every f
 class Plan:
     """What computes the wanted results of a trace: its graph, and, from the second run on, compiled code."""
 
-    __slots__ = ("compiled", "graph", "inputs", "launch", "lock", "outputs", "runs")
+    __slots__ = ("compiled", "graph", "inputs", "launch", "launch_values", "lock", "outputs", "runs", "used")
 
     def __init__(self, step: Step, wanted: list[int]) -> None:
         graph, self.inputs = build_graph(step, wanted)
@@ -37,7 +37,9 @@ class Plan:
         self.outputs = wanted
         self.runs = 0
         self.compiled: Any = None
-        self.launch: Any = None  # once compiled: results from buffers and numbers, in one generated function
+        self.launch: Any = None         # once compiled: results from buffers and numbers, in one generated function
+        self.launch_values: Any = None  # and the same on a trace's values and numbers, where that is to be had
+        self.used = 0
         self.lock = threading.Lock()
 
     @classmethod
@@ -46,7 +48,7 @@ class Plan:
         plan = cls.__new__(cls)
         plan.graph, plan.inputs = graph, list(range(tensors))
         plan.outputs = list(range(tensors, tensors + len(graph.outputs)))
-        plan.runs, plan.compiled, plan.launch, plan.lock = 0, None, None, threading.Lock()
+        plan.runs, plan.compiled, plan.launch, plan.launch_values, plan.used, plan.lock = 0, None, None, None, 0, threading.Lock()
         return plan
 
     def run(self, values: list[Data], scalars: Sequence[float | int | bool]) -> None:
@@ -57,10 +59,12 @@ class Plan:
         buffers = [values[slot].buffer for slot in self.inputs]
         if compiled is False:
             counters["interpreted"] += 1
-            results: Sequence[Any] = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
+            results: Any = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
         else:
             counters["compiled_runs"] += 1
-            results = compiled.run(buffers, scalars) if self.launch is None else self.launch(*buffers, *scalars)
+            results = None if self.launch is None else self.launch(*buffers, *scalars)
+            if results is None:
+                results = compiled.run(buffers, scalars)
             if CHECK == "ref" and results is not None:
                 check.against_reference(self.graph, buffers, scalars, results)
             if results is None:  # a kernel found a fault: the interpreter words the error and saves what it can
@@ -80,8 +84,10 @@ class Plan:
                 return False
             if self.compiled is None:
                 self.compiled = COMPILE(self.graph)
-                if not CHECK:
-                    self.launch = getattr(self.compiled, "launch", None)
+                if not CHECK and self.compiled is not False:
+                    self.launch = self.compiled.launch
+                    binding = self.compiled.binding
+                    self.launch_values = None if binding is None else binding.launch_values(self.inputs, self.outputs)
             return self.compiled
 
 
@@ -155,8 +161,23 @@ def _references(values: list[Data], baseline: int) -> bytes:
     return bytes([count(d) > baseline for d in values])
 
 
-_probe = [computed(None, None)]
-_BASELINE = next(n for n in range(1, 12) if _references(_probe, n) == b"\0")  # references to a value that only the trace holds
+def _wanted_counter() -> Callable[[list[Data]], bytes]:
+    """What tells which values are held by something besides the list."""
+    found = native.builtins()
+    if found is not None:
+        return found.live
+    probe = [computed(None, None)]
+    baseline = next(n for n in range(1, 12) if _references(probe, n) == b"\0")
+    return lambda values: _references(values, baseline)
+
+
+def _wanted(values: list[Data]) -> bytes:
+    global wanted
+    wanted = _wanted_counter()
+    return wanted(values)
+
+
+wanted: Callable[[list[Data]], bytes] = _wanted  # one byte per value: 1 when somebody still wants it
 
 
 def flush(reason: str) -> Plan | None:
@@ -165,26 +186,25 @@ def flush(reason: str) -> Plan | None:
     if state.capture is not None and not state.capture.interrupted(reason):
         return None
     trace = state.trace
-    values = trace.values
     at = trace.at
     if at.ops == 0:
-        if values:
-            state.trace = fresh_trace()
         return None
-    leaves = trace.leaves
+    values = trace.values
     try:
         state.trace = fresh_trace()
         trace.leaves = {}
-        plan = _plan_of(at, trace, values)
+        live = wanted(values)
+        plan: Plan = at.plans.get(live) or _new_plan(at, trace, values, live)
         flushes[reason] += 1
-        recorder.counters["ops_recorded"] += at.ops
-        if observers:
-            for observe in observers:
-                observe(plan.graph)
-        if log.enabled("flush"):
-            where = recorder.user_location()
-            log.log("flush", f"{reason}: {at.ops} ops, {len(plan.outputs)} results kept" + (f", at {where[0]}:{where[1]}" if where else ""))
-        plan.run(values, trace.scalars)
+        recorded = recorder.counters
+        plan.used = recorded["ops_recorded"] = recorded["ops_recorded"] + at.ops
+        if observers or _channels:
+            _tell(reason, at, plan)
+        launch = plan.launch_values
+        if launch is None or launch(values, trace.scalars) is None:
+            plan.run(values, trace.scalars)
+        else:
+            counters["compiled_runs"] += 1
     except DataError as error:
         _poison(values, trace, error.error)
         trace.values = []
@@ -194,21 +214,30 @@ def flush(reason: str) -> Plan | None:
         trace.values = []
         raise
     except BaseException:  # an interrupt: nothing is lost, all of it is pending again
-        trace.leaves, state.trace = leaves, trace
+        trace.leaves = {d: i for i, d in enumerate(values) if d.trace is not trace}
+        state.trace = trace
         raise
     trace.values = []  # values nobody wanted still refer to the trace: without this they would be a cycle
     return plan
 
 
-def _plan_of(at: Step, trace: Trace, values: list[Data]) -> Plan:
+_channels = log._enabled
+
+
+def _tell(reason: str, at: Step, plan: Plan) -> None:
+    for observe in observers:
+        observe(plan.graph)
+    if log.enabled("flush"):
+        where = recorder.user_location()
+        log.log("flush", f"{reason}: {at.ops} ops, {len(plan.outputs)} results kept" + (f", at {where[0]}:{where[1]}" if where else ""))
+
+
+def _new_plan(at: Step, trace: Trace, values: list[Data], live: bytes) -> Plan:
     """The plan of a trace for those of its values that somebody still wants."""
-    live = _references(values, _BASELINE)
-    plan = at.plans.get(live)
-    if plan is None:
-        plan = at.plans.setdefault(live, Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace]))
-        counters["plans"] += 1
-        if log.enabled("recompile"):
-            dump.explain_new_plan(recorder.user_location(), plan.graph)
+    plan: Plan = at.plans.setdefault(live, Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace]))
+    counters["plans"] += 1
+    if log.enabled("recompile"):
+        dump.explain_new_plan(recorder.user_location(), plan.graph)
     return plan
 
 

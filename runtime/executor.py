@@ -250,7 +250,7 @@ class _Moves:
 class Plan:
     """A built plan; `run` may be called from any thread, one run at a time."""
 
-    __slots__ = ("__weakref__", "_frame", "_lock", "_native", "_pack", "_parallel", "_table", "address")
+    __slots__ = ("__weakref__", "_first", "_frame", "_lock", "_native", "_pack", "_parallel", "_table", "address")
 
     def __init__(self, table: _Layout, scalar_types: str) -> None:
         words = np.array([w & _WORD_MASK for w in table.words], dtype=np.uint64)
@@ -262,8 +262,19 @@ class Plan:
         self._pack = struct.Struct(f"={2 + table.n_buffers}Q{_padded(scalar_types)}").pack_into
         self._native = layout.native().run_plan
         self._parallel = table.parallel
+        self._first = table.frame
         self._lock = threading.Lock()
         _plans.add(self)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether some step may be shared between threads."""
+        return self._parallel
+
+    def own_frame(self, error_cell: int) -> int:
+        """The address of the frame, for a caller that fills it in itself and does not use `run`; the error cell is put there."""
+        self._table[self._first + layout.FIRST_BUFFER] = error_cell
+        return self.address + 8 * self._first
 
     def run(self, buffers: Sequence[int], scalars: Sequence[int | float] = ()) -> int:
         """Run on buffers at these addresses; 0, or the code in the error cell (buffer 0) that stopped the run.

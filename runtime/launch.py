@@ -1,6 +1,7 @@
-"""A Python function generated for one compiled plan: allocate the results, fill the frame, run.
+"""One function for each compiled plan: allocate the results, fill the frame, run.
 
-`CompiledPlan.run` does the same for any plan with loops over its parts; here the loops are unrolled into the source.
+Made of machine code (see `native`), or, where that cannot be, of Python with the loops over the plan's parts unrolled.
+`CompiledPlan.run` does the same for any plan.
 """
 from __future__ import annotations
 
@@ -8,9 +9,45 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from treadle.runtime import executor, memory, threads
+from treadle.codegen import python_calls as layout
+from treadle.ir.dtypes import BOOL, FLOAT
+from treadle.runtime import executor, memory, native, threads
 
 Launch = Callable[..., tuple[memory.Buffer, ...] | None]
+
+
+def launchable(compiled: Any) -> bool:
+    """Whether a plan is one run of native steps whose results have memory of their own."""
+    return (len(compiled.segments) == 1 and compiled.segments[0].__class__ is executor.Plan
+            and list(compiled.program.outputs) == compiled.outputs)
+
+
+def bind(compiled: Any) -> native.Binding | None:
+    """The plan in the form that builtins launch, None when it has to be launched from Python. It takes the plan's one segment."""
+    found = native.builtins()
+    program = compiled.program
+    if found is None or not launchable(compiled):
+        return None
+    tensors = len(compiled.inputs)
+    scalars = []
+    for info in program.scalars:
+        given = program.inputs[info.input]
+        code = _code(info.dtype, compiled.number_types[info.input - tensors]) if given < 0 else None
+        if code is None:
+            return None
+        scalars.append((info.input - tensors, code))
+    sizes = [compiled.arena, *[program.buffers[b].nbytes for b in compiled.outputs]]
+    segment = compiled.segments.pop()
+    return native.Binding(found, segment, compiled.error_address, sizes, tensors, scalars, len(program.inputs) - tensors)
+
+
+def _code(dtype: Any, given: Any) -> int | None:
+    """How a number of type `given` becomes a scalar of `dtype`; None for what only Python knows how to do."""
+    if dtype.category == FLOAT:
+        return layout.DOUBLE if dtype.itemsize == 8 else layout.SINGLE if dtype.itemsize == 4 else None
+    if dtype.category == BOOL:
+        return layout.TRUTH
+    return layout.INTEGER if given.category != FLOAT else None
 
 
 def make_launch(compiled: Any) -> Launch | None:
@@ -19,8 +56,7 @@ def make_launch(compiled: Any) -> Launch | None:
     `compiled` is a CompiledPlan. None when a step needs the host or a result is an input or another result.
     """
     program = compiled.program
-    fresh = list(program.outputs)
-    if len(compiled.segments) != 1 or compiled.segments[0].__class__ is not executor.Plan or fresh != compiled.outputs:
+    if not launchable(compiled):
         return None
     tensors = len(compiled.inputs)
     numbers = len(program.inputs) - tensors

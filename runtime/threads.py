@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 from treadle.codegen import pool as layout
 from treadle.codegen.executor import native
@@ -84,6 +85,10 @@ _threads = _default_threads()
 _pool: ThreadPool | None = None
 
 
+# Called when the thread pool is another one, or has another size.
+listeners: list[Callable[[], None]] = []
+
+
 def num_threads() -> int:
     """Threads that a large kernel uses."""
     return _threads
@@ -98,6 +103,8 @@ def set_num_threads(n: int) -> None:
         _threads = n
         if _pool is not None:
             _pool.resize(n)
+    for listener in listeners:
+        listener()
 
 
 def pool_pointer() -> int:
@@ -119,8 +126,13 @@ def scratch_pointer() -> int:
     try:
         return _local.scratch.ptr
     except AttributeError:
-        _local.scratch = _scratch_blocks.allocate(SCRATCH_BYTES)
+        _local.scratch = allocate_scratch()
         return _local.scratch.ptr
+
+
+def allocate_scratch() -> Buffer:
+    """Scratch memory for one kernel call at a time."""
+    return _scratch_blocks.allocate(SCRATCH_BYTES)
 
 
 def _after_fork() -> None:
@@ -130,6 +142,8 @@ def _after_fork() -> None:
     _abandoned.append(_pool)
     _pool = None
     _scratch_blocks.after_fork()
+    for listener in listeners:
+        listener()
 
 
 # Pools of parent processes: their memory must not be handed out again under a copied lock word.
