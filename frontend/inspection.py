@@ -7,7 +7,6 @@ from typing import Any
 
 from treadle.codegen import jit
 from treadle.ir.graph import Graph
-from treadle.ir.kernel import print_kernel
 from treadle.ir.text import print_graph
 from treadle.passes.pipeline import compile_to_program, prepare
 from treadle.passes.program import Program
@@ -44,7 +43,7 @@ class Inspection:
 
     @cached_property
     def kernels(self) -> dict[str, str]:
-        return {name: print_kernel(kernel, name) for name, (_, kernel) in compiled.named_kernels(self.program).items()}
+        return {name: compiled.print_form(form, name) for name, form in compiled.named_kernels(self.program).items()}
 
     @cached_property
     def llvm(self) -> str:

@@ -71,6 +71,7 @@ class Op:
     onnx: str = ""
     differentiable: bool = True
     domain: tuple[float, float] | None = None  # where samples for gradients may lie
+    routine: str = ""  # the family of `treadle.ir.routine` that computes it
     rules: tuple[VjpRule | None, ...] | VjpRule | None = None
 
     def __repr__(self) -> str:

@@ -45,6 +45,16 @@ def lowerable(node: Node) -> bool:
     return op.name in _VIEWS or op.name in _OTHERS
 
 
+def is_strided_write(node: Node) -> bool:
+    """A slice_scatter that no kernel selects element by element."""
+    return node.op is not None and node.op.name == "slice_scatter" and not lowerable(node) and node.inputs[1].type.numel > 0
+
+
+def overwrites(node: Node) -> bool:
+    """Whether the node's result is its first operand written over in places."""
+    return node.op is not None and (node.op.routine == "scatter" or is_strided_write(node)) and node.out.type.numel > 0
+
+
 def is_view(node: Node) -> bool:
     return node.op is not None and node.op.name in _VIEWS
 

@@ -10,8 +10,20 @@ from __future__ import annotations
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Graph, Node, Value
 from treadle.passes.cost import EXPENSIVE, Cost, costs
-from treadle.passes.demand import ARG_REDUCES, GATHERS, MAX_INLINE_CAT, cat_starts, is_reduce, is_view, lowerable, reads, reduced_dims
-from treadle.passes.index import ZERO, Axes, Expr, Index, covers, linearize, shifted, split_linear
+from treadle.passes.demand import (
+    ARG_REDUCES,
+    GATHERS,
+    MAX_INLINE_CAT,
+    cat_starts,
+    is_reduce,
+    is_strided_write,
+    is_view,
+    lowerable,
+    overwrites,
+    reads,
+    reduced_dims,
+)
+from treadle.passes.index import ZERO, Axes, Expr, Index, combine, covers, linearize, shifted, split_linear
 from treadle.passes.product import Operand, fold_operands
 from treadle.passes.unit import Site, Store, Unit, extent, reaches, unify
 
@@ -54,6 +66,8 @@ class Fuser:
             return
         if lowerable(node) and not (node.op is not None and node.op.name == "cat" and self.visit_cat(node)):
             self.place(node, node.out)
+        elif overwrites(node):
+            self.overwrite(node)
         elif not lowerable(node):
             self.outside(node)
 
@@ -328,6 +342,31 @@ class Fuser:
             self.sites.setdefault(operand, []).append(Site(unit, index, ()))
         self.load_everywhere(value, sites, writers)
         return True
+
+    # -- writing over a copy -------------------------------------------------------------------------------------------
+    def overwrite(self, node: Node) -> None:
+        """The first operand is computed straight into the result's memory; then the node writes over part of it."""
+        value, source = node.out, node.inputs[0]
+        self.merge_readers(value)
+        sites = self.current_sites(value)
+        self.sites.pop(value, None)
+        base, unit = Unit(self.axes, None, self.position), Unit(self.axes, node, self.position)
+        index, base.parallel = self.axes.fresh(source.shape)
+        base.stores.append(Store(source, index, value, linearize(index, value.shape)))
+        self.sites.setdefault(source, []).append(Site(base, index, ()))
+        if is_strided_write(node):
+            unit.node = None
+            patch = node.inputs[1]
+            index, unit.parallel = self.axes.fresh(patch.shape)
+            place = tuple([combine([(e, s)], at) for e, at, s in zip(index, node.attr("starts"), node.attr("steps"), strict=True)])
+            unit.stores.append(Store(patch, index, value, linearize(place, value.shape)))
+            self.sites.setdefault(patch, []).append(Site(unit, index, ()))
+        else:
+            for operand in node.inputs[1:]:
+                self.want(operand, unit)
+        unit.deps[base] = None
+        self.units += [base, unit]
+        self.load_everywhere(value, sites, [base, unit])
 
     # -- merging -------------------------------------------------------------------------------------------------------
     def merge_readers(self, value: Value) -> None:

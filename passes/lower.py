@@ -9,6 +9,7 @@ from treadle.passes.epilogue import build_epilogue, only_readers
 from treadle.passes.fuse import Fuser
 from treadle.passes.product import shape_product
 from treadle.passes.program import BufferInfo, GemmStep, HostStep, Matrix, Program, Ref, ScalarInfo, ScalarRef
+from treadle.passes.routines import lower_routine
 from treadle.passes.scan import lower_scan
 from treadle.passes.unit import Unit
 
@@ -87,7 +88,7 @@ class _Lowering:
         elif node.op is not None and node.op.name == "matmul" and unit in self.fuser.folded:
             self.product(unit, node)
         else:
-            self.host(node)
+            self.alone(node)
 
     def product_with_map(self, unit: Unit) -> None:
         """A product and the map that reads it: one step if the map walks through the product as its tiles do."""
@@ -98,8 +99,11 @@ class _Lowering:
         if product.epilogue is None:
             self.steps(unit)
 
-    def host(self, node: Node) -> None:
+    def alone(self, node: Node) -> None:
+        """A node that no kernel computes: a native loop, a routine or, failing these, its numpy reference."""
         if node.op is not None and node.op.name == "scan" and lower_scan(self, node, lower):
+            return
+        if lower_routine(self, node):
             return
         inputs: list[Ref | ScalarRef] = []
         for v in node.inputs:

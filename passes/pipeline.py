@@ -7,6 +7,7 @@ from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph, Node, Value, rewrite
 from treadle.passes.basic import cse, dce, decompose
 from treadle.passes.canonicalize import canonicalize, fold
+from treadle.passes.irregular import irregular
 from treadle.passes.lower import lower
 from treadle.passes.memory import plan_memory
 from treadle.passes.program import Program
@@ -45,6 +46,7 @@ PASSES: list[tuple[str, Pass]] = [
     ("decompose", decompose),
     ("regions", regions),
     ("flatten_indices", flatten_indices),
+    ("irregular", irregular),
     ("promote", promote),
     ("canonicalize", canonicalize),
     ("fold", fold),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from treadle.ir.dtypes import DType
 from treadle.ir.graph import Node
 from treadle.ir.kernel import Kernel
+from treadle.ir.routine import Routine
 
 
 class Ref(NamedTuple):
@@ -97,6 +98,23 @@ class GemmStep:
 
 
 @dataclass(slots=True)
+class RoutineStep:
+    """One launch of a routine over `units`, of which `grain` are worth a thread.
+
+    `arguments` is aligned with `treadle.ir.routine.ARGUMENTS`. What it computes is `node` on `inputs`, written to `outputs`
+    (none for a launch that only prepares another): whole buffers.
+    """
+
+    routine: Routine
+    arguments: tuple[Argument, ...]
+    units: int
+    grain: int
+    inputs: tuple[Ref, ...]
+    outputs: tuple[Ref, ...]
+    node: Node
+
+
+@dataclass(slots=True)
 class HostStep:
     """Run the op's numpy reference: `inputs` are whole buffers or run-time numbers, `outputs` whole buffers."""
 
@@ -114,7 +132,7 @@ class LoopStep:
     node: Node | None = None
 
 
-Step = KernelStep | GemmStep | HostStep | LoopStep
+Step = KernelStep | GemmStep | RoutineStep | HostStep | LoopStep
 
 
 @dataclass(slots=True)
@@ -135,6 +153,11 @@ class Program:
             if isinstance(step, KernelStep):
                 yield step.kernel
 
+    def routines(self) -> Iterator[Routine]:
+        for step in walk(self.steps):
+            if isinstance(step, RoutineStep):
+                yield step.routine
+
     def epilogues(self) -> Iterator[Kernel]:
         for step in walk(self.steps):
             if isinstance(step, GemmStep) and step.epilogue is not None:
@@ -151,7 +174,7 @@ def walk(steps: list[Step]) -> Iterator[Step]:
 
 def step_refs(step: Step) -> Iterator[Ref]:
     """Every place in memory that a step touches."""
-    if isinstance(step, KernelStep):
+    if isinstance(step, KernelStep | RoutineStep):
         yield from [a for a in step.arguments if isinstance(a, Ref)]
     elif isinstance(step, GemmStep):
         yield from (step.a.ref, step.b.ref, step.c.ref)

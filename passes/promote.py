@@ -146,14 +146,14 @@ def _matmul(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
         return b.cast(_matmul(b, product.node, product.node.inputs) or product, x.dtype)
     if node.out.type.numel * k == 0:
         return uniform(b, 0, node.out.shape, x.dtype, x.type.device)
-    if x.dtype.category == BOOL:
-        return None
     if k == 1:
-        return b.mul(x, y)
+        return b.logical_and(x, y) if x.dtype.category == BOOL else b.mul(x, y)
     if x.dtype.category == FLOAT:  # whatever its size: which kernels a program needs must not depend on sizes
         return None
     rows = b.reshape(x, (*x.shape[:-2], m, 1, k))
     columns = b.reshape(transposed(b, y), (*y.shape[:-2], 1, n, k))
+    if x.dtype.category == BOOL:
+        return b.any(b.logical_and(rows, columns), (len(node.out.shape),), False)
     return b.sum(b.mul(rows, columns), (len(node.out.shape),), False, x.dtype)
 
 

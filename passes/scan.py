@@ -18,6 +18,7 @@ from treadle.passes.program import (
     Matrix,
     Program,
     Ref,
+    RoutineStep,
     ScalarRef,
     Step,
 )
@@ -101,6 +102,9 @@ def _moved(step: Step, places: dict[int, Ref], scalars: list[int]) -> Step:
         arguments = [moved(a) if isinstance(a, Ref) else ScalarRef(scalars[a.position]) if isinstance(a, ScalarRef) else a
                      for a in step.arguments]
         return replace(step, arguments=tuple(arguments))
+    if isinstance(step, RoutineStep):
+        return replace(step, arguments=tuple([moved(a) if isinstance(a, Ref) else a for a in step.arguments]),
+                       inputs=tuple(map(moved, step.inputs)), outputs=tuple(map(moved, step.outputs)))
     assert isinstance(step, GemmStep)
     a, b, c = (Matrix(moved(m.ref), m.strides) for m in (step.a, step.b, step.c))
     epilogue = None if step.epilogue is None else _moved(step.epilogue, places, scalars)

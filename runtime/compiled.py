@@ -16,17 +16,32 @@ import numpy as np
 from treadle.codegen import emit, gemm, jit
 from treadle.codegen.gemm_plan import Layout, gemm_step
 from treadle.codegen.llvm_text import Module
+from treadle.codegen.routines import emit_routine
 from treadle.codegen.target import host
 from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.kernel import Kernel, print_kernel
+from treadle.ir.routine import Routine, print_routine
 from treadle.passes.pipeline import compile_to_program
-from treadle.passes.program import ErrorCell, GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, ScalarRef, Step, step_refs
+from treadle.passes.program import (
+    ErrorCell,
+    GemmStep,
+    HostStep,
+    KernelStep,
+    LoopStep,
+    Program,
+    Ref,
+    RoutineStep,
+    ScalarRef,
+    Step,
+    step_refs,
+)
 from treadle.runtime import dump, engine, executor, log, memory, native, threads
 from treadle.runtime.launch import bind, make_launch
 
-Form = tuple[str, Kernel]  # "loop": launched on its own; "tile": a matrix product's epilogue
+# "loop": launched on its own; "tile": a matrix product's epilogue; "routine"
+Form = tuple[str, Kernel | Routine]
 
 _KERNELS: dict[Form, int] = {}
 _MODULES: list[Any] = []
@@ -37,16 +52,25 @@ ERROR, ARENA, FIRST = 0, 1, 2  # positions in a plan's buffer table; inputs and 
 
 def named_kernels(program: Program) -> dict[str, Form]:
     """The distinct kernels of a program, in order, with names for its module."""
-    forms = dict.fromkeys([("loop", k) for k in program.kernels()] + [("tile", k) for k in program.epilogues()])
+    forms: dict[Form, None] = dict.fromkeys([("loop", k) for k in program.kernels()] + [("tile", k) for k in program.epilogues()]
+                                            + [("routine", r) for r in program.routines()])
     return {f"k{i}": form for i, form in enumerate(forms)}
+
+
+_EMITTERS: dict[str, Callable[..., None]] = {"loop": emit.emit_kernel, "tile": emit.emit_tile, "routine": emit_routine}
 
 
 def module_text(named: dict[str, Form]) -> str:
     """LLVM IR of all these kernels in one module."""
     module, target = Module(), host()
     for name, (form, kernel) in named.items():
-        (emit.emit_kernel if form == "loop" else emit.emit_tile)(module, kernel, name, target)
+        _EMITTERS[form](module, kernel, name, target)
     return module.text()
+
+
+def print_form(form: Form, name: str) -> str:
+    """A kernel or a routine as text."""
+    return print_kernel(form[1], name) if isinstance(form[1], Kernel) else print_routine(form[1], name)
 
 
 def compile_kernels(named: dict[str, Form]) -> None:
@@ -79,6 +103,8 @@ def print_program(program: Program) -> str:
             elif isinstance(step, GemmStep):
                 epilogue = f" then {names['tile', step.epilogue.kernel]}" if step.epilogue else ""
                 lines.append(f"{indent}gemm {step.dtype.name} batch {step.batch} {step.m}x{step.n}x{step.k}  {_refs(step)}{epilogue}")
+            elif isinstance(step, RoutineStep):
+                lines.append(f"{indent}{names['routine', step.routine]} ({step.routine.family}) units {step.units}  {_refs(step)}")
             elif isinstance(step, LoopStep):
                 lines.append(f"{indent}loop {step.trip} times")
                 show(step.body, indent + "  ")
@@ -98,7 +124,7 @@ def compile_graph(graph: Graph) -> CompiledPlan:
     program = compile_to_program(graph, None if watch is None else watch.after)
     named = named_kernels(program)
     if watch is not None:
-        kernels = "\n".join([print_kernel(kernel, name) for name, (_, kernel) in named.items()])
+        kernels = "\n".join([print_form(form, name) for name, form in named.items()])
         watch.planned(program, print_program(program), kernels, module_text(named))
     compile_kernels(named)
     engine.counters["compiled_plans"] += 1
@@ -201,6 +227,8 @@ class CompiledPlan:
                 builder.step(_KERNELS["loop", step.kernel], [self._argument(a) for a in step.arguments], units, grain)
             elif isinstance(step, GemmStep):
                 self._emit_gemm(builder, step)
+            elif isinstance(step, RoutineStep):
+                builder.step(_KERNELS["routine", step.routine], [self._argument(a) for a in step.arguments], step.units, step.grain)
             elif isinstance(step, LoopStep):
                 builder.begin_loop(step.trip)
                 self._emit(builder, step.body)

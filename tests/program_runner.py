@@ -9,10 +9,10 @@ import numpy as np
 from treadle.codegen.kernel_reference import Operand, evaluate
 from treadle.ir import interpreter
 from treadle.ir.dtypes import by_name
-from treadle.ir.graph import Graph
+from treadle.ir.graph import Graph, Value
 from treadle.ir.kernel import RUNTIME, UNIT, argument_layout
 from treadle.passes.pipeline import compile_to_program
-from treadle.passes.program import GemmStep, HostStep, KernelStep, LoopStep, Matrix, Program, Ref, ScalarRef, Step
+from treadle.passes.program import GemmStep, HostStep, KernelStep, LoopStep, Matrix, Program, Ref, RoutineStep, ScalarRef, Step
 
 
 class Runner:
@@ -65,6 +65,8 @@ class Runner:
             self.product(step, iteration)
         elif isinstance(step, HostStep):
             self.host(step)
+        elif isinstance(step, RoutineStep):
+            self.routine(step, iteration)
         else:
             assert isinstance(step, LoopStep)
             for i in range(step.trip):
@@ -101,6 +103,22 @@ class Runner:
             expected = (*step.batch, step.m, step.n)
             assert np.prod(step.epilogue.sizes) == np.prod(expected) and len(step.epilogue.sizes) in (2, 3)
             self.kernel(step.epilogue, iteration)
+
+    def routine(self, step: RoutineStep, iteration: int) -> None:
+        """By the reference of the node that it computes."""
+        if not step.outputs:
+            return
+
+        def array(ref: Ref, like: Value) -> np.ndarray:
+            buffer, start = self.flat(ref, like.dtype.np, iteration)
+            return buffer[start:start + like.type.numel].reshape(like.shape)
+        node = step.node
+        types = tuple([v.type for v in node.inputs])
+        assert node.op is not None
+        arrays = [array(r, v) for r, v in zip(step.inputs, node.inputs, strict=True)]
+        results = interpreter.evaluate(node.op, arrays, node.attrs, types, tuple([o.type for o in node.outputs]))
+        for ref, value, result in zip(step.outputs, node.outputs, results, strict=True):
+            array(ref, value)[...] = result
 
     def host(self, step: HostStep) -> None:
         arrays = [self.array(r.buffer) if isinstance(r, Ref) else self.scalar(r) for r in step.inputs]

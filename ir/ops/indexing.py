@@ -6,6 +6,7 @@ reference here and from compiled code alike. Where two writes meet, the last one
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -296,6 +297,26 @@ declare("index_put", Kind.SCATTER, "x value idx*", "dims accumulate", type_rule=
         samples=[(((3, 4), (3, 4), _PICK), ((0,), True)), (((3, 4, 2), (2,), _ROW, _COLUMN), ((0, 1), False)),
                  (((3, 2, 4), 1.5, _ROW, _COLUMN), ((0, 2), False))],
         doc="x with a value broadcast over the places `index` would read, written or added.")
+
+
+# -- what all writes become ----------------------------------------------------------------------------------------------------------
+_WRITES: dict[str, Callable[[np.ndarray, Key, np.ndarray], np.ndarray]] = {
+    "set": _written, "add": _add_to, **{name: partial(_accumulated, ufunc) for name, ufunc in _REDUCERS.items()}}
+
+
+def _scatter_rows_type(types: Types, reduce: str) -> TensorType:
+    x, place, src = types
+    if reduce not in _WRITES or x.ndim != 2 or place.shape != (place.numel,) or src.shape not in ((1,), (place.numel, x.shape[1])):
+        raise RuntimeError(f"scatter_rows(): cannot write {src} by {reduce!r} to the rows {place} of {x}")
+    need_index("scatter_rows", place)
+    return x
+
+
+declare("scatter_rows", Kind.SCATTER, "x place src", "reduce", routine="scatter", type_rule=_scatter_rows_type, differentiable=False,
+        reference=lambda x, place, src, reduce: _WRITES[reduce](x, (wrapped(place, len(x), 0),), src),
+        samples=[(((4, 3), np.array([2, 0, 2]), (3, 3)), ("add",)), (((4, 3), np.array([2, -1]), (1,)), ("set",)),
+                 (((4, 1), np.array([1, 1, 3]), (3, 1)), ("amax",))],
+        doc="x[N, w] with rows src[M, w], or a single element, written to (or combined with) the rows `place`, in order.")
 
 
 # -- embedding -----------------------------------------------------------------------------------------------------------------------

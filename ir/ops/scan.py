@@ -52,10 +52,10 @@ def _cumprod_vjp(b: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
     return b.where(b.eq(seen, 0), before, b.where(first, at, 0.0))
 
 
-declare("cumsum", Kind.SCAN, "x", "dim", type_rule=_total_type("cumsum"), reference=_np_total(np.add),
+declare("cumsum", Kind.SCAN, "x", "dim", routine="scan", type_rule=_total_type("cumsum"), reference=_np_total(np.add),
         vjp=(lambda b, g, dim: _backwards(b, "cumsum", g, dim),), samples=_SAMPLES, onnx="CumSum", doc="Running sums along `dim`.")
-declare("cumprod", Kind.SCAN, "x", "dim", type_rule=_total_type("cumprod"), reference=_np_total(np.multiply), vjp=(_cumprod_vjp,),
-        samples=[*_SAMPLES, ((np.array([[2.0, 0.0, 3.0, 0.0, 1.5], [0.0, 2.0, 4.0, 1.0, 3.0]]),), (1,))],
+declare("cumprod", Kind.SCAN, "x", "dim", routine="scan", type_rule=_total_type("cumprod"), reference=_np_total(np.multiply),
+        vjp=(_cumprod_vjp,), samples=[*_SAMPLES, ((np.array([[2.0, 0.0, 3.0, 0.0, 1.5], [0.0, 2.0, 4.0, 1.0, 3.0]]),), (1,))],
         doc="Running products along `dim`.")
 
 
@@ -84,8 +84,9 @@ def _extreme_vjp(b: Any, g: Any, out: Any, x_type: TensorType, dim: int) -> Any:
 
 
 for _name, _ufunc in (("cummax", np.maximum), ("cummin", np.minimum)):
-    declare(_name, Kind.SCAN, "x", "dim", type_rule=_extreme_type(_name), reference=_np_extreme(_ufunc), vjp=(_extreme_vjp,),
-            samples=_SAMPLES, doc=f"Running {_ufunc.__name__} along `dim` and the index of its last occurrence so far; NaN stays once met.")
+    declare(_name, Kind.SCAN, "x", "dim", routine="scan", type_rule=_extreme_type(_name), reference=_np_extreme(_ufunc),
+            vjp=(_extreme_vjp,), samples=_SAMPLES,
+            doc=f"Running {_ufunc.__name__} along `dim` and the index of its last occurrence so far; NaN stays once met.")
 
 
 # -- logcumsumexp ----------------------------------------------------------------------------------------------------------
@@ -105,6 +106,6 @@ def _logcumsumexp_vjp(b: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
     return b.sub(part(g), part(b.neg(g)))
 
 
-declare("logcumsumexp", Kind.SCAN, "x", "dim", type_rule=_logcumsumexp_type, vjp=(_logcumsumexp_vjp,), samples=_SAMPLES,
+declare("logcumsumexp", Kind.SCAN, "x", "dim", routine="scan", type_rule=_logcumsumexp_type, vjp=(_logcumsumexp_vjp,), samples=_SAMPLES,
         reference=lambda x, dim: np.logaddexp.accumulate(np.atleast_1d(x).astype(np.float64), axis=dim).astype(x.dtype),
         doc="log(cumsum(exp(x))) without overflow.")

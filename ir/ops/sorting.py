@@ -10,8 +10,6 @@ from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import Types, need_dim, zeros
 from treadle.ir.types import TensorType
 
-_SORT_FRACTION = 8  # topk sorts only its candidates when they are at most one of so many elements
-
 
 def _keys(x: np.ndarray) -> np.ndarray:
     """x with at least one axis, in a dtype that numpy sorts fast and with NaN last."""
@@ -29,24 +27,13 @@ def _order(keys: np.ndarray, dim: int, descending: bool) -> np.ndarray:
     return keys.shape[dim] - 1 - np.flip(backwards, dim)
 
 
-def _first(keys: np.ndarray, k: int, dim: int, largest: bool) -> np.ndarray:
-    """Indices of the k first elements in order."""
-    n = keys.shape[dim]
-    if k * _SORT_FRACTION > n or k == 0:
-        return np.take(_order(keys, dim, largest), np.arange(k), axis=dim)
-    parted = np.argpartition(keys, n - k if largest else k - 1, axis=dim)
-    chosen = np.take(parted, np.arange(n - k, n) if largest else np.arange(k), axis=dim)
-    chosen = np.sort(chosen, axis=dim)  # so that equal elements come in order
-    return np.take_along_axis(chosen, _order(np.take_along_axis(keys, chosen, dim), dim, largest), dim)
-
-
 def _np_sort(x: np.ndarray, dim: int, descending: bool, stable: bool) -> tuple[np.ndarray, np.ndarray]:
     index = _order(_keys(x), dim, descending)
     return np.take_along_axis(np.atleast_1d(x), index, dim), index
 
 
 def _np_topk(x: np.ndarray, k: int, dim: int, largest: bool, sorted: bool) -> tuple[np.ndarray, np.ndarray]:
-    index = _first(_keys(x), k, dim, largest)
+    index = np.take(_order(_keys(x), dim, largest), np.arange(k), axis=dim)
     return np.take_along_axis(np.atleast_1d(x), index, dim), index
 
 
@@ -72,11 +59,12 @@ def _places_vjp(b: Any, g: Any, out: Any, x_type: TensorType, dim: int) -> Any:
     return b.scatter(zeros(b, x_type, g[0].type.dtype), out[1], g[0], dim)
 
 
-declare("sort", Kind.SORT, "x", "dim descending stable", type_rule=_sort_type, reference=_np_sort, vjp=(_places_vjp,),
+declare("sort", Kind.SORT, "x", "dim descending stable", routine="sort", type_rule=_sort_type, reference=_np_sort, vjp=(_places_vjp,),
         samples=[(((3, 4),), (1, False, True)), (((2, 5, 3),), (1, True, True)), (((6,),), (0, True, False)), (((),), (0, False, True)),
                  (((3, 0),), (1, False, True))],
         doc="(values in order along `dim`, their indices). Always stable, whatever `stable` asks.")
-declare("topk", Kind.SORT, "x", "k dim largest sorted", type_rule=_topk_type, reference=_np_topk, vjp=(_places_vjp,), onnx="TopK",
+declare("topk", Kind.SORT, "x", "k dim largest sorted", routine="topk", type_rule=_topk_type, reference=_np_topk, vjp=(_places_vjp,),
+        onnx="TopK",
         samples=[(((3, 6),), (2, 1, True, True)), (((4, 3),), (3, 0, False, True)), (((2, 20),), (2, 1, True, False)),
                  (((),), (1, 0, True, True)), (((3, 4),), (0, 1, True, True))],
         doc="(the k largest or smallest elements along `dim`, their indices), always in order.")
