@@ -40,7 +40,7 @@ class Offsets(NamedTuple):
 
 
 def launch_text(offsets: Offsets) -> str:
-    """LLVM text of `launch`, `launch_values` and `live`."""
+    """LLVM text of `launch`, `launch_values`, `live` and `same_bytes`."""
     module = Module()
     _emit_address(module, offsets)
     _emit_number(module)
@@ -51,6 +51,7 @@ def launch_text(offsets: Offsets) -> str:
     _emit_launch(module)
     _emit_launch_values(module, offsets)
     _emit_live(module)
+    _emit_same_bytes(module)
     return module.text()
 
 
@@ -339,4 +340,18 @@ def _emit_live(module: Module) -> None:
         wanted = f.compare("sgt", f.load(value, "i64"), ONE)
         f.store(f.cast("zext", wanted, "i8"), f.gep(text, loop.index, "i8"))
     f.line(f"ret {made}")
+    f.finish()
+
+
+def _emit_same_bytes(module: Module) -> None:
+    """`same_bytes(first, second, size)`: whether `size` bytes at two addresses are equal."""
+    args = Val("ptr", "%args")
+    f = Function(module, "same_bytes", [Val("ptr", "%self"), args, Val("i64", "%count")], ret="ptr")
+    first, second = (f.call("PyLong_AsVoidPtr", "ptr", _word(f, args, i, "ptr")) for i in (0, 1))
+    size = f.call("PyLong_AsUnsignedLongLongMask", "i64", _word(f, args, 2, "ptr"))
+    thread = f.call("PyEval_SaveThread", "ptr")
+    difference = f.call("memcmp", "i32", first, second, size)
+    f.call_void("PyEval_RestoreThread", thread)
+    same = f.cast("zext", f.compare("eq", difference, const("i32", 0)), "i64")
+    f.line(f"ret {f.call('PyBool_FromLong', 'ptr', same)}")
     f.finish()

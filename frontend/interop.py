@@ -30,33 +30,43 @@ def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
         base = read(storage.base)
         engine.materialize(base, "numpy")
         array = engine.array_of(base.buffer, base.type)
-        storage.export = weakref.ref(array)
+        storage.export = Exported(array, base.buffer.ptr)
     else:
-        array = shared_array(storage)
+        array = storage.export.array
     return through_chain(array, t)
 
 
 class Imported:
     """Holds an array that came from outside: everything of ours refers to this object, so the array's other references are theirs."""
 
-    __slots__ = ("array",)
+    __slots__ = ("address", "array")
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: np.ndarray, address: int) -> None:
         self.array = array
+        self.address = address
+
+    def alive(self) -> bool:
+        """Whether anything outside can still see the memory."""
+        return sys.getrefcount(self.array) > 2  # ours, and this call's
 
 
-def shared_array(storage: Storage) -> np.ndarray:
-    """The storage's memory, as the outside sees it."""
-    export = storage.export
-    found = export.array if isinstance(export, Imported) else export()
-    assert found is not None
-    return found
+class Exported:
+    """Refers to an array of ours that was given away, without keeping it."""
 
+    __slots__ = ("address", "ref")
 
-def export_alive(export: Any) -> bool:
-    if isinstance(export, Imported):
-        return sys.getrefcount(export.array) > 2  # ours, and this call's
-    return export() is not None
+    def __init__(self, array: np.ndarray, address: int) -> None:
+        self.ref = weakref.ref(array)
+        self.address = address
+
+    def alive(self) -> bool:
+        return self.ref() is not None
+
+    @property
+    def array(self) -> np.ndarray:
+        found = self.ref()
+        assert found is not None
+        return found
 
 
 def through_chain(array: np.ndarray, t: Tensor) -> np.ndarray:
@@ -76,7 +86,7 @@ def through_chain(array: np.ndarray, t: Tensor) -> np.ndarray:
 
 def snapshot(t: Tensor, storage: Storage) -> Data:
     """A private copy of what `t` shows of shared memory at this moment."""
-    array = np.array(through_chain(shared_array(storage), t), order="C", copy=True)
+    array = np.array(through_chain(storage.export.array, t), order="C", copy=True)
     return computed(tensor_type(array.shape, t._data.type.dtype), memory.from_numpy(array))
 
 
@@ -84,7 +94,7 @@ def write_back(storage: Storage, old: Data) -> None:
     """Carry out a write to shared memory now."""
     data = storage.base._data
     engine.materialize(data, "write to memory shared with numpy")
-    target = shared_array(storage)
+    target = storage.export.array
     np.copyto(target, engine.array_of(data.buffer, data.type))
 
 
@@ -98,8 +108,9 @@ def from_numpy(array: np.ndarray) -> Tensor:
                          "supported. (You can probably work around this by making a copy of your array with array.copy().)")
     if not array.flags.c_contiguous or array.dtype.byteorder == ">" or not array.flags.writeable:
         return from_array(array.astype(dtype.np))
-    imported = Imported(array)
-    t = wrap(computed(tensor_type(array.shape, dtype), memory.Buffer(array.__array_interface__["data"][0], array.nbytes, imported)))
+    address = array.__array_interface__["data"][0]
+    imported = Imported(array, address)
+    t = wrap(computed(tensor_type(array.shape, dtype), memory.Buffer(address, array.nbytes, imported)))
     storage = storage_of(t)
     storage.export = imported
     return t

@@ -10,7 +10,7 @@ from treadle.ir.builder import Emitter
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.op import Attrs, Kind, Op, result_types
 from treadle.ir.types import SCALARS
-from treadle.runtime import memory
+from treadle.runtime import memory, native
 from treadle.runtime.recorder import STATE, Data, computed, flush_due, leaf_key, miss, record, rewind
 from treadle.tape import Edge, GradNode, LeafNode, next_sequence, pick_keep
 
@@ -111,7 +111,7 @@ class Tensor:
 class Storage:
     """Memory shared by a tensor and its views: the current value of the whole, as a tensor of the tape, and its version.
 
-    `export` is set while numpy (or DLPack) can see the memory: a weak reference to an exported array, or the imported array.
+    `export` is set while numpy (or DLPack) can see the memory: an `Exported` or `Imported` array of `treadle.interop`.
     `leaf` refers to the leaf tensor that owns the storage, so that views made stale by an update still lead to its gradient.
     """
 
@@ -144,9 +144,15 @@ def read(t: Tensor) -> Data:
 
 
 def refresh(t: Tensor, storage: Storage) -> None:
-    if storage.export is not None and still_shared(storage):
-        from treadle.interop import snapshot
+    export = storage.export
+    if export is not None and (export.alive() or still_shared(storage)):
         capture = STATE.here.capture
+        held = t._data
+        if capture is None and held.buffer is not None and not t._chain and held.type is storage.base._data.type:
+            mine = held.buffer.ptr
+            if mine != export.address and native.same_bytes(mine, export.address, held.buffer.nbytes):
+                return  # the snapshot it has is as good as a new one
+        from treadle.interop import snapshot
         t._data = snapshot(t, storage) if capture is None else capture.snapshot(t, storage, snapshot)
         return
     if t._seen == storage.version:
@@ -165,8 +171,7 @@ def refresh(t: Tensor, storage: Storage) -> None:
 
 def still_shared(storage: Storage) -> bool:
     """Whether anything outside can still see the storage's memory; forgets the export when not."""
-    from treadle.interop import export_alive
-    if export_alive(storage.export):
+    if storage.export.alive():
         return True
     storage.export = None
     storage.version += 1

@@ -29,6 +29,7 @@ MAP_FAILED = ctypes.c_void_p(-1).value
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
@@ -257,6 +258,11 @@ def as_numpy(buffer: Buffer, shape: Sequence[int], dtype: Any) -> np.ndarray:
     if nbytes > buffer.nbytes:
         raise ValueError(f"an array of shape {tuple(shape)} and type {dtype} needs {nbytes} bytes, the buffer has {buffer.nbytes}")
     return np.asarray(buffer)[:nbytes].view(dtype).reshape(shape)
+
+
+def same_bytes(first: int, second: int, nbytes: int) -> bool:
+    """Whether `nbytes` bytes at two addresses are equal."""
+    return _libc.memcmp(first, second, nbytes) == 0
 
 
 def array_of(buffer: Buffer, type: TensorType) -> np.ndarray:

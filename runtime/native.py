@@ -46,9 +46,10 @@ class _MemberDescriptor(ctypes.Structure):
 
 
 class Builtins(NamedTuple):
-    """`live(values)`, the process's state, and the definitions from which a plan's own builtins are made."""
+    """`live(values)`, `same_bytes(first, second, size)`, the process's state, and the definitions from which a plan's own builtins are made."""
 
     live: Callable[[list[Any]], bytes]
+    same_bytes: Callable[[int, int, int], bool]
     state: np.ndarray
     launch: _MethodDef
     launch_values: _MethodDef
@@ -78,11 +79,12 @@ def builtins() -> Builtins | None:
         return None
     # Like the workers of the pool, builtins may be called until the process is gone.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
-    found = {name: _MethodDef(name.encode(), module.address(name), METH_FASTCALL, None) for name in ("live", "launch", "launch_values")}
+    found = {name: _MethodDef(name.encode(), module.address(name), METH_FASTCALL, None)
+             for name in ("live", "same_bytes", "launch", "launch_values")}
     live = _function(found["live"], None)
     if not _counts_references(live):
         return None
-    return Builtins(live, _make_state(), found["launch"], found["launch_values"], module)
+    return Builtins(live, _function(found["same_bytes"], None), _make_state(), found["launch"], found["launch_values"], module)
 
 
 def _address(function: Any) -> int:
@@ -138,6 +140,16 @@ def _make_state() -> np.ndarray:
     state[layout.FREE_SCRATCH] = layout.MAX_SCRATCH
     threads.listeners.append(lambda: state.__setitem__(layout.POOL, layout.UNKNOWN))
     return state
+
+
+def _same_bytes(first: int, second: int, nbytes: int) -> bool:
+    global same_bytes
+    found = builtins()
+    same_bytes = memory.same_bytes if found is None else found.same_bytes
+    return same_bytes(first, second, nbytes)
+
+
+same_bytes: Callable[[int, int, int], bool] = _same_bytes  # whether so many bytes at two addresses are equal
 
 
 def know_pool() -> None:
