@@ -3,6 +3,8 @@ from treadle.optim import lr_scheduler
 from treadle.optim.adam import Adam, AdamW
 from treadle.optim.adaptive import Adadelta, Adagrad, Adamax, RMSprop
 from treadle.optim.optimizer import Optimizer
+from treadle.optim.second import ASGD, LBFGS, Adafactor, Muon, NAdam, RAdam, Rprop
 from treadle.optim.sgd import SGD
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Optimizer", "RMSprop", "lr_scheduler"]
+__all__ = ["ASGD", "LBFGS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "Optimizer", "RAdam",
+           "RMSprop", "Rprop", "lr_scheduler"]

@@ -1,0 +1,71 @@
+"""NAdam, RAdam, ASGD, Rprop, Adafactor, Muon and LBFGS: they descend, and (oracle) their steps are PyTorch's."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import treadle
+
+CASES = [("NAdam", {}), ("NAdam", {"weight_decay": 0.1, "decoupled_weight_decay": True}), ("RAdam", {"lr": 0.01}),
+         ("RAdam", {"weight_decay": 0.1}), ("ASGD", {}), ("ASGD", {"t0": 2, "weight_decay": 0.01, "lambd": 0.01}), ("Rprop", {}),
+         ("Adafactor", {}), ("Adafactor", {"weight_decay": 0.1, "lr": 0.1}), ("LBFGS", {"lr": 0.5, "max_iter": 5})]
+
+
+def run(T, name, settings, steps=7):
+    rng = np.random.default_rng(0)
+    w = T.tensor(rng.standard_normal((4, 3)).astype(np.float32).tolist()).requires_grad_()
+    b = T.tensor(rng.standard_normal(3).astype(np.float32).tolist()).requires_grad_()
+    x, y = (T.tensor(rng.standard_normal(s).astype(np.float32).tolist()) for s in ((16, 4), (16, 3)))
+    optimizer = getattr(T.optim, name)([w] if name == "Muon" else [w, b], **settings)
+    losses = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = ((x @ w + b - y) ** 2).mean()
+        loss.backward()
+        return loss
+    for _ in range(steps):
+        losses.append(float(optimizer.step(closure)))
+    return losses, w.detach().numpy(), b.detach().numpy()
+
+
+@pytest.mark.parametrize(("name", "settings"), [*CASES, ("Muon", {"lr": 0.02}), ("LBFGS", {"line_search_fn": "strong_wolfe"})])
+def test_it_descends(name, settings):
+    losses, _, _ = run(treadle, name, settings)
+    assert losses[-1] < losses[0]
+
+
+def test_strong_wolfe_solves_a_quadratic():
+    losses, _, _ = run(treadle, "LBFGS", {"line_search_fn": "strong_wolfe"}, steps=4)
+    rng = np.random.default_rng(0)
+    rng.standard_normal((4, 3)), rng.standard_normal(3)
+    x, y = rng.standard_normal((16, 4)).astype(np.float32), rng.standard_normal((16, 3)).astype(np.float32)
+    design = np.hstack([x, np.ones((16, 1), np.float32)])
+    best = ((design @ np.linalg.lstsq(design, y, rcond=None)[0] - y) ** 2).mean()
+    assert abs(losses[-1] - best) < 1e-4
+
+
+def test_errors():
+    w = treadle.ones(3, requires_grad=True)
+    with pytest.raises(ValueError, match="2D"):
+        treadle.optim.Muon([w])
+    with pytest.raises(RuntimeError, match="closure"):
+        treadle.optim.LBFGS([w]).step()
+    with pytest.raises(ValueError, match="eta"):
+        treadle.optim.Rprop([w], etas=(1.5, 2.0))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_steps_as_pytorch(name, settings):
+    import torch
+    want, got = run(torch, name, settings), run(treadle, name, settings)
+    for a, b in zip(want, got, strict=True):
+        np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.oracle
+def test_muon_as_pytorch():
+    import torch
+    want, got = run(torch, "Muon", {"lr": 0.02}), run(treadle, "Muon", {"lr": 0.02})
+    np.testing.assert_allclose(got[0], want[0], rtol=2e-2)  # theirs iterates in bfloat16
