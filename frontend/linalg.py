@@ -17,14 +17,14 @@ from treadle.reductions import amax, amin, sum
 from treadle.shaping import diagonal as _diagonal
 from treadle.tensor import Tensor, apply
 
-SVD = namedtuple("linalg_svd", "U S Vh")
-QR = namedtuple("linalg_qr", "Q R")
-Eigh = namedtuple("linalg_eigh", "eigenvalues eigenvectors")
-SLogDet = namedtuple("linalg_slogdet", "sign logabsdet")
-InvEx = namedtuple("linalg_inv_ex", "inverse info")
-CholeskyEx = namedtuple("linalg_cholesky_ex", "L info")
-SolveEx = namedtuple("linalg_solve_ex", "result info")
-Lstsq = namedtuple("linalg_lstsq", "solution residuals rank singular_values")
+linalg_svd = namedtuple("linalg_svd", "U S Vh")
+linalg_qr = namedtuple("linalg_qr", "Q R")
+linalg_eigh = namedtuple("linalg_eigh", "eigenvalues eigenvectors")
+linalg_slogdet = namedtuple("linalg_slogdet", "sign logabsdet")
+linalg_inv_ex = namedtuple("linalg_inv_ex", "inverse info")
+linalg_cholesky_ex = namedtuple("linalg_cholesky_ex", "L info")
+linalg_solve_ex = namedtuple("linalg_solve_ex", "result info")
+linalg_lstsq = namedtuple("linalg_lstsq", "solution residuals rank singular_values")
 
 
 def _matrix(name: str, x: Any) -> Tensor:
@@ -49,7 +49,7 @@ def inv(A: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 def inv_ex(A: Tensor, *, check_errors: bool = False) -> Any:
     """(inverse, info)."""
-    return InvEx(inv(A), _info(A))
+    return linalg_inv_ex(inv(A), _info(A))
 
 
 def _is_vector(a: Tensor, b: Tensor) -> bool:
@@ -69,7 +69,7 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True, out: Tensor | None = None)
 
 def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False) -> Any:
     """(solution, info)."""
-    return SolveEx(solve(A, B, left=left), _info(A))
+    return linalg_solve_ex(solve(A, B, left=left), _info(A))
 
 
 def solve_triangular(A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False,
@@ -89,7 +89,7 @@ def det(A: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 def slogdet(A: Tensor, *, out: Any = None) -> Any:
     """(sign, log |det|)."""
-    return SLogDet(*apply(TABLE["slogdet"], (_matrix("slogdet", A),)))
+    return linalg_slogdet(*apply(TABLE["slogdet"], (_matrix("slogdet", A),)))
 
 
 def logdet(input: Tensor) -> Tensor:
@@ -106,14 +106,14 @@ def cholesky(A: Tensor, *, upper: bool = False, out: Tensor | None = None) -> Te
 
 def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> Any:
     """(L, info)."""
-    return CholeskyEx(cholesky(A, upper=upper), _info(A))
+    return linalg_cholesky_ex(cholesky(A, upper=upper), _info(A))
 
 
 def eigh(A: Tensor, UPLO: str = "L", *, out: Any = None) -> Any:
     """(eigenvalues ascending, eigenvectors as columns) of symmetric matrices."""
     if UPLO.upper() not in ("L", "U"):
         raise RuntimeError(f"linalg.eigh: Expected UPLO argument to be 'L' or 'U', but got {UPLO}")
-    return Eigh(*apply(TABLE["eigh"], (_matrix("eigh", A),), (UPLO.upper() == "U",)))
+    return linalg_eigh(*apply(TABLE["eigh"], (_matrix("eigh", A),), (UPLO.upper() == "U",)))
 
 
 def eigvalsh(A: Tensor, UPLO: str = "L", *, out: Tensor | None = None) -> Tensor:
@@ -123,7 +123,7 @@ def eigvalsh(A: Tensor, UPLO: str = "L", *, out: Tensor | None = None) -> Tensor
 
 def svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None, out: Any = None) -> Any:
     """(U, S, Vh) with U @ diag(S) @ Vh = A."""
-    return SVD(*apply(TABLE["svd"], (_matrix("svd", A),), (bool(full_matrices),)))
+    return linalg_svd(*apply(TABLE["svd"], (_matrix("svd", A),), (bool(full_matrices),)))
 
 
 def svdvals(A: Tensor, *, driver: str | None = None, out: Tensor | None = None) -> Tensor:
@@ -135,7 +135,7 @@ def qr(A: Tensor, mode: str = "reduced", *, out: Any = None) -> Any:
     """(Q, R) with Q @ R = A; mode "reduced", "complete" or "r" (Q is empty)."""
     if mode not in ("reduced", "complete", "r"):
         raise RuntimeError(f"qr received unrecognized mode '{mode}' but expected one of 'reduced' (default), 'r', or 'complete'")
-    return QR(*apply(TABLE["qr"], (_matrix("qr", A),), (mode,)))
+    return linalg_qr(*apply(TABLE["qr"], (_matrix("qr", A),), (mode,)))
 
 
 def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None, out: Tensor | None = None) -> Tensor:
@@ -173,7 +173,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     m, n = a._data.type.shape[-2:]
     residuals = sum((matmul(a, found) - rhs) ** 2, -2) if m > n else empty(0, dtype=a._data.type.dtype)
     nothing = empty(0, dtype=a._data.type.dtype)
-    return Lstsq(found.squeeze(-1) if vector else found, residuals, matrix_rank(a), nothing)
+    return linalg_lstsq(found.squeeze(-1) if vector else found, residuals, matrix_rank(a), nothing)
 
 
 def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None, dtype: Any = None) -> Tensor:

@@ -30,9 +30,10 @@ PURE_FUNCTIONS -= {operator.setitem, operator.delitem}
 SYMBOL_FUNCTIONS: set[Any] = {abs, min, max, sum, isinstance, any, all}
 CONTEXTS = ("treadle.grad_mode", "treadle.amp", "treadle.profiler", "treadle.autograd")
 SIMPLE = frozenset({int, float, bool, str, bytes, complex, type(None), *SYMBOLS})
+_ITERABLES: tuple[Any, ...] = ([], {}, (), {}.values(), {}.items(), set(), range(0), "")
 ITERATORS: tuple[type, ...] = (
     zip, enumerate, map, filter, reversed, range, types.GeneratorType, str, bytes, type({}.keys()), type({}.values()), type({}.items()),
-    *[type(iter(x)) for x in ([], {}, (), {}.values(), {}.items(), set(), range(0), "")], type(reversed([])),
+    *[type(iter(x)) for x in _ITERABLES], type(reversed([])),
     *[v for v in vars(itertools).values() if isinstance(v, type)])
 
 

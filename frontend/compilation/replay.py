@@ -88,7 +88,7 @@ def storage_like(t: Tensor) -> Storage:
 
 def released(t: Tensor) -> Tensor:
     """`t` as the result of a backward pass that is over."""
-    t._node = Released()  # type: ignore[assignment]
+    t._node = Released()
     return t
 
 

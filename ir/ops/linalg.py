@@ -286,8 +286,8 @@ def _qr_type(types: Types, mode: str) -> tuple[TensorType, TensorType]:
 
 def _np_qr(x: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray]:
     if mode == "r":
-        return np.zeros(0, x.dtype), np.linalg.qr(x, "r")
-    q, r = np.linalg.qr(x, mode)
+        return np.zeros(0, x.dtype), np.asarray(np.linalg.qr(x, "r"))
+    q, r = np.linalg.qr(x, "complete" if mode == "complete" else "reduced")
     return q, r
 
 

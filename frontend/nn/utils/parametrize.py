@@ -47,15 +47,18 @@ class ParametrizationList(ModuleList):
 
     def forward(self) -> Tensor:
         originals = (self.original,) if self.is_tensor else tuple(getattr(self, f"original{i}") for i in range(self.ntensors))
-        value = self[0](*originals)
-        for module in list(self)[1:]:
+        first, *others = self._modules.values()
+        assert first is not None
+        value = first(*originals)
+        for module in others:
+            assert module is not None
             value = module(value)
         return value
 
 
 def is_parametrized(module: Module, tensor_name: str | None = None) -> bool:
     """Whether the module (or its tensor of that name) is computed from others."""
-    lists = module._modules.get("parametrizations")
+    lists: Any = module._modules.get("parametrizations")
     return lists is not None and (len(lists) > 0 if tensor_name is None else tensor_name in lists)
 
 
@@ -70,7 +73,7 @@ def _property(name: str) -> property:
         return _cache[key]
 
     def set(self: Any, value: Tensor) -> None:
-        lists = self.parametrizations[name]
+        lists: Any = self.parametrizations[name]
         inverse: Any = value
         with treadle.no_grad():
             for module in reversed(list(lists)):
@@ -106,7 +109,7 @@ def register_parametrization(module: Module, tensor_name: str, parametrization: 
     return module
 
 
-def _inverted(lists: ParametrizationList, last: Module) -> Tensor:
+def _inverted(lists: Any, last: Module) -> Tensor:
     value = last.right_inverse(lists())
     for module in reversed(list(lists)):
         if hasattr(module, "right_inverse"):
