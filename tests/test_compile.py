@@ -152,3 +152,19 @@ def test_results_that_still_need_a_backward_pass():
         model.zero_grad()
         F.cross_entropy(model(x), y).backward()
         assert all(same(g, p.grad) for g, p in zip(got, model.parameters(), strict=True))
+
+
+def test_no_llvm_for_a_new_number_or_learning_rate():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = torch.compile(training(model, optimizer))
+    x, y = torch.randn(5, 4), torch.tensor([0, 1, 2, 1, 0])
+    for _ in range(4):
+        step(x, y)
+    before = torch.stats()
+    for lr in (0.2, 0.3):
+        optimizer.param_groups[0]["lr"] = lr
+        step(x, y)
+    after = torch.stats()
+    assert after["llvm_compiles"] == before["llvm_compiles"] and after["plans"] == before["plans"]
