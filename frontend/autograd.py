@@ -15,7 +15,7 @@ from treadle.ir import op as op_table
 from treadle.ir.autodiff import operand_gradients
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.ops.view import sum_to
-from treadle.runtime.recorder import STATE, Data
+from treadle.runtime.recorder import STATE, Data, backward_done
 from treadle.tape import Edge, GradNode, LeafNode
 from treadle.tensor import EMITTER, Tensor, apply, assign, read, wrap
 
@@ -274,6 +274,8 @@ def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None =
     for leaf, grad in walk.leaves.values():
         if wanted is None or any(leaf is t for t in wanted):
             _accumulate(leaf, grad, create_graph)
+    if not create_graph:
+        backward_done(STATE.here)
 
 
 def _accumulate(leaf: Tensor, grad: Tensor, create_graph: bool) -> None:

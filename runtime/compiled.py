@@ -43,9 +43,11 @@ from treadle.runtime.launch import bind, make_launch
 # "loop": launched on its own; "tile": a matrix product's epilogue; "routine"
 Form = tuple[str, Kernel | Routine]
 
-_KERNELS: dict[Form, int] = {}
-_MODULES: list[Any] = []
-_LOCK = threading.Lock()
+MAX_KERNELS = 2048  # with machine code: beyond, the half that plans asked for longest ago is forgotten
+
+_KERNELS: dict[Form, int] = {}  # addresses, the kernel asked for last at the end
+_MODULES: dict[Form, Any] = {}  # where their code is; plans keep the modules they use
+_LOCK = threading.RLock()
 
 ERROR, ARENA, FIRST = 0, 1, 2  # positions in a plan's buffer table; inputs and outputs follow
 
@@ -78,17 +80,27 @@ def compile_kernels(named: dict[str, Form]) -> None:
     with _LOCK:
         new = {f"k{i}": form for i, form in enumerate(f for f in named.values() if f not in _KERNELS)}
         engine.counters["kernel_cache_hits"] += len(named) - len(new)
+        for form in named.values():
+            if form in _KERNELS:
+                _KERNELS[form] = _KERNELS.pop(form)
         if not new:
             return
         engine.counters["kernels"] += len(new)
         text = module_text(new)
         start = time.perf_counter()
         module = jit.compile_text(text)
-        _MODULES.append(module)
         for name, form in new.items():
-            _KERNELS[form] = module.address(name)
+            _KERNELS[form], _MODULES[form] = module.address(name), module
+        if len(_KERNELS) > MAX_KERNELS:
+            _forget_kernels(len(named))
         ms = (time.perf_counter() - start) * 1e3
         log.log("compile", f"{len(new)} kernels in one module, {len(text)} bytes of LLVM IR, {ms:.0f} ms")
+
+
+def _forget_kernels(needed: int) -> None:
+    """Drop the kernels used longest ago, but not the last `needed`; the code goes when no plan uses it."""
+    for form in list(_KERNELS)[:len(_KERNELS) - max(MAX_KERNELS // 2, needed)]:
+        del _KERNELS[form], _MODULES[form]
 
 
 def print_program(program: Program) -> str:
@@ -126,9 +138,10 @@ def compile_graph(graph: Graph) -> CompiledPlan:
     if watch is not None:
         kernels = "\n".join([print_form(form, name) for name, form in named.items()])
         watch.planned(program, print_program(program), kernels, module_text(named))
-    compile_kernels(named)
-    engine.counters["compiled_plans"] += 1
-    return CompiledPlan(program, [v.type.dtype for v in graph.inputs if v.type.weak])
+    with _LOCK:  # no kernel may be forgotten before the plan has its module
+        compile_kernels(named)
+        engine.counters["compiled_plans"] += 1
+        return CompiledPlan(program, [v.type.dtype for v in graph.inputs if v.type.weak], {_MODULES[form] for form in named.values()})
 
 
 def _number_bits(dtype: DType) -> tuple[str, Callable[[Any], Any]]:
@@ -156,11 +169,12 @@ def _float32(value: Any) -> float:
 class CompiledPlan:
     """Machine code and tables for one graph. `run` may be called from any thread."""
 
-    __slots__ = ("_error", "arena", "binding", "convert", "error_address", "inputs", "launch", "number_types", "outputs", "places",
-                 "program", "scalar_types", "segments")
+    __slots__ = ("_error", "arena", "binding", "convert", "error_address", "inputs", "launch", "modules", "number_types", "outputs",
+                 "places", "program", "scalar_types", "segments")
 
-    def __init__(self, program: Program, number_types: list[DType]) -> None:
+    def __init__(self, program: Program, number_types: list[DType], modules: set[Any]) -> None:
         self.program = program
+        self.modules = modules
         self.number_types = number_types
         self.arena = program.arena
         self.inputs = [b for b in program.inputs if b >= 0]

@@ -4,6 +4,7 @@ The tier is chosen by counting sightings, never by time, so a seeded run always 
 """
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections import Counter
@@ -19,7 +20,7 @@ from treadle.ir.types import TensorType
 from treadle.passes.basic import dce
 from treadle.runtime import check, dump, log, memory, native, recorder
 from treadle.runtime.memory import array_of
-from treadle.runtime.recorder import STATE, Data, Step, Trace, build_graph, computed, fresh_trace
+from treadle.runtime.recorder import STATE, STEADY, Data, Step, Trace, build_graph, computed, fresh_trace
 
 counters: Counter[str] = Counter()
 flushes: Counter[str] = Counter()
@@ -29,7 +30,7 @@ observers: list[Callable[[Graph], Any]] = []  # called with the graph of every f
 class Plan:
     """What computes the wanted results of a trace: its graph, and, from the second run on, compiled code."""
 
-    __slots__ = ("compiled", "graph", "inputs", "launch", "launch_values", "lock", "outputs", "runs", "used")
+    __slots__ = ("compiled", "graph", "inputs", "launch", "launch_values", "limit", "lock", "outputs", "runs", "used")
 
     def __init__(self, step: Step, wanted: list[int]) -> None:
         graph, self.inputs = build_graph(step, wanted)
@@ -39,7 +40,8 @@ class Plan:
         self.compiled: Any = None
         self.launch: Any = None         # once compiled: results from buffers and numbers, in one generated function
         self.launch_values: Any = None  # and the same on a trace's values and numbers, where that is to be had
-        self.used = 0
+        self.used = 0                   # ops recorded in all when it last ran
+        self.limit = 0                  # at how many ops to flush the next trace, if not 0
         self.lock = threading.Lock()
 
     @classmethod
@@ -48,7 +50,8 @@ class Plan:
         plan = cls.__new__(cls)
         plan.graph, plan.inputs = graph, list(range(tensors))
         plan.outputs = list(range(tensors, tensors + len(graph.outputs)))
-        plan.runs, plan.compiled, plan.launch, plan.launch_values, plan.used, plan.lock = 0, None, None, None, 0, threading.Lock()
+        plan.runs, plan.compiled, plan.launch, plan.launch_values, plan.lock = 0, None, None, None, threading.Lock()
+        plan.used = plan.limit = 0
         return plan
 
     def run(self, values: list[Data], scalars: Sequence[float | int | bool]) -> None:
@@ -98,7 +101,13 @@ CHECK = check.mode()
 def COMPILE(graph: Graph) -> Any:
     """Replaced by `treadle.runtime.compiled` when it loads; False keeps the interpreter."""
     from treadle.runtime.compiled import compile_graph
-    return compile_graph(graph)
+    collects = gc.isenabled()
+    gc.disable()  # planning makes many objects and no garbage: collections would only walk them, again and again
+    try:
+        return compile_graph(graph)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def interpret(graph: Graph, buffers: Sequence[Any], scalars: Sequence[Any], wanted: list[Data]) -> list[Any]:
@@ -192,14 +201,17 @@ def flush(reason: str) -> Plan | None:
     values = trace.values
     try:
         state.trace = fresh_trace()
+        state.steady = reason is STEADY
         trace.leaves = {}
         live = wanted(values)
-        plan: Plan = at.plans.get(live) or _new_plan(at, trace, values, live)
+        plan: Plan = at.plans.get(live) or _new_plan(at, trace, values, live, reason)
         flushes[reason] += 1
         recorded = recorder.counters
         plan.used = recorded["ops_recorded"] = recorded["ops_recorded"] + at.ops
         if observers or _channels:
             _tell(reason, at, plan)
+        if plan.limit:
+            state.trace.limit = plan.limit
         launch = plan.launch_values
         if launch is None or launch(values, trace.scalars) is None:
             plan.run(values, trace.scalars)
@@ -232,10 +244,16 @@ def _tell(reason: str, at: Step, plan: Plan) -> None:
         log.log("flush", f"{reason}: {at.ops} ops, {len(plan.outputs)} results kept" + (f", at {where[0]}:{where[1]}" if where else ""))
 
 
-def _new_plan(at: Step, trace: Trace, values: list[Data], live: bytes) -> Plan:
+def _new_plan(at: Step, trace: Trace, values: list[Data], live: bytes, reason: str) -> Plan:
     """The plan of a trace for those of its values that somebody still wants."""
-    plan: Plan = at.plans.setdefault(live, Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace]))
+    plan = Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace])
+    plan.used = recorder.counters["ops_recorded"]
+    if reason is recorder.TOO_LONG:
+        plan.limit = recorder.rhythm(at)
+    plan = at.plans.setdefault(live, plan)
     counters["plans"] += 1
+    recorder.counters["live_plans"] += 1
+    recorder.trim()
     if log.enabled("recompile"):
         dump.explain_new_plan(recorder.user_location(), plan.graph)
     return plan

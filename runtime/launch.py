@@ -38,7 +38,9 @@ def bind(compiled: Any) -> native.Binding | None:
         scalars.append((info.input - tensors, code))
     sizes = [compiled.arena, *[program.buffers[b].nbytes for b in compiled.outputs]]
     segment = compiled.segments.pop()
-    return native.Binding(found, segment, compiled.error_address, sizes, tensors, scalars, len(program.inputs) - tensors)
+    binding = native.Binding(found, segment, compiled.error_address, sizes, tensors, scalars, len(program.inputs) - tensors)
+    binding.code = compiled.modules
+    return binding
 
 
 def _code(dtype: Any, given: Any) -> int | None:

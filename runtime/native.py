@@ -46,7 +46,7 @@ class _MemberDescriptor(ctypes.Structure):
 
 
 class Builtins(NamedTuple):
-    """`live(values)`, `same_bytes(first, second, size)`, the process's state, and the definitions from which a plan's own builtins are made."""
+    """`live(values)`, `same_bytes(first, second, size)`, the state of the process, and what a plan's own builtins are made from."""
 
     live: Callable[[list[Any]], bytes]
     same_bytes: Callable[[int, int, int], bool]
@@ -168,6 +168,7 @@ class Binding:
                  scalars: list[tuple[int, int]], numbers: int) -> None:
         """sizes: bytes of the arena (0: none) and of each output; scalars: (index of the number, code) for each of the frame."""
         self.segment, self.found, self.sizes = segment, found, sizes
+        self.code: Any = None  # what has to live as long: the modules of the kernels
         self.stash: list[Any] = [None] * len(sizes)
         self.kept = 0
         self.table = np.zeros(layout.BINDING_WORDS, np.int64)

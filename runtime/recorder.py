@@ -16,8 +16,11 @@ from treadle.ir.graph import Graph, Location, Node, Value
 from treadle.ir.op import Attrs, Op, result_types
 from treadle.ir.types import SCALARS, TensorType
 
-MAX_STEPS = 4096           # flush a trace of this many ops
+MAX_STEPS = 2048           # flush a trace of this many ops
+SHORT_STEPS = 512          # or, when the trace before it repeated itself, of about this many, a whole number of repetitions
 MAX_BYTES = 4 << 30        # or whose results would take this much if none were fused away
+MAX_NODES = 100_000        # nodes and plans of all tries, about 60 MB and at most a few hundred: beyond, the half used longest ago goes
+MAX_PLANS = 1024
 
 
 class Failure:
@@ -107,7 +110,7 @@ class Trace:
 
 
 _ROOTS: dict[dtypes.DType, Step] = {}
-counters = {"ops_recorded": 0, "trie_nodes": 0}
+counters = {"ops_recorded": 0, "trie_nodes": 0, "live_plans": 0, "trims": 0}
 
 
 def fresh_trace() -> Trace:
@@ -125,18 +128,85 @@ def forget() -> None:
     """Drop every trace seen so far, with its plans."""
     _ROOTS.clear()
     STATE.here.trace = fresh_trace()
-    counters["trie_nodes"] = 0
+    counters["trie_nodes"] = counters["live_plans"] = 0
+
+
+def trim() -> None:
+    """When the tries have grown too large: forget the plans used longest ago, and every node that leads to none."""
+    if counters["trie_nodes"] <= MAX_NODES and counters["live_plans"] <= MAX_PLANS:
+        return
+    found, stack = [], list(_ROOTS.values())
+    while stack:
+        step = stack.pop()
+        found += [(plan.used, step, live) for live, plan in step.plans.items()]
+        stack.extend(step.next.values())
+    found.sort(key=lambda entry: -entry[0])
+    marked, plans = set(_ROOTS.values()), 0
+    for _, step, live in found:
+        path = _unmarked(step, marked)
+        if plans < MAX_PLANS // 2 and len(marked) + len(path) <= MAX_NODES // 2:
+            marked.update(path)
+            plans += 1
+        else:
+            del step.plans[live]
+    for step in marked:
+        for key in [key for key, child in step.next.items() if child not in marked]:
+            del step.next[key]
+    counters["trie_nodes"], counters["live_plans"] = len(marked) - len(_ROOTS), plans
+    counters["trims"] += 1
+
+
+def _unmarked(step: Step, marked: set[Step]) -> list[Step]:
+    """`step` and the steps before it, up to the first in `marked`."""
+    path = []
+    at: Step | None = step
+    while at is not None and at not in marked:
+        path.append(at)
+        at = at.parent
+    return path
+
+
+def rhythm(step: Step) -> int:
+    """After a trace that became too long: at how many ops to flush the next one.
+
+    A loop that never looks at a value would meet the limit somewhere else in its body every time. So: at a whole number of
+    repetitions, when the second half of the trace is one sequence of ops over and over.
+    """
+    ops = [at.key[:2] for at in path_to(step)]
+    tail = ops[len(ops) // 2:]
+    tail.reverse()
+    period = _period(tail)
+    if 2 * period > len(tail):
+        return MAX_STEPS
+    return period * max(1, SHORT_STEPS // period)
+
+
+def _period(items: list[Any]) -> int:
+    """The smallest p with items[i] == items[i + p] throughout (Knuth, Morris and Pratt's failure function)."""
+    borders = [0] * len(items)
+    k = 0
+    for i in range(1, len(items)):
+        while k and items[i] != items[k]:
+            k = borders[k - 1]
+        if items[i] == items[k]:
+            k += 1
+        borders[i] = k
+    return len(items) - borders[-1] if items else 1
 
 
 class ThreadState:
-    """Per-thread switches of the recorder and of autograd. `capture` is the compiled call being captured, if any."""
+    """Per-thread switches of the recorder and of autograd. `capture` is the compiled call being captured, if any.
 
-    __slots__ = ("capture", "eager", "grad", "inference", "trace")
+    `steady`: backward passes follow each other and nobody looks at a value: see `backward_done`.
+    """
+
+    __slots__ = ("capture", "eager", "grad", "inference", "steady", "trace")
 
     def __init__(self) -> None:
         self.trace = fresh_trace()
         self.grad = True
         self.inference = False
+        self.steady = False
         self.capture: Any = None
         self.eager = os.environ.get("TREADLE_EAGER", "") not in ("", "0")
 
@@ -178,9 +248,28 @@ def record(state: ThreadState, op: Op, inputs: Any, attrs: Attrs) -> Any:
     return data if step.type is not None else tuple(results)
 
 
+TOO_LONG = "trace is long"
+
+
 def flush_due(state: ThreadState) -> None:
     """After recording an op at which the trace is long enough, or any op in eager mode."""
-    FLUSH("op by op" if state.eager else "trace is long")
+    FLUSH("op by op" if state.eager else TOO_LONG)
+
+
+def backward_done(state: ThreadState) -> None:
+    """After a backward pass: a loop of training steps that looks at nothing is flushed here.
+
+    Else it would be cut where the trace is too long, at another place every time. From the second pass in one trace on, or the
+    first after such a flush, the trace ends here, so that update, forward and backward of a step make one plan.
+    """
+    trace = state.trace
+    trace.backwards += 1
+    if (trace.backwards > 1 or state.steady) and trace.at.ops >= BACKWARD_STEPS and state.capture is None:
+        FLUSH(STEADY)
+
+
+BACKWARD_STEPS = 128       # a backward pass ends no trace shorter than this
+STEADY = "backward passes follow each other"
 
 
 def rewind(trace: Trace) -> None:
