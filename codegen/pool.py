@@ -17,8 +17,9 @@ SLOT_BYTES = 256
 CLAIM, SLEEPING, DONE, WAITING, SCRATCH, INDEX, POOL = 0, 8, 64, 72, 128, 136, 144
 POOL_BYTES = SLOTS + MAX_THREADS * SLOT_BYTES
 
-# About 50 microseconds: longer than the gap between two kernels, shorter than anybody minds.
-SPINS = 1500
+# 50 microseconds or more (a pause takes 10 to 40 ns): longer than what Python does between two calls and than a share that was
+# done early waits for the others, shorter than anybody minds. A sleeping worker costs each call 20 microseconds.
+SPINS = 5000
 FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
 FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE = 128, 129
 KERNEL_ARGUMENTS = "ptr, i64, i64, ptr"
