@@ -15,6 +15,7 @@ from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
 from treadle.runtime.symbols import SymFloat, SymInt
+from treadle.tape import NoDerivative
 from treadle.tensor import Tensor, apply, assign, fast_path
 
 if TYPE_CHECKING:  # most functions are generated
@@ -137,10 +138,11 @@ def publish(function: Callable[..., Any], name: str, doc: str) -> Callable[..., 
 
 
 __all__ = [
-    "add", "addcdiv", "addcmul", "allclose", "celu", "clamp", "clamp_max", "clamp_min", "clone", "copysign", "deg2rad", "div", "equal",
-    "float_power", "fmax", "fmin", "frac", "heaviside", "hypot", "is_complex", "is_floating_point", "is_nonzero", "is_same_size",
-    "is_signed", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit", "nan_to_num", "pow",
-    "prelu", "rad2deg", "round", "rsub", "selu", "sgn", "signbit", "sinc", "square", "sub", "threshold", "where", "xlogy",
+    "add", "addcdiv", "addcmul", "allclose", "celu", "clamp", "clamp_max", "clamp_min", "clone", "copysign", "deg2rad", "div",
+    "equal", "float_power", "floor_divide", "fmax", "fmin", "frac", "heaviside", "hypot", "is_complex", "is_floating_point", "is_nonzero",
+    "is_same_size", "is_signed", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit",
+    "nan_to_num", "pow", "prelu", "rad2deg", "round", "rsub", "selu", "sgn", "signbit", "sinc", "square", "sub", "threshold",
+    "where", "xlogy",
 ]
 TABLE_NAMES = {"shift_left": "bitwise_left_shift", "shift_right": "bitwise_right_shift"}
 _WRITTEN_BELOW = frozenset(__all__) | {"cast", "copy", "trunc_divide"}
@@ -193,6 +195,20 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor
     else:
         raise RuntimeError(f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found '{rounding_mode}'")
     return into(out, apply(op, (checked("div", input, "input", 1), checked("div", other))), "div")
+
+
+def floor_divide(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+    """floor(input / other). It has no derivative, as in PyTorch; `div(..., rounding_mode="floor")` has a zero one."""
+    return into(out, without_derivative(TABLE["floor_divide"], checked("floor_divide", input, "input", 1), checked("floor_divide", other)),
+                "floor_divide")
+
+
+def without_derivative(op: Op, *operands: Any) -> Tensor:
+    """`op`, through which a backward pass raises."""
+    result: Tensor = apply(op, operands)
+    if result._edge is not None:
+        result._edge = (NoDerivative(op.name), 0)
+    return result
 
 
 def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:

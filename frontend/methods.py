@@ -58,7 +58,7 @@ def _in_place_operator(name: str, label: str) -> Callable[..., Any]:
     return method
 
 
-ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "floordiv": "floor_divide", "mod": "remainder",
+ARITHMETIC = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "mod": "remainder",
               "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "shift_left", "rshift": "shift_right"}
 
 
@@ -71,6 +71,11 @@ def power(self: Tensor, exponent: Any) -> Any:
     return functions.power(self, exponent)
 
 
+def _floor_divide(x: Any, y: Any) -> Any:
+    x, y = operand(x), operand(y)
+    return NotImplemented if x is NotImplemented or y is NotImplemented else functions.without_derivative(TABLE["floor_divide"], x, y)
+
+
 def _install_operators() -> None:
     for symbol, name in ARITHMETIC.items():
         setattr(Tensor, f"__{symbol}__", _binary(name))
@@ -79,6 +84,8 @@ def _install_operators() -> None:
     for name in ("eq", "ne", "lt", "le", "gt", "ge"):
         setattr(Tensor, f"__{name}__", _binary(name))
     for name, function in {
+        "__floordiv__": lambda self, other: _floor_divide(self, other), "__rfloordiv__": lambda self, other: _floor_divide(other, self),
+        "__ifloordiv__": lambda self, other: assign(self, functions.floor_divide(self, other), "floor_divide_"),
         "__pow__": power, "__rpow__": _reflected("pow"), "__ipow__": lambda self, n: assign(self, power(self, n), "pow_"),
         "__matmul__": linear_algebra.matmul, "__rmatmul__": lambda self, other: linear_algebra.matmul(other, self),
         "__neg__": functions.neg, "__invert__": functions.bitwise_not, "__pos__": lambda self: self, "__abs__": functions.abs,

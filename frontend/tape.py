@@ -161,6 +161,32 @@ def DIFFERENTIATE(node: GradNode, grads: list[Any]) -> Sequence[Any]:
     raise RuntimeError("autograd is not loaded")
 
 
+class NoDerivative:
+    """In place of an op's node where PyTorch's backward pass raises: `name` is the op's name there."""
+
+    edges: tuple[Edge, ...] = ()
+    hooks = retained = versions = None
+    released = False
+    out_types: tuple[Any, ...] = (None,)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.sequence = next_sequence()
+
+    def name(self) -> str:
+        return "NotImplemented"
+
+    @property
+    def next_functions(self) -> tuple[Any, ...]:
+        return ()
+
+    def release(self) -> None:
+        """Nothing is kept."""
+
+    def gradients(self, grads: list[Any]) -> Sequence[Any]:
+        raise RuntimeError(f"derivative for aten::{self._name} is not implemented")
+
+
 def pick_keep(step: Step, mask: int, count: int) -> Keep:
     """The recipe of an op at this place for the operands whose bits are set in `mask`, made on first need."""
     keep = step.tape[mask] = Keep(step, [bool(mask >> i & 1) for i in range(count)])

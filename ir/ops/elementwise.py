@@ -37,9 +37,15 @@ def _device(name: str, types: Types) -> str:
     return devices.pop()
 
 
-def elementwise_rule(name: str, compute: str, to_bool: bool, refuse: tuple[int, ...]) -> Callable[..., TensorType]:
-    """The type rule of an elementwise op: broadcast shapes, promoted dtype; NotImplementedError for a category in `refuse`."""
+def elementwise_rule(name: str, compute: str, to_bool: bool, refuse: tuple[int, ...],
+                     check: Callable[[Types], None] | None = None) -> Callable[..., TensorType]:
+    """The type rule of an elementwise op: broadcast shapes, promoted dtype; NotImplementedError for a category in `refuse`.
+
+    `check` may raise an error of its own first.
+    """
     def type_rule(types: Types) -> TensorType:
+        if check is not None:
+            check(types)
         shape = types[0].shape if len(types) == 1 else broadcast_shapes(name, *[t.shape for t in types])
         dtype = result_dtype(types)
         if dtype.category in refuse:
@@ -53,12 +59,11 @@ def elementwise_rule(name: str, compute: str, to_bool: bool, refuse: tuple[int, 
 
 
 def elementwise(name: str, operands: str, reference: Callable[..., Any], vjp: Any = None, compute: str = "promote",
-                 to_bool: bool = False, refuse: tuple[int, ...] = (), **facts: Any) -> Op:
+                 to_bool: bool = False, refuse: tuple[int, ...] = (), check: Callable[[Types], None] | None = None, **facts: Any) -> Op:
     facts.setdefault("differentiable", vjp is not None)
     facts.setdefault("scalar", name)
-    return declare(name, Kind.ELEMENTWISE, operands, type_rule=elementwise_rule(name, compute, to_bool, refuse), reference=reference,
-                   vjp=vjp,
-                   compute=compute, **facts)
+    return declare(name, Kind.ELEMENTWISE, operands, type_rule=elementwise_rule(name, compute, to_bool, refuse, check),
+                   reference=reference, vjp=vjp, compute=compute, **facts)
 
 
 def _unary(name: str, reference: Callable[..., Any], vjp: Any = None, **facts: Any) -> Op:
@@ -74,6 +79,24 @@ def _np_sub(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.subtract(x, y)
 
 
+_INSTEAD = "If you are trying to invert a mask, use the `~` or `logical_not()` operator instead."
+
+
+def _no_bool_difference(types: Types) -> None:
+    """RuntimeError, as PyTorch's, when an operand is bool."""
+    bools = [t.dtype.category == BOOL for t in types]
+    if all(bools):
+        raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or `logical_xor()` operator "
+                           "instead.")
+    if any(bools):
+        raise RuntimeError(f"Subtraction, the `-` operator, with a bool tensor is not supported. {_INSTEAD}")
+
+
+def _no_bool_negation(types: Types) -> None:
+    if types[0].dtype.category == BOOL:
+        raise RuntimeError(f"Negation, the `-` operator, on a bool tensor is not supported. {_INSTEAD}")
+
+
 def _np_pow(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if x.dtype.kind in "iu" and y.dtype.kind == "i" and np.any(np.asarray(y) < 0):
         # PyTorch: an integer to a negative power truncates 1 / x**n, which is 0 unless |x| is 1.
@@ -85,12 +108,12 @@ def _np_pow(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 elementwise("add", "x y", lambda x, y: np.logical_or(x, y) if x.dtype == bool else np.add(x, y),
              (lambda b, g: g, lambda b, g: g), onnx="Add")
-elementwise("sub", "x y", _np_sub, (lambda b, g: g, lambda b, g: b.neg(g)), refuse=(BOOL,), onnx="Sub")
+elementwise("sub", "x y", _np_sub, (lambda b, g: g, lambda b, g: b.neg(g)), check=_no_bool_difference, onnx="Sub")
 elementwise("mul", "x y", np.multiply, (lambda b, g, y: b.mul(g, y), lambda b, g, x: b.mul(g, x)), onnx="Mul")
 elementwise("div", "x y", np.true_divide,
              (lambda b, g, y: b.div(g, y), lambda b, g, y, out: b.neg(b.mul(g, b.div(out, y)))), compute="float", onnx="Div")
-elementwise("floor_divide", "x y", special.floor_divide, refuse=(BOOL,))
-elementwise("trunc_divide", "x y", special.trunc_divide, refuse=(BOOL,))
+for _name, _fn in {"floor_divide": special.floor_divide, "trunc_divide": special.trunc_divide}.items():
+    elementwise(_name, "x y", _fn, (lambda b, g: zeros(b, g.type), lambda b, g: zeros(b, g.type)), refuse=(BOOL,))
 elementwise("remainder", "x y", special.remainder,
              (lambda b, g: g, lambda b, g, x, y: b.neg(b.mul(g, b.floor_divide(x, y)))), refuse=(BOOL,))
 elementwise("fmod", "x y", special.fmod,
@@ -119,7 +142,7 @@ elementwise("atan2", "x y", np.arctan2, (
     lambda b, g, x, y: b.mul(g, b.div(y, b.add(b.mul(x, x), b.mul(y, y)))),
     lambda b, g, x, y: b.neg(b.mul(g, b.div(x, b.add(b.mul(x, x), b.mul(y, y)))))), compute="float")
 
-_unary("neg", np.negative, lambda b, g: b.neg(g), refuse=(BOOL,), onnx="Neg")
+_unary("neg", np.negative, lambda b, g: b.neg(g), check=_no_bool_negation, onnx="Neg")
 _unary("copy", lambda x: x.copy(), lambda b, g: g, onnx="Identity", doc="A new value equal to x.")
 _unary("abs", lambda x: x if x.dtype == bool else np.abs(x), lambda b, g, x: b.mul(g, b.sign(x)), onnx="Abs")
 _unary("sign", lambda x: x if x.dtype == bool else np.where(x != x, 0, np.sign(x)).astype(x.dtype), lambda b, g: zeros(b, g.type),

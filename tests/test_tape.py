@@ -1,0 +1,95 @@
+"""The tape: what a leaf keeps alive, what an op without a derivative says, what recording undoes when it is refused."""
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+import treadle as torch
+from treadle.runtime.recorder import STATE
+
+
+def test_what_pytorch_refuses_is_refused() -> None:
+    flags, numbers = torch.tensor([True, False]), torch.tensor([1, 2])
+    for difference in (lambda: flags - flags, lambda: flags - True, lambda: True - flags):
+        with pytest.raises(RuntimeError, match=r"with two bool tensors is not supported\. Use the `\^`"):
+            difference()
+    for difference in (lambda: flags - 1, lambda: 1.5 - flags, lambda: numbers - flags, lambda: numbers - True):
+        with pytest.raises(RuntimeError, match=r"with a bool tensor is not supported\. If you are trying to invert a mask"):
+            difference()
+    with pytest.raises(RuntimeError, match="Negation"):
+        torch.neg(flags)
+    x = torch.tensor([3.0, -5.0], requires_grad=True)
+    for quotient in (x // 2, 7 // x, torch.floor_divide(x, 2)):
+        assert quotient.requires_grad
+        with pytest.raises(RuntimeError, match="derivative for aten::floor_divide is not implemented"):
+            quotient.sum().backward()
+    for mode in ("floor", "trunc"):
+        x.grad = None
+        torch.div(x, 2, rounding_mode=mode).sum().backward()
+        assert x.grad.tolist() == [0, 0]
+
+
+def test_hooks_of_a_leaf_nobody_holds_still_run() -> None:
+    seen = []
+
+    def loss() -> torch.Tensor:
+        x = torch.ones(3, requires_grad=True)
+        x.register_hook(lambda g: seen.append(g.tolist()))
+        return (x * 2).sum()
+    loss().backward()
+    assert seen == [[2, 2, 2]]
+    (torch.ones(3, requires_grad=True) * 2).sum().backward()
+
+
+def test_leaves_leave_no_cycles() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        x = torch.ones(3, requires_grad=True)
+        ref = weakref.ref(x)
+        y = (x * 2).exp().sum()
+        y.backward()
+        torch.cpu.synchronize()
+        del x, y
+        assert ref() is None
+    finally:
+        gc.enable()
+
+
+def test_a_refused_call_is_undone() -> None:
+    x, y, z = torch.ones(2), torch.ones(3), torch.ones(2)
+    torch.cpu.synchronize()
+    kept = x * 2
+    trace = STATE.here.trace
+    before = len(trace.values), len(trace.scalars), dict(trace.leaves)
+    for wrong in (lambda: z + y, lambda: torch.matmul(z, y), lambda: torch.addcmul(z, y, y, value=2.0), lambda: torch.where(z, y, 1.0)):
+        with pytest.raises(RuntimeError):
+            wrong()
+        assert (len(trace.values), len(trace.scalars), dict(trace.leaves)) == before
+    assert (kept + z).tolist() == [3, 3]
+
+
+def test_nodes_are_visited_consumers_first() -> None:
+    x = torch.tensor([2.0], requires_grad=True)
+    a = x * 3
+    b = a * a
+    c = b + a
+    d = c * b
+    d.sum().backward()   # (9 x^2 + 3 x) * 9 x^2
+    assert x.grad.tolist() == [4 * 81 * 8.0 + 3 * 27 * 4.0]
+
+
+def test_requires_grad_follows_the_edge() -> None:
+    x = torch.ones(2)
+    assert x.is_leaf and not x.requires_grad and x.grad_fn is None
+    x.requires_grad_()
+    y = x * 2
+    assert x.is_leaf and x.requires_grad and x.grad_fn is None
+    assert not y.is_leaf and y.requires_grad and y.grad_fn.next_functions[0][0].variable is x
+    x.requires_grad_(False)
+    assert not x.requires_grad and y.requires_grad
+    with pytest.raises(RuntimeError, match="only change requires_grad flags of leaf variables"):
+        y.requires_grad = False
+    assert not y.detach().requires_grad and y.detach().is_leaf
