@@ -143,7 +143,8 @@ def compile_load(inst: Instruction, names: Names) -> Run:
         space = _spelled(inst, names, 1)
     read = address_reader(inst.operands[1], names, space != "shared")
     puts = [_lane_writer(target, kind) for target in targets]
-    atomic, readonly = any(part in STRONG for part in inst.parts), "nc" in inst.parts
+    # Compilers load with a plain ld what a compare-and-swap on the same register then checks: that is no race.
+    atomic, readonly = any(part in STRONG for part in inst.parts) or inst.operands[1] in names.swapped, "nc" in inst.parts
 
     def run(batch: Batch, mask: Mask) -> None:
         lanes, address = addresses(batch, read, mask)

@@ -22,6 +22,7 @@ class Names:
     def __init__(self, fixed: dict[str, int]) -> None:
         self.fixed = fixed
         self.spaces: dict[str, str] = {}
+        self.swapped: set[Operand] = set()  # addresses of compare-and-swap instructions
 
     def address(self, symbol: Symbol) -> Callable[[Batch], int]:
         if symbol.name in self.fixed:

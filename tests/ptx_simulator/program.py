@@ -73,6 +73,7 @@ def compile_kernel(module: Module, name: str) -> Program:
     kernel = module.kernel(name)
     names = Names({})
     shared, dynamic, local = _layout(module, kernel, names)
+    names.swapped = {inst.operands[1] for inst in kernel.statements if isinstance(inst, Instruction) and "cas" in inst.parts}
     nodes = _Nodes(kernel, names).build()
     shifts = [_granule(kernel, names, spaces) for spaces in (("global", "const", "generic"), ("shared", "generic"))]
     registers = [register.bits for register in kernel.registers]
