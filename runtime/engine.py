@@ -63,6 +63,8 @@ class Plan:
         if compiled is False:
             counters["interpreted"] += 1
             results: Any = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
+            if sum(o.type.nbytes for node in self.graph.nodes for o in node.outputs) > MUCH:
+                memory.trim_heap()  # numpy's temporaries: their place would count against the process for ever
         else:
             counters["compiled_runs"] += 1
             results = None if self.launch is None else self.launch(*buffers, *scalars)
@@ -95,6 +97,7 @@ class Plan:
 
 
 COMPILE_AT = 2
+MUCH = 32 << 20  # bytes of temporaries after which an interpreted run gives the heap back
 CHECK = check.mode()
 
 

@@ -260,6 +260,13 @@ def as_numpy(buffer: Buffer, shape: Sequence[int], dtype: Any) -> np.ndarray:
     return np.asarray(buffer)[:nbytes].view(dtype).reshape(shape)
 
 
+def trim_heap() -> None:
+    """Give memory that the C library holds free back to the system. Does nothing where the library has no such call."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def same_bytes(first: int, second: int, nbytes: int) -> bool:
     """Whether `nbytes` bytes at two addresses are equal."""
     return _libc.memcmp(first, second, nbytes) == 0
