@@ -213,6 +213,28 @@ def test_copies_stay_inside_their_allocations(driver: SoftwareDriver) -> None:
     assert (values(b) == 2).all()
 
 
+def test_copies_between_any_two_addresses(driver: SoftwareDriver) -> None:
+    a, b, host = filled(3), filled(0), np.zeros(N, np.float32)
+    kind = cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
+    assert done(cu.cuPointerGetAttribute(kind, a)) == cu.CUmemorytype.CU_MEMORYTYPE_DEVICE
+    assert code(cu.cuPointerGetAttribute(kind, host.ctypes.data)) == "INVALID_VALUE"
+    done(cu.cuMemcpy(b, a, 4 * N))
+    done(cu.cuMemcpyAsync(host.ctypes.data, b, 4 * N, 0))
+    assert (host == 3).all()
+
+
+def test_allocations_in_the_order_of_a_stream(driver: SoftwareDriver) -> None:
+    stream, a, c = done(cu.cuStreamCreate(0)), filled(1), filled(0)
+    b = done(cu.cuMemAllocAsync(4 * N, stream))
+    done(cu.cuMemcpyDtoDAsync(b, a, 4 * N, stream))
+    done(add(a, b, c, stream=stream))
+    done(cu.cuMemFreeAsync(b, stream))
+    done(cu.cuStreamSynchronize(stream))
+    assert (values(c) == 2).all()
+    assert code(add(a, b, c, stream=stream)) == "CUDA_SUCCESS"
+    assert code(cu.cuStreamSynchronize(stream)) == "ILLEGAL_ADDRESS"
+
+
 def test_module_variables(driver: SoftwareDriver) -> None:
     module = done(cu.cuModuleLoadData((KERNELS / "last_block.ptx").read_bytes() + b"\0"))
     address, size = done(cu.cuModuleGetGlobal(module, b"finished"))

@@ -58,6 +58,7 @@ class Launch:
 
         found = self.tracks.get(allocation.base)
         if found is None:
+            allocation.scan()
             found = self.tracks[allocation.base] = Tracker(allocation, self.global_shift)
         return found
 

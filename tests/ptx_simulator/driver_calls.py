@@ -122,6 +122,21 @@ def cuDevicePrimaryCtxGetState(driver: SoftwareDriver, number: int, flags: Any, 
     flags[0], active[0] = 0, int(_device(driver, number).retained > 0)
 
 
+@entry(POINTER(Handle), c_void_p, c_uint, c_int, context=False)
+def cuCtxCreate(driver: SoftwareDriver, result: Any, parameters: int, flags: int, number: int) -> None:
+    """The primary context stands in for a context of its own; it becomes current."""
+    driver.stack.append(_device(driver, number))
+    result[0] = _context(number)
+
+
+@entry(Handle, context=False)
+def cuCtxDestroy(driver: SoftwareDriver, context: int | None) -> None:
+    device = _context_device(driver, context)
+    device.synchronize()
+    if driver.stack and driver.stack[-1] is device:
+        driver.stack.pop()
+
+
 @entry(Handle, context=False)
 def cuCtxSetCurrent(driver: SoftwareDriver, context: int | None) -> None:
     if driver.stack:
@@ -334,6 +349,60 @@ def cuMemcpyDtoD(driver: SoftwareDriver, target: int, source: int, size: int) ->
 def cuMemcpyDtoDAsync(driver: SoftwareDriver, target: int, source: int, size: int, stream: int | None) -> None:
     if size:
         _copy(driver, target, source, size, stream)
+
+
+def _any_copy(driver: SoftwareDriver, target: int, source: int, size: int, stream: int | None) -> Stream | None:
+    """Addresses tell by themselves whether they are the device's."""
+    find = driver.device.simulator.memory.find
+    if find(target) and find(source):
+        return _copy(driver, target, source, size, stream)
+    if find(target):
+        return _upload(driver, target, source, size, stream)
+    if find(source):
+        return _download(driver, target, source, size, stream)
+    ctypes.memmove(target, source, size)
+    return None
+
+
+@entry(Pointer, Pointer, c_size_t)
+def cuMemcpy(driver: SoftwareDriver, target: int, source: int, size: int) -> None:
+    if size and (stream := _any_copy(driver, target, source, size, None)):
+        stream.drain()
+
+
+@entry(Pointer, Pointer, c_size_t, Handle)
+def cuMemcpyAsync(driver: SoftwareDriver, target: int, source: int, size: int, stream: int | None) -> None:
+    if size:
+        found = _any_copy(driver, target, source, size, stream)
+        if found and not driver.device.simulator.memory.find(target) and not _is_pinned(driver, target, size):
+            found.drain()
+
+
+@entry(c_void_p, c_int, Pointer)
+def cuPointerGetAttribute(driver: SoftwareDriver, result: int, attribute: int, address: int) -> int | None:
+    """Memory type (2: CU_POINTER_ATTRIBUTE_MEMORY_TYPE) and device (9) of an address."""
+    on_device = driver.device.simulator.memory.find(address) is not None
+    if not on_device and not _is_pinned(driver, address, 1):
+        return 1
+    if attribute not in (2, 9):
+        return 801
+    ctypes.c_int.from_address(result).value = driver.device.number if attribute == 9 else (2 if on_device else 1)
+    return 0
+
+
+@entry(POINTER(Handle), c_int, context=False)
+def cuDeviceGetDefaultMemPool(driver: SoftwareDriver, result: Any, number: int) -> None:
+    result[0] = 0xB001 + _device(driver, number).number
+
+
+@entry(Handle, c_int, c_void_p)
+def cuMemPoolSetAttribute(driver: SoftwareDriver, pool: int, attribute: int, value: int) -> None:
+    """Accepted: the pool keeps nothing, so that its limits change nothing."""
+
+
+@entry(Handle, c_size_t)
+def cuMemPoolTrimTo(driver: SoftwareDriver, pool: int, keep: int) -> None:
+    driver.device.synchronize()
 
 
 def _fill(driver: SoftwareDriver, target: int, value: Any, count: int, stream: int | None) -> None:

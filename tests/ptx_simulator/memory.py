@@ -9,6 +9,7 @@ import bisect
 from typing import Any
 
 import numpy as np
+
 from ptx_simulator.floating import Array
 
 FIRST_ADDRESS = 0x7F00_0000_0000
@@ -16,6 +17,8 @@ SHARED_WINDOW = 1 << 56
 LOCAL_WINDOW = 2 << 56
 UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 GUARD = 512
+_FILLED = 1 << 20
+_SCANNED = 1 << 24
 
 
 class OutOfMemoryError(Exception):
@@ -28,7 +31,8 @@ class Bytes:
     def __init__(self, size: int) -> None:
         padded = -(-size // 16) * 16 + 16
         self.size = size
-        self.data = np.full(padded, 0xCD, np.uint8)
+        # Large memory stays untouched: the system gives zeroed pages as they are used.
+        self.data = np.full(padded, 0xCD, np.uint8) if size <= _FILLED else np.zeros(padded, np.uint8)
         self.written = np.zeros(padded, np.bool_)
         self._views = {width: (self.data.view(kind), self.written.view(kind)) for width, kind in UNSIGNED.items()}
 
@@ -59,9 +63,10 @@ class Allocation(Bytes):
     def end(self) -> int:
         return self.base + self.size
 
-    def all_written(self) -> bool:
-        self.complete = self.complete or bool(self.written[: self.size].all())
-        return self.complete
+    def scan(self) -> None:
+        """Notes whether every byte was written: reads need no check then."""
+        if not self.complete and self.size <= _SCANNED:
+            self.complete = bool(self.written[: self.size].all())
 
 
 class DeviceMemory:

@@ -94,10 +94,13 @@ class Simulator:
         values = list(args)
         for place, address in arrays:
             values[place] = address
-        self.launch_raw(ptx, name, _extent(grid), _extent(block), _pack(program.kernel, values), shared)
-        for place, address in arrays:
-            args[place][...] = self.download(address, args[place].dtype, args[place].shape)
-            self.memory.free(address)
+        try:
+            self.launch_raw(ptx, name, _extent(grid), _extent(block), _pack(program.kernel, values), shared)
+            for place, address in arrays:
+                args[place][...] = self.download(address, args[place].dtype, args[place].shape)
+        finally:
+            for _, address in arrays:
+                self.memory.free(address)
 
     def launch_raw(self, ptx: str, name: str, grid: Any, block: Any, parameters: bytes, shared: int) -> None:
         """As `launch`, with the parameters as the bytes of their struct."""

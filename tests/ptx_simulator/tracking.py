@@ -121,6 +121,8 @@ def shadow_for_writing(batch: Batch, access: Access) -> Shadow | None:
 
 def check_read(batch: Batch, access: Access) -> None:
     """Fault if a byte was never written, or was written by a thread that is not ordered before this read."""
+    if batch.launch.races and isinstance(access.target, Allocation):
+        batch.launch.track(access.target)
     check_written(batch, access)
     shadow = shadow_for_reading(batch, access)
     if shadow is None:
@@ -168,7 +170,7 @@ def note_write(batch: Batch, access: Access, shadow: Shadow) -> Array:
 
 
 def check_written(batch: Batch, access: Access) -> None:
-    if access.space in ("local", "param") or (isinstance(access.target, Allocation) and access.target.all_written()):
+    if access.space in ("local", "param") or (isinstance(access.target, Allocation) and access.target.complete):
         return
     for part in range(access.parts):
         missing = access.target.unwritten(access.width, access.elements_of(part))
