@@ -10,8 +10,8 @@ from treadle.ir.builder import Emitter
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.op import Attrs, Kind, Op, result_types
 from treadle.ir.types import SCALARS
-from treadle.runtime import memory, native
-from treadle.runtime.recorder import STATE, Data, computed, flush_due, leaf_key, miss, record, rewind
+from treadle.runtime import memory, native, recorder
+from treadle.runtime.recorder import STATE, Data, computed, flush_due, record, record_slowly, rewind
 from treadle.tape import Edge, GradNode, LeafNode, next_sequence, pick_keep
 
 if TYPE_CHECKING:
@@ -208,13 +208,18 @@ def apply(op: Op, inputs: Iterable[Any], attrs: Attrs = ()) -> Any:
         tensors = (wrap(out),) if out.__class__ is Data else tuple([wrap(d) for d in out])
         attach(step, inputs, datas, tensors)
         return tensors[0] if out.__class__ is Data else tensors
-    out = record(state, op, datas, attrs)
-    if out.__class__ is Data:
-        t = _new(Tensor)
-        t._data = out
-        t._edge = t._storage = None
+    trace = state.trace
+    try:
+        t = RECORD_TENSOR(trace, op, attrs, *datas)
+    except BaseException:  # an interrupt
+        rewind(trace)
+        raise
+    if t is not None:
+        if trace.at.due or state.eager:
+            flush_due(state)
         return t
-    return tuple([wrap(d) for d in out])
+    out = record(state, op, datas, attrs)
+    return wrap(out) if out.__class__ is Data else tuple([wrap(d) for d in out])
 
 
 def attach(step: Any, inputs: Any, datas: list[Any], results: tuple[Tensor, ...]) -> None:
@@ -247,6 +252,24 @@ def attach(step: Any, inputs: Any, datas: list[Any], results: tuple[Tensor, ...]
         results[i]._edge = (node, i)
 
 
+def _first_record(*args: Any) -> Any:
+    """Find out, at the first op, whether there is a builtin that records."""
+    global RECORD_TENSOR
+    found = native.recording_builtins(Tensor)
+    RECORD_TENSOR = _leave_to_python if found is None else found.record_tensor
+    if found is not None:
+        recorder.RECORD = found.record
+    return None
+
+
+def _leave_to_python(*args: Any) -> Any:
+    return None
+
+
+# `RECORD_TENSOR(trace, op, attributes, *values)`: the tensor of a step seen before, recorded; None leaves the step to Python.
+RECORD_TENSOR: Callable[..., Any] = _first_record
+
+
 def unary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
     """`apply(op, (input,))` as a function of its own, for an op with one operand, one result and no attributes.
 
@@ -268,26 +291,20 @@ def unary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
                 return apply(op, (input,))
         trace = state.trace
         try:
-            key = (op, (), data.slot if data.trace is trace else leaf_key(trace, data))
-            step = trace.at.next.get(key) or miss(trace, key, (data,))
-            result = Data()
-            values = trace.values
-            result.type, result.trace, result.slot, result.buffer, result.stale = step.type, trace, len(values), None, False
-            values.append(result)
-            trace.at = step
+            t = RECORD_TENSOR(trace, op, (), data)
+            if t is None:
+                t = wrap(record_slowly(trace, op, (), (data,)))
         except BaseException:  # a refused operand, or an interrupt between any two lines
             rewind(trace)
             raise
-        t = _new(Tensor)
-        t._data = result
-        t._edge = t._storage = None
+        step = trace.at
         if edge is not None:
             keep = step.tape.get(1) or pick_keep(step, 1, 1)
             if keep.flows:
                 node = GradNode()
                 node.step, node.keep, node.edges, node.sequence, node.extra = step, keep, (edge,), next_sequence(), None
                 node.saved = (None if keep.none else data,)
-                node.outs = (result,) if keep.outs else ()
+                node.outs = (t._data,) if keep.outs else ()
                 t._edge = (node, 0)
         if step.due or state.eager:
             flush_due(state)
@@ -315,7 +332,7 @@ def binary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
             other_edge = other._edge
             window = window or (storage is not None and other._chain)
         elif other.__class__ in SCALARS:
-            b = other_edge = None
+            b, other_edge = other, None
         else:
             return foreign(input, other, out)
         state = STATE.here
@@ -324,31 +341,20 @@ def binary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
             return apply(op, (input, other))
         trace = state.trace
         try:
-            first = a.slot if a.trace is trace else leaf_key(trace, a)
-            if b is None:
-                trace.scalars.append(other)
-                key = (op, (), first, other.__class__)
-            else:
-                key = (op, (), first, b.slot if b.trace is trace else leaf_key(trace, b))
-            step = trace.at.next.get(key) or miss(trace, key, (a, other if b is None else b))
-            result = Data()
-            values = trace.values
-            result.type, result.trace, result.slot, result.buffer, result.stale = step.type, trace, len(values), None, False
-            values.append(result)
-            trace.at = step
+            t = RECORD_TENSOR(trace, op, (), a, b)
+            if t is None:
+                t = wrap(record_slowly(trace, op, (), (a, b)))
         except BaseException:  # a refused operand, or an interrupt between any two lines
             rewind(trace)
             raise
-        t = _new(Tensor)
-        t._data = result
-        t._edge = t._storage = None
+        step = trace.at
         if tracked:
             keep = step.tape.get(mask := (edge is not None) + 2 * (other_edge is not None)) or pick_keep(step, mask, 2)
             if keep.flows:
                 node = GradNode()
                 node.step, node.keep, node.edges, node.sequence, node.extra = step, keep, (edge, other_edge), next_sequence(), None
-                node.saved = (a if keep.operands[0] else None, other if b is None else b if keep.operands[1] else None)
-                node.outs = (result,) if keep.outs else ()
+                node.saved = (a if keep.operands[0] else None, b if keep.operands[1] or b is other else None)
+                node.outs = (t._data,) if keep.outs else ()
                 t._edge = (node, 0)
         if step.due or state.eager:
             flush_due(state)
@@ -374,11 +380,24 @@ class TensorEmitter(Emitter):
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         op = op_table.TABLE.get(name)
-        method = None if op is None else fast_path(op, lambda *operands: apply(op, operands[:-1]))
-        if method is None:
-            return super().__getattr__(name)
+        general = super().__getattr__(name)
+        if op is None or (op.operands and op.operands[-1].endswith("*")):
+            return general
+        method = fast_path(op, lambda *operands: apply(op, operands[:-1])) or _positional(op, general)
         self.__dict__[name] = method
         return method
+
+
+def _positional(op: Op, general: Callable[..., Any]) -> Callable[..., Any]:
+    """`op(*operands, *attributes)`; `general` sorts out calls with names."""
+    count = len(op.operands)
+    every = count + len(op.attrs)
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        if kwargs or len(args) != every:
+            return general(*args, **kwargs)
+        return apply(op, args[:count], args[count:])
+    return method
 
 
 EMITTER = TensorEmitter()

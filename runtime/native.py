@@ -17,10 +17,11 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from treadle.codegen import python_calls as layout
+from treadle.codegen import python_recording as recording
 from treadle.codegen.executor import native as native_executor
 from treadle.codegen.jit import CompiledModule, compile_text
 from treadle.runtime import executor, log, memory, threads
-from treadle.runtime.recorder import Data, Trace, computed
+from treadle.runtime.recorder import Data, Step, Trace, computed
 
 KEEP_BYTES = 64 << 10       # outputs up to this size stay with their plan between runs
 KEEP_ALL_BYTES = 32 << 20   # as long as all plans together keep no more than this
@@ -71,7 +72,7 @@ def builtins() -> Builtins | None:
     try:
         offsets = layout.Offsets(_offset(Data, "buffer"), _offset(Data, "trace"), _offset(memory.Buffer, "ptr"))
         _check_offsets(offsets)
-        for name in _API:
+        for name in (*_API, *recording.API):
             llvm.add_symbol(name, _address(getattr(ctypes.pythonapi, name)))
         module = compile_text(layout.launch_text(offsets))
     except (RuntimeError, AttributeError, ValueError) as error:
@@ -85,6 +86,33 @@ def builtins() -> Builtins | None:
     if not _counts_references(live):
         return None
     return Builtins(live, _function(found["same_bytes"], None), _make_state(), found["launch"], found["launch_values"], module)
+
+
+class Recording(NamedTuple):
+    """`record(trace, op, attributes, *operands)` and the same that makes a tensor of the value; None: Python has to do it."""
+
+    record: Callable[..., Any]
+    record_tensor: Callable[..., Any]
+    module: CompiledModule
+
+
+def recording_builtins(tensor: type) -> Recording | None:
+    """The recorder's builtins; `tensor` is the class of tensors."""
+    if builtins() is None:
+        return None
+    classes = {"Data": Data, "Trace": Trace, "Step": Step, "Tensor": tensor}
+    try:
+        offsets = {(cls, name): _offset(classes[cls], name) for cls, names in recording.SLOTS.items() for name in names}
+        module = compile_text(recording.recording_text(offsets))
+    except (RuntimeError, AttributeError, ValueError) as error:
+        log.log("compile", f"recording stays in Python: {error}")
+        return None
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
+    state = np.array([id(Data), id(tensor), id(None), id(False)], np.int64)
+    _immortal.extend([state, tensor])
+    made = [_function(_MethodDef(name.encode(), module.address(name), METH_FASTCALL, None), (int(state.ctypes.data),))
+            for name in ("record", "record_tensor")]
+    return Recording(made[0], made[1], module)
 
 
 def _address(function: Any) -> int:

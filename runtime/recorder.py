@@ -221,31 +221,44 @@ def record(state: ThreadState, op: Op, inputs: Any, attrs: Attrs) -> Any:
     """Record `op` on Data and Python numbers; one Data, or a tuple of them for an op with several results."""
     trace = state.trace
     try:
-        values = trace.values
-        key: list[Any] = [op, attrs]
-        for x in inputs:
-            if x.__class__ is Data:
-                key.append(x.slot if x.trace is trace else leaf_key(trace, x))
-            else:
-                trace.scalars.append(x)
-                key.append(x.__class__)
-        found = tuple(key)
-        step = trace.at.next.get(found)
-        if step is None:
-            step = miss(trace, found, inputs)
-        results = []
-        for result_type in step.types:
-            data = Data()
-            data.type, data.trace, data.slot, data.buffer, data.stale = result_type, trace, len(values), None, False
-            values.append(data)
-            results.append(data)
-        trace.at = step
+        found = RECORD(trace, op, attrs, *inputs)
+        if found is None:
+            found = record_slowly(trace, op, attrs, inputs)
     except BaseException:  # a refused operand, or an interrupt between any two lines
         rewind(trace)
         raise
-    if step.due or state.eager:
+    if trace.at.due or state.eager:
         flush_due(state)
+    return found
+
+
+def record_slowly(trace: Trace, op: Op, attrs: Attrs, inputs: Any) -> Any:
+    """`record` for steps that may be new; the caller rewinds the trace when this raises."""
+    values = trace.values
+    key: list[Any] = [op, attrs]
+    for x in inputs:
+        if x.__class__ is Data:
+            key.append(x.slot if x.trace is trace else leaf_key(trace, x))
+        else:
+            trace.scalars.append(x)
+            key.append(x.__class__)
+    found = tuple(key)
+    step = trace.at.next.get(found)
+    if step is None:
+        step = miss(trace, found, inputs)
+    results = []
+    for result_type in step.types:
+        data = Data()
+        data.type, data.trace, data.slot, data.buffer, data.stale = result_type, trace, len(values), None, False
+        values.append(data)
+        results.append(data)
+    trace.at = step
     return data if step.type is not None else tuple(results)
+
+
+def RECORD(trace: Trace, op: Op, attrs: Attrs, *inputs: Any) -> Any:
+    """Replaced by a builtin that records steps seen before; None leaves the step to `record_slowly`."""
+    return None
 
 
 TOO_LONG = "trace is long"

@@ -4,6 +4,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -198,3 +199,53 @@ def test_text_names_no_address() -> None:
     offsets = python_calls.Offsets(16, 40, 32)
     text = python_calls.launch_text(offsets)
     assert text == python_calls.launch_text(offsets) and "inttoptr" not in text
+
+
+@needs_builtins
+def test_recording_leaves_what_is_not_common_to_python(compiled_at_once: None) -> None:
+    x, y = torch.arange(4.0), torch.arange(4.0)
+    torch.cpu.synchronize()
+    found = native.recording_builtins(torch.Tensor)
+    assert found is not None
+    for _ in range(2):
+        assert (x + x).tolist() == [0, 2, 4, 6] and (x + y).tolist() == [0, 2, 4, 6]
+    trace = recorder.STATE.here.trace
+    pending = x * 3
+    before = len(trace.values)
+    assert found.record(trace, None, (), x._data) is None                   # never seen
+    assert found.record(trace, None, (), *[x._data] * 9) is None            # too many operands
+    assert found.record_tensor(trace, None, (), object()) is None
+    assert len(trace.values) == before and pending.tolist() == [0, 3, 6, 9]
+
+
+@needs_builtins
+def test_recording_keeps_references_balanced(compiled_at_once: None) -> None:
+    x, y = torch.arange(4.0), torch.arange(4.0)
+    torch.cpu.synchronize()
+    for _ in range(3):
+        ((x + y) * 2.5 - x).tolist()
+    number = 2.5 * 1.5
+    counts = [sys.getrefcount(v) for v in (x._data, y._data, x._data.type, number)]
+    nothing, false = sys.getrefcount(None), sys.getrefcount(False)
+    for _ in range(5000):
+        z = (x + y) * number - x
+        torch.cpu.synchronize()
+    assert z.tolist() == [-0.0 + 0, 6.5, 13.0, 19.5]
+    del z
+    assert [sys.getrefcount(v) for v in (x._data, y._data, x._data.type, number)] == counts
+    assert abs(sys.getrefcount(None) - nothing) < 500 and abs(sys.getrefcount(False) - false) < 500
+
+
+@needs_builtins
+def test_tensors_made_by_builtins_are_tensors(compiled_at_once: None) -> None:
+    x = torch.arange(4.0)
+    for _ in range(2):
+        y = x + 1.0
+        y.note = "kept"
+        assert type(y) is torch.Tensor and y.note == "kept" and y.is_leaf and y.grad is None and y._storage is None
+        ref = weakref.ref(y)
+        loop = [y]
+        y.loop = loop
+        del y, loop
+        gc.collect()
+        assert ref() is None
