@@ -62,20 +62,25 @@ def program(steps: list[Step], shared: bool) -> str:
     return "\n".join([*lines, "ret; }"])
 
 
-def first_conflict(steps: list[Step], block: int, shared: bool) -> int | None:
-    """The first step with an access that another thread's earlier access, or one of the same step, is not ordered before."""
+def first_conflict(steps: list[Step], block: int, shared: bool, at_once: int) -> int | None:
+    """The first step with an access that another thread's earlier access, or one of the same step, is not ordered before.
+
+    `at_once` blocks run together, then the next ones: this is the order in which the simulator sees the accesses.
+    """
     history: list[tuple[int, int, str, int, int]] = []
-    barriers, warps = 0, 0
-    for number, step in enumerate(steps):
-        barriers += step.kind == "barrier"
-        warps += step.kind in ("barrier", "warp")
-        if step.kind in ("barrier", "warp"):
-            continue
-        now = [(thread, int(cell), step.kind, barriers, warps) for thread, cell in enumerate(step.cells) if cell != NOBODY]
-        for mine, other in product(now, history + now):
-            if _conflict(mine, other, block, shared):
-                return number
-        history += now
+    for start in range(0, len(steps[0].cells), at_once * block):
+        barriers, warps = 0, 0
+        for number, step in enumerate(steps):
+            barriers += step.kind == "barrier"
+            warps += step.kind in ("barrier", "warp")
+            if step.kind in ("barrier", "warp"):
+                continue
+            threads = range(start, min(start + at_once * block, len(step.cells)))
+            now = [(thread, int(step.cells[thread]), step.kind, barriers, warps) for thread in threads if step.cells[thread] != NOBODY]
+            for mine, other in product(now, history + now):
+                if _conflict(mine, other, block, shared):
+                    return number
+            history += now
     return None
 
 
@@ -97,11 +102,12 @@ def test_races_are_found_exactly(seed: int, shared: bool, blocks: int) -> None:
     found = 0
     for _ in range(12):
         steps = random_steps(rng, 12, THREADS * blocks, crowd=0.04 + 0.4 * rng.random() ** 3)
-        text, expected = program(steps, shared), first_conflict(steps, THREADS, shared)
+        at_once = 1 + seed % 3
+        text, expected = program(steps, shared), first_conflict(steps, THREADS, shared, at_once)
         head = text.split("\n").index("ld.param.u64 %q2, [cells];" if not shared else "mov.u32 %r6, s; cvt.u64.u32 %q2, %r6;") + 2
         table = np.stack([step.cells for step in steps])
         try:
-            Simulator(threads=THREADS * (1 + seed % 2) * 2).launch(text, "k", blocks, THREADS, [table, np.zeros(CELLS, np.uint32)])
+            Simulator(threads=THREADS * at_once).launch(text, "k", blocks, THREADS, [table, np.zeros(CELLS, np.uint32)])
             line = None
         except RaceFault as fault:
             assert fault.place is not None

@@ -276,15 +276,14 @@ def compile_fence(inst: Instruction, names: Names) -> Run:
 
 
 def compile_cvta(inst: Instruction, names: Names) -> Run:
-    space = space_of(inst)
-    window = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "param": PARAMETER_WINDOW}.get(space, 0)
+    """To and from generic addresses; those of parameters are generic already."""
+    window = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW}.get(space_of(inst), 0)
     bits = BITS[inst.types[-1]]
     target, source = inst.operands[0], raw(inst.operands[1], bits, names)
     if not isinstance(target, Register):
         raise PtxError("cvta needs a register")
     write, dtype = store(target), UNSIGNED[bits // 8]
-    already = isinstance(inst.operands[1], Symbol) and space == "param"
-    step = dtype(0 if already else ((-window if "to" in inst.parts else window) % (1 << bits)))
+    step = dtype((-window if "to" in inst.parts else window) % (1 << bits))
     return lambda batch, mask: write(batch, source(batch) + step, mask)
 
 

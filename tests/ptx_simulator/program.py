@@ -195,6 +195,8 @@ class _Nodes:
 
     def _control(self, inst: Instruction) -> None:
         if inst.name in ("bar", "barrier"):
+            if "cluster" in inst.parts:
+                raise PtxError("barriers of clusters are not supported")
             self._fresh()
         node = self.nodes[-1]
         node.control, node.first, node.steps = inst, node.first or inst, node.steps + 1
