@@ -280,6 +280,19 @@ def test_installing_after_a_first_failure_works() -> None:
     assert done_process.stdout.splitlines()[-1] == "CUDA_SUCCESS 1"
 
 
+def test_a_process_with_another_driver_is_refused(tmp_path: Path) -> None:
+    program = (
+        "import ctypes, sys\n"
+        "from pathlib import Path\n"
+        "from ptx_simulator import shim, software_driver\n"
+        "ctypes.CDLL(str(shim.write(Path(sys.argv[1]))))\n"
+        "software_driver.install()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=120)
+    assert found.returncode == 1 and f"RuntimeError: the process has already loaded {tmp_path}" in found.stderr
+
+
 @pytest.mark.parametrize(("machine", "number"), [("x86_64", 62), ("aarch64", 183)])
 def test_shim_is_a_shared_object_whose_code_jumps_through_its_slot(machine: str, number: int) -> None:
     image = shim.shared_object(machine)

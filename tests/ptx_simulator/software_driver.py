@@ -18,13 +18,15 @@ def install(devices: int = 1, memory: int = 1 << 31, capability: tuple[int, int]
     """Puts the software driver under cuda-python for the rest of the process; a second call resets and returns the first.
 
     memory: bytes per device. simulator: arguments of Simulator (threads, budget, races).
-    OSError on a processor without a shim.
+    OSError on a processor without a shim. RuntimeError if the process has loaded a real driver: calls would go there.
     """
     if _installed:
         driver = _installed[0][0]
         driver.count, driver.memory, driver.capability, driver.options = devices, memory, capability, simulator
         driver.reset()
         return driver
+    if real := _loaded_driver():
+        raise RuntimeError(f"the process has already loaded {real}: install the software driver before the first call of cuda.bindings")
     driver = SoftwareDriver(devices, memory, capability, simulator)
     missing = [name for module in (driver_calls, driver_work) for name in dir(module) if name.startswith("cu") and name not in ENTRIES]
     if missing:
@@ -34,6 +36,13 @@ def install(devices: int = 1, memory: int = 1 << 31, capability: tuple[int, int]
     c_void_p.in_dll(library, "slot").value = ctypes.cast(resolve, c_void_p).value
     _installed.append((driver, (library, resolve)))
     return driver
+
+
+def _loaded_driver() -> str | None:
+    """The path of a libcuda in this process (as Linux lists its mapped files)."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    return next((line.split()[-1] for line in lines if "/libcuda.so" in line), None)
 
 
 def _resolver(driver: SoftwareDriver) -> Any:
