@@ -15,7 +15,8 @@ STATE_WORDS = 4
 MAX_OPERANDS = 8
 FIRST_OPERAND = 3  # after trace, op, attributes
 
-ZERO, ONE = const("i64", 0), const("i64", 1)
+ZERO = const("i64", 0)
+NULL = Val("ptr", "null")
 # Slots whose offsets the code has: of a value, a trace, a trie node, a tensor.
 SLOTS = {"Data": ("type", "trace", "slot", "buffer", "stale"), "Trace": ("at", "leaves", "scalars", "values"), "Step": ("next", "type"),
          "Tensor": ("_data", "_edge", "_storage")}
@@ -74,7 +75,7 @@ class _Recorder:
         """A new reference to the key of one operand."""
         f = self.f
         value, number, old, known, unknown, done = (f.label(n) for n in ("value", "number", "old", "known", "unknown", "keyed"))
-        found = f.variable(Val("ptr", "null"))
+        found, made = f.variable(NULL), f.variable(NULL)
         cls = self._word(x, 1)
         f.branch_if(f.op(f"icmp eq {cls}, {self._word(self.state, DATA_CLASS).name}", "i1"), value, number)
         f.start(number)
@@ -94,15 +95,18 @@ class _Recorder:
         f.store(slot, found)
         f.branch(done)
         f.start(leaf)
-        self._check_new_leaf(x, key)
+        self._check_computed(x, key)
+        self._seek_among_new(x, found, made, done)
         self._note("%leaves", self.new_leaves, x)
         f.store(self._slot(x, "Data", "type"), found)
         f.branch(done)
         f.start(done)
-        return self._owned(f.load(found, "ptr"))
+        item = self._owned(f.load(found, "ptr"))
+        f.call_void("Py_DecRef", f.load(made, "ptr"))
+        return item
 
-    def _check_new_leaf(self, x: Val, key: Val) -> None:
-        """Python's care is needed for a value that is not computed, and for one that is here twice."""
+    def _check_computed(self, x: Val, key: Val) -> None:
+        """A value without a buffer needs Python's care."""
         f = self.f
         drop, fine = f.label("drop"), f.label("fine")
         computed = f.op(f"icmp ne {self._slot(x, 'Data', 'buffer')}, {self._word(self.state, NONE).name}", "i1")
@@ -111,10 +115,20 @@ class _Recorder:
         f.call_void("Py_DecRef", key)
         f.branch(self.slow)
         f.start(fine)
+
+    def _seek_among_new(self, x: Val, found: Val, made: Val, done: str) -> None:
+        """The second use of an input that is new in this op has the slot that the first one will get."""
+        f = self.f
         with f.loop(ZERO, f.load(self.new_leaves, "i64")) as loop:
             other = f.load(f.gep(Val("ptr", "%leaves"), loop.index, "ptr"), "ptr")
-            differs = f.label("differs")
-            f.branch_if(f.op(f"icmp eq {other}, {x.name}", "i1"), drop, differs)
+            same, differs = f.label("same"), f.label("differs")
+            f.branch_if(f.op(f"icmp eq {other}, {x.name}", "i1"), same, differs)
+            f.start(same)
+            slot = f.call("PyLong_FromSsize_t", "ptr", f.add(f.call("PyList_Size", "i64", self.values), loop.index))
+            self._unless(self._exists(slot), self.failed)
+            f.store(slot, found)
+            f.store(slot, made)
+            f.branch(done)
             f.start(differs)
 
     def _note(self, table: str, count: Val, x: Val) -> None:

@@ -1,6 +1,7 @@
 """`x[...]` and `x[...] = v`: basic indexing is a chain of views, advanced indexing a gather or scatter."""
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 from treadle.creation import adopt, tensor, to_array
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
-from treadle.tensor import Tensor, alias, apply, assign, check_writable, view
+from treadle.ir.types import tensor_type
+from treadle.runtime import memory
+from treadle.runtime.recorder import STATE, computed
+from treadle.tensor import Tensor, alias, apply, assign, check_writable, storage_of, view, wrap
 
 SLICE, RESHAPE, PERMUTE = op_table.get("slice"), op_table.get("reshape"), op_table.get("permute")
 
@@ -143,13 +147,35 @@ def _basic(x: Tensor, parsed: _Parsed) -> Tensor:
     if out is x:
         out = alias(x)
         out._detached = x._detached
-        out._node, out._out = (x._node, x._out) if not x._requires_grad else _leaf(x)
+        out._edge = x._edge
     return out
 
 
-def _leaf(x: Tensor) -> Any:
-    from treadle.autograd import edge_of
-    return edge_of(x)
+@functools.lru_cache(4096)
+def _row_parts(shape: tuple[int, ...], count: int) -> tuple[Any, ...]:
+    """What all `x[i]` of a shape share: the other axes of the slice, its steps, the reshape, elements per row."""
+    rest = shape[1:]
+    return (0,) * len(rest), rest, (1,) * len(shape), (RESHAPE, (rest,)), count // shape[0]
+
+
+def row(x: Tensor, index: int) -> Tensor:
+    """`x[index]` for an integer in range: as a window of a computed value when it can be, without going through two views."""
+    data = x._data
+    storage = storage_of(x)
+    starts, stops, steps, reshape, count = _row_parts(data.type.shape, data.type.numel)
+    index += data.type.shape[0] if index < 0 else 0
+    cut = ((index, *starts), (index + 1, *stops), steps)
+    if (x._edge is not None or storage.export is not None or x._seen != storage.version or data.buffer is None
+            or STATE.here.capture is not None):
+        return view(RESHAPE, view(SLICE, x, cut), reshape[1])
+    type = tensor_type(stops, data.type.dtype, data.type.device)
+    size = type.dtype.itemsize * count
+    t = wrap(computed(type, memory.Buffer(data.buffer.ptr + index * size, size, data.buffer)))
+    t._storage, t._seen = storage, storage.version
+    t._chain = (*x._chain, (SLICE, cut), reshape)
+    if x._detached:
+        t._detached = True
+    return t
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:

@@ -139,7 +139,7 @@ def _getitem(self: Tensor, index: Any) -> Tensor:
     """`self[index]`; one integer, the commonest index, without parsing."""
     shape = self._data.type.shape
     if index.__class__ is int and shape and -shape[0] <= index < shape[0]:
-        return shaping.select(self, 0, index)
+        return indexing.row(self, index)
     return indexing.getitem(self, index)
 
 

@@ -1,6 +1,7 @@
 """The Tensor: a handle on a recorded value, its place in a storage, and its place in the autograd tape."""
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from treadle.ir import op as op_table
 from treadle.ir.builder import Emitter
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.op import Attrs, Kind, Op, result_types
-from treadle.ir.types import SCALARS
+from treadle.ir.types import SCALARS, TensorType
 from treadle.runtime import memory, native, recorder
 from treadle.runtime.recorder import STATE, Data, computed, flush_due, record, record_slowly, rewind
 from treadle.tape import Edge, GradNode, LeafNode, next_sequence, pick_keep
@@ -439,7 +440,7 @@ def view(op: Op, x: Tensor, attrs: Attrs) -> Tensor:
     """Apply a view op: the result shares `x`'s storage."""
     storage = storage_of(x)
     if storage.export is not None and STATE.here.capture is None and still_shared(storage):
-        t = wrap(computed(result_types(op, (x._data.type,), attrs)[0], None))
+        t = wrap(computed(view_type(op, x._data.type, attrs), None))
         t._seen = -1
         t._edge = None if x._requires_grad else x._edge
     else:
@@ -455,13 +456,18 @@ def view(op: Op, x: Tensor, attrs: Attrs) -> Tensor:
     return t
 
 
+@functools.lru_cache(4096)
+def view_type(op: Op, type: TensorType, attrs: Attrs) -> TensorType:
+    return result_types(op, (type,), attrs)[0]
+
+
 def _window(op: Op, data: Data, attrs: Attrs) -> Data | None:
     """The view of a computed value as a part of its buffer, when it is contiguous there: nothing to record.
 
     `for i in range(n): x[i]` would otherwise be a different trace for every i.
     """
     if op.name == "reshape":
-        return computed(result_types(op, (data.type,), attrs)[0], data.buffer)
+        return computed(view_type(op, data.type, attrs), data.buffer)
     if op.name != "slice":
         return None
     shape = data.type.shape
@@ -473,7 +479,7 @@ def _window(op: Op, data: Data, attrs: Attrs) -> Data | None:
         stride //= n or 1
         offset += lo * stride
         whole = whole and hi - lo == 1
-    type = result_types(op, (data.type,), attrs)[0]
+    type = view_type(op, data.type, attrs)
     size = data.type.dtype.itemsize
     return computed(type, memory.Buffer(data.buffer.ptr + offset * size, type.nbytes, data.buffer))
 

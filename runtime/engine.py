@@ -56,6 +56,8 @@ class Plan:
 
     def run(self, values: list[Data], scalars: Sequence[float | int | bool]) -> None:
         """Compute the wanted values and put them into `values`. DataError when the data is at fault."""
+        if not self.outputs:
+            return
         compiled = self.compiled
         if compiled is None:
             compiled = self._prepare()

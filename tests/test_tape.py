@@ -93,3 +93,26 @@ def test_requires_grad_follows_the_edge() -> None:
     with pytest.raises(RuntimeError, match="only change requires_grad flags of leaf variables"):
         y.requires_grad = False
     assert not y.detach().requires_grad and y.detach().is_leaf
+
+
+def test_rows_are_views() -> None:
+    x = torch.arange(6.0).reshape(3, 2)
+    for source in (x, x.clone().requires_grad_(), x * 1.0):
+        for i in (0, 2, -1, -3):
+            assert source[i].tolist() == source.tolist()[i] and source[i].shape == (2,)
+    torch.cpu.synchronize()
+    y = x.clone()
+    torch.cpu.synchronize()
+    first, last = y[0], y[-1]
+    first += 10
+    last[1] = 7
+    assert y.tolist() == [[10, 11], [2, 3], [4, 7]] and y[0][1].item() == 11
+    y.mul_(2)
+    assert first.tolist() == [20, 22] and last.tolist() == [8, 14]
+    with pytest.raises(IndexError):
+        y[3]
+    z = x.clone().requires_grad_()
+    (z[1] * 3).sum().backward()
+    assert z.grad.tolist() == [[0, 0], [3, 3], [0, 0]]
+    detached = z.detach()[1]
+    assert not detached.requires_grad and detached.tolist() == [2, 3]

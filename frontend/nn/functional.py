@@ -197,7 +197,7 @@ def _check_normalized(name: str, input: Tensor, normalized_shape: Sequence[int],
     if not shape:
         raise RuntimeError(f"{name}(): expected normalized_shape to be at least 1-dimensional, but got {list(shape)}")
     for label, value in affine.items():
-        if value is not None and tuple(value.shape) != shape:
+        if value is not None and value._data.type.shape != shape:
             raise RuntimeError(f"Expected {label} to be of same shape as normalized_shape, but got {label} of shape "
                                f"{list(value.shape)} and normalized_shape = {list(shape)}")
     if tuple(input.shape[-len(shape):]) != shape:
