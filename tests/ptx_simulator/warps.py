@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from ptx_simulator.arithmetic import INTEGER
 from ptx_simulator.batch import Batch, Mask, Read, Run
 from ptx_simulator.faults import LaneFault, PtxError
