@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 import treadle.ir.ops.elementwise  # noqa: F401  declares the scalar functions
+from treadle.codegen.phases import WORDS
 from treadle.ir.dtypes import FLOAT, by_name
 from treadle.ir.kernel import PARALLEL, REDUCE, UNIT, ZERO, Instr, Kernel, argument_layout
 from treadle.ir.op import TABLE, Kind
@@ -49,7 +50,7 @@ def operand(kernel: Kernel, access: int, sizes: Sequence[int], array: np.ndarray
 def argument_table(kernel: Kernel, sizes: Sequence[int], operands: Sequence[Operand], slots: Sequence[int], scalars: Sequence[float],
                    error: np.ndarray) -> np.ndarray:
     """The int64 table that the compiled kernel takes. `error` is the int64[8] error cell. The buffers must outlive the call."""
-    table = np.zeros(len(argument_layout(kernel)), np.int64)
+    table = np.zeros(len(argument_layout(kernel)) + WORDS, np.int64)  # phases: all in one launch
     for i, (what, *which) in enumerate(argument_layout(kernel)):
         if what == "error":
             table[i] = error.ctypes.data

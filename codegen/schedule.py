@@ -273,10 +273,11 @@ def parallel_units(kernel: Kernel, sizes: tuple[int, ...]) -> tuple[int, int]:
         per_unit *= min(sizes[nest.rows], TRANSPOSE_ROWS)
     for a, axis in enumerate(kernel.axes):
         per_unit *= sizes[a] if axis.kind == REDUCE else 1
-    work = max(1, per_unit) * max(1, _element_cost(kernel))
+    work = max(1, per_unit) * max(1, element_cost(kernel))
     return units, max(1, -(-THREAD_WORK // work))
 
 
 @functools.lru_cache(maxsize=4096)
-def _element_cost(kernel: Kernel) -> int:
+def element_cost(kernel: Kernel) -> int:
+    """Of one point of the domain, in simple operations."""
     return sum(instr_cost(instr) for instr in kernel.body if instr.opcode in HEAVY) // 4 + 1

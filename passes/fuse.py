@@ -30,8 +30,6 @@ from treadle.passes.unit import Site, Store, Unit, extent, reaches, unify
 MAX_INSTRUCTIONS = 160
 MAX_LOADS = 18
 MAX_STORES = 8
-ROWS_WANTED = 64             # a reduction with fewer rows than this and rows longer than
-LONG_ROW = 1 << 15           # this is not fused with consumers over its whole domain
 _INTEGER_FAULTS = ("floor_divide", "trunc_divide", "remainder", "fmod")
 
 
@@ -192,7 +190,7 @@ class Fuser:
         if not free:
             unit.reduce = axes.fresh(sizes)[1]
             return self._bind(unit, node, unit.reduce, sizes, argument)
-        if extent(axes, free) != length or (length >= LONG_ROW and extent(axes, parallel) // length < ROWS_WANTED):
+        if extent(axes, free) != length:
             return False
         if not self._bind(unit, node, free, sizes, argument):
             return False
@@ -274,11 +272,7 @@ class Fuser:
 
     def _comes_from_reduce(self, site: Site, node: Node) -> bool:
         """Whether a value that varies by row only is made from a reduction over the rest of the unit's domain."""
-        axes, parallel = self.axes, site.unit.parallel_atoms()
-        domain = extent(axes, parallel)
-        length = domain // max(node.out.type.numel, 1)
-        if length >= LONG_ROW and domain // length < ROWS_WANTED:
-            return False
+        domain = extent(self.axes, site.unit.parallel_atoms())
         stack, budget = [node], 24
         while stack and budget:
             budget -= 1

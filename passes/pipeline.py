@@ -12,7 +12,6 @@ from treadle.passes.lower import lower
 from treadle.passes.memory import plan_memory
 from treadle.passes.program import Program
 from treadle.passes.promote import flatten_indices, promote
-from treadle.passes.split import split_reductions
 
 Pass = Callable[[Graph], Graph]
 
@@ -50,7 +49,6 @@ PASSES: list[tuple[str, Pass]] = [
     ("promote", promote),
     ("canonicalize", canonicalize),
     ("fold", fold),
-    ("split_reductions", split_reductions),
     ("cse", cse),
     ("dce", dce),
 ]

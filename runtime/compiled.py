@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.codegen import emit, gemm, jit
+from treadle.codegen import emit, gemm, jit, phases
 from treadle.codegen.gemm_plan import Layout, gemm_step
 from treadle.codegen.llvm_text import Module
 from treadle.codegen.routines import emit_routine
@@ -169,8 +169,8 @@ def _float32(value: Any) -> float:
 class CompiledPlan:
     """Machine code and tables for one graph. `run` may be called from any thread."""
 
-    __slots__ = ("_error", "arena", "binding", "convert", "error_address", "inputs", "launch", "modules", "number_types", "outputs",
-                 "places", "program", "scalar_types", "segments")
+    __slots__ = ("_error", "_partials", "arena", "binding", "convert", "error_address", "inputs", "launch", "modules", "number_types",
+                 "outputs", "places", "program", "scalar_types", "segments")
 
     def __init__(self, program: Program, number_types: list[DType], modules: set[Any]) -> None:
         self.program = program
@@ -185,6 +185,7 @@ class CompiledPlan:
         codes = [_number_bits(info.dtype) for info in program.scalars]
         self.scalar_types = "".join(code for code, _ in codes)
         self.convert = [(info.input - tensors, convert) for info, (_, convert) in zip(program.scalars, codes, strict=True)]
+        self._partials: list[memory.Buffer] = []
         self._error = (ctypes.c_int64 * 8)()
         self.error_address = ctypes.addressof(self._error)
         self.segments = self._build(program.steps)
@@ -237,8 +238,7 @@ class CompiledPlan:
     def _emit(self, builder: executor.PlanBuilder, steps: list[Step]) -> None:
         for step in steps:
             if isinstance(step, KernelStep):
-                units, grain = emit.parallel_units(step.kernel, step.sizes)
-                builder.step(_KERNELS["loop", step.kernel], [self._argument(a) for a in step.arguments], units, grain)
+                self._emit_kernel(builder, step)
             elif isinstance(step, GemmStep):
                 self._emit_gemm(builder, step)
             elif isinstance(step, RoutineStep):
@@ -249,6 +249,18 @@ class CompiledPlan:
                 builder.end_loop()
             else:
                 raise RuntimeError("a loop's body needs the host")
+
+    def _emit_kernel(self, builder: executor.PlanBuilder, step: KernelStep) -> None:
+        """Once, or sweep by sweep with memory between the launches that is the plan's own."""
+        arguments = [self._argument(a) for a in step.arguments]
+        launches = phases.launches(step.kernel, step.sizes)
+        partials = 0
+        if launches[0].parts:
+            self._partials.append(memory.allocate(phases.partial_bytes(step.kernel, step.sizes, launches[0].parts)))
+            partials = self._partials[-1].ptr
+        for launch in launches:
+            words = [launch.phase, launch.parts, launch.length, partials] if phases.has_phases(step.kernel) else []
+            builder.step(_KERNELS["loop", step.kernel], [*arguments, *words], launch.units, launch.grain)
 
     def _emit_gemm(self, builder: executor.PlanBuilder, step: GemmStep) -> None:
         a, b, c = (_layout(m.strides) for m in (step.a, step.b, step.c))

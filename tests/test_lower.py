@@ -13,7 +13,7 @@ import treadle.ir.ops  # noqa: F401
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.dtypes import DType
-from treadle.ir.kernel import PARALLEL, REDUCE
+from treadle.ir.kernel import PARALLEL, REDUCE, Kernel
 from treadle.ir.types import SCALARS, tensor_type
 from treadle.passes.program import GemmStep, HostStep, KernelStep, Program
 
@@ -200,17 +200,9 @@ def test_epilogues() -> None:
     assert kinds(run(lambda b, x, y: b.sum(b.matmul(x, y), (1,), False, None), (8, 16), (16, 9))) == "gk"
 
 
-@pytest.mark.parametrize(("shape", "dims"), [((1 << 16,), (0,)), ((50_021,), (0,)), ((40_000, 3), (0,)), ((3, 200, 300), (1, 2)),
-                                             ((2, 40_003), (1,))])
-def test_long_reductions_are_split(shape: tuple[int, ...], dims: tuple[int, ...]) -> None:
-    graph, inputs = build(lambda b, x: (b.sum(b.exp(x), dims, False, None), b.amax(x, dims, True)), shape)
-    program = check(graph, inputs, rtol=2e-4)
-    assert kinds(program) in ("kkk", "kkkk")
-    first = program.steps[0]
-    assert isinstance(first, KernelStep) and np.prod(first.sizes[:axes(program).index("r")]) >= 4
-    graph, inputs = build(lambda b, x: b.amin(x, dims, True), shape, dtype=dtypes.int32)
-    check(graph, inputs)
-
-
-def test_full_reductions_stay_out_of_their_consumers() -> None:
-    assert kinds(run(lambda b, x: b.div(x, b.sum(b.abs(x), (0,), True, None)), (1 << 16,))) == "kkk"
+@pytest.mark.parametrize("n", [40, 1 << 16, 50_021])
+def test_the_size_of_a_reduction_chooses_no_kernel(n: int) -> None:
+    def kernels(n: int) -> list[Kernel]:
+        found = [*run(lambda b, x: b.div(x, b.sum(b.abs(x), (0,), True, None)), (n,)).kernels()]
+        return found + [*run(lambda b, x: (b.sum(b.exp(x), (0,), False, None), b.amax(x, (0,), True)), (n, 3)).kernels()]
+    assert kernels(n) == kernels(41)
