@@ -25,19 +25,18 @@ Offsets = dict[tuple[str, str], int]  # (class, slot) -> bytes
 
 
 def recording_text(offsets: Offsets) -> str:
-    """LLVM text of `record(trace, op, attributes, *operands)`, which gives a value, and `record_tensor`, which gives a tensor for it."""
+    """LLVM text of `record(trace, op, attributes, *operands)`, which gives the tensor of the new value."""
     module = Module()
-    for name in ("record", "record_tensor"):
-        _Recorder(module, offsets, name).emit()
+    _Recorder(module, offsets).emit()
     return module.text()
 
 
 class _Recorder:
-    """Emits one of the two functions."""
+    """Emits the function, a stage at a time."""
 
-    def __init__(self, module: Module, offsets: Offsets, name: str) -> None:
-        self.offsets, self.tensor = offsets, name == "record_tensor"
-        self.f = f = Function(module, name, [Val("ptr", "%self"), Val("ptr", "%args"), Val("i64", "%count")], ret="ptr")
+    def __init__(self, module: Module, offsets: Offsets) -> None:
+        self.offsets = offsets
+        self.f = f = Function(module, "record", [Val("ptr", "%self"), Val("ptr", "%args"), Val("i64", "%count")], ret="ptr")
         self.args = Val("ptr", "%args")
         self.slow, self.failed = f.label("slow"), f.label("failed")
         # Inputs that the trace has not seen, and numbers: they are appended once the step is found.
@@ -67,7 +66,7 @@ class _Recorder:
         self._append_inputs()
         data = self._new_value(type)
         self._set(self.trace, "Trace", "at", self._owned(step), replace=True)
-        f.line(f"ret {self._new_tensor(data) if self.tensor else data}")
+        f.line(f"ret {self._new_tensor(data)}")
         self._leave()
 
     # -- operands ------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from treadle.ir.builder import Emitter
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.op import Attrs, Kind, Op, result_types
 from treadle.ir.types import SCALARS, TensorType
-from treadle.runtime import memory, native, recorder
-from treadle.runtime.recorder import STATE, Data, computed, flush_due, record, record_slowly, rewind
+from treadle.runtime import memory, native
+from treadle.runtime.recorder import STATE, Data, computed, flush_due, record_slowly, rewind
 from treadle.tape import Edge, GradNode, LeafNode, next_sequence, pick_keep
 
 if TYPE_CHECKING:
@@ -199,28 +199,24 @@ def apply(op: Op, inputs: Iterable[Any], attrs: Attrs = ()) -> Any:
         else:
             datas.append(x)
     state = STATE.here
-    if track and state.grad and op.differentiable:
-        if op.rules is None and op.decompose is not None:
+    if track:
+        track = state.grad and op.differentiable
+        if track and op.rules is None and op.decompose is not None:
             return op.decompose(EMITTER, *inputs, *attrs)
-        trace = state.trace
-        out = record(state, op, datas, attrs)
-        # The step is the trace's last, unless recording it filled the trace.
-        step = trace.at
-        tensors = (wrap(out),) if out.__class__ is Data else tuple([wrap(d) for d in out])
-        attach(step, inputs, datas, tensors)
-        return tensors[0] if out.__class__ is Data else tensors
     trace = state.trace
     try:
-        t = RECORD_TENSOR(trace, op, attrs, *datas)
-    except BaseException:  # an interrupt
+        found = RECORD_TENSOR(trace, op, attrs, *datas)
+        if found is None:
+            found = record_slowly(trace, op, attrs, datas)
+            found = wrap(found) if found.__class__ is Data else tuple([wrap(d) for d in found])
+    except BaseException:  # a refused operand, or an interrupt between any two lines
         rewind(trace)
         raise
-    if t is not None:
-        if trace.at.due or state.eager:
-            flush_due(state)
-        return t
-    out = record(state, op, datas, attrs)
-    return wrap(out) if out.__class__ is Data else tuple([wrap(d) for d in out])
+    if track:
+        attach(trace.at, inputs, datas, found if found.__class__ is tuple else (found,))
+    if trace.at.due or state.eager:
+        flush_due(state)
+    return found
 
 
 def attach(step: Any, inputs: Any, datas: list[Any], results: tuple[Tensor, ...]) -> None:
@@ -257,9 +253,7 @@ def _first_record(*args: Any) -> Any:
     """Find out, at the first op, whether there is a builtin that records."""
     global RECORD_TENSOR
     found = native.recording_builtins(Tensor)
-    RECORD_TENSOR = _leave_to_python if found is None else found.record_tensor
-    if found is not None:
-        recorder.RECORD = found.record
+    RECORD_TENSOR = _leave_to_python if found is None else found.record
     return None
 
 
@@ -381,22 +375,20 @@ class TensorEmitter(Emitter):
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         op = op_table.TABLE.get(name)
-        general = super().__getattr__(name)
         if op is None or (op.operands and op.operands[-1].endswith("*")):
-            return general
-        method = fast_path(op, lambda *operands: apply(op, operands[:-1])) or _positional(op, general)
+            return super().__getattr__(name)
+        method = fast_path(op, lambda *operands: apply(op, operands[:-1])) or _positional(op)
         self.__dict__[name] = method
         return method
 
 
-def _positional(op: Op, general: Callable[..., Any]) -> Callable[..., Any]:
-    """`op(*operands, *attributes)`; `general` sorts out calls with names."""
-    count = len(op.operands)
-    every = count + len(op.attrs)
+def _positional(op: Op) -> Callable[..., Any]:
+    """`op(*operands, *attributes)`; attributes may be named."""
+    count, names = len(op.operands), op.attrs
 
     def method(*args: Any, **kwargs: Any) -> Any:
-        if kwargs or len(args) != every:
-            return general(*args, **kwargs)
+        if kwargs:
+            args = (*args, *[kwargs[name] for name in names[len(args) - count:]])
         return apply(op, args[:count], args[count:])
     return method
 
@@ -411,6 +403,10 @@ class TypeOf:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
+
+    shape = property(lambda self: self._tensor._data.type.shape)
+    dtype = property(lambda self: self._tensor._data.type.dtype)
+    numel = property(lambda self: self._tensor._data.type.numel)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tensor._data.type, name)

@@ -89,15 +89,14 @@ def builtins() -> Builtins | None:
 
 
 class Recording(NamedTuple):
-    """`record(trace, op, attributes, *operands)` and the same that makes a tensor of the value; None: Python has to do it."""
+    """`record(trace, op, attributes, *operands)`: the tensor of the new value, recorded; None: Python has to do it."""
 
     record: Callable[..., Any]
-    record_tensor: Callable[..., Any]
     module: CompiledModule
 
 
 def recording_builtins(tensor: type) -> Recording | None:
-    """The recorder's builtins; `tensor` is the class of tensors."""
+    """The recorder's builtin; `tensor` is the class of tensors."""
     if builtins() is None:
         return None
     classes = {"Data": Data, "Trace": Trace, "Step": Step, "Tensor": tensor}
@@ -110,9 +109,8 @@ def recording_builtins(tensor: type) -> Recording | None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
     state = np.array([id(Data), id(tensor), id(None), id(False)], np.int64)
     _immortal.extend([state, tensor])
-    made = [_function(_MethodDef(name.encode(), module.address(name), METH_FASTCALL, None), (int(state.ctypes.data),))
-            for name in ("record", "record_tensor")]
-    return Recording(made[0], made[1], module)
+    definition = _MethodDef(b"record", module.address("record"), METH_FASTCALL, None)
+    return Recording(_function(definition, (int(state.ctypes.data),)), module)
 
 
 def _address(function: Any) -> int:

@@ -217,23 +217,12 @@ class _Local(threading.local):
 
 
 STATE = _Local()
-def record(state: ThreadState, op: Op, inputs: Any, attrs: Attrs) -> Any:
-    """Record `op` on Data and Python numbers; one Data, or a tuple of them for an op with several results."""
-    trace = state.trace
-    try:
-        found = RECORD(trace, op, attrs, *inputs)
-        if found is None:
-            found = record_slowly(trace, op, attrs, inputs)
-    except BaseException:  # a refused operand, or an interrupt between any two lines
-        rewind(trace)
-        raise
-    if trace.at.due or state.eager:
-        flush_due(state)
-    return found
-
-
 def record_slowly(trace: Trace, op: Op, attrs: Attrs, inputs: Any) -> Any:
-    """`record` for steps that may be new; the caller rewinds the trace when this raises."""
+    """Record `op` on Data and Python numbers; one Data, or a tuple of them for an op with several results.
+
+    The caller first tries a builtin that knows steps seen before (`native.Recording`), rewinds the trace when this raises, and
+    flushes it when its last step is due.
+    """
     values = trace.values
     key: list[Any] = [op, attrs]
     for x in inputs:
@@ -254,11 +243,6 @@ def record_slowly(trace: Trace, op: Op, attrs: Attrs, inputs: Any) -> Any:
         results.append(data)
     trace.at = step
     return data if step.type is not None else tuple(results)
-
-
-def RECORD(trace: Trace, op: Op, attrs: Attrs, *inputs: Any) -> Any:
-    """Replaced by a builtin that records steps seen before; None leaves the step to `record_slowly`."""
-    return None
 
 
 TOO_LONG = "trace is long"

@@ -214,7 +214,7 @@ def test_recording_leaves_what_is_not_common_to_python(compiled_at_once: None) -
     before = len(trace.values)
     assert found.record(trace, None, (), x._data) is None                   # never seen
     assert found.record(trace, None, (), *[x._data] * 9) is None            # too many operands
-    assert found.record_tensor(trace, None, (), object()) is None
+    assert found.record(trace, None, (), object()) is None
     assert len(trace.values) == before and pending.tolist() == [0, 3, 6, 9]
 
 
