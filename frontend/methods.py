@@ -352,6 +352,7 @@ def _register_hook(self: Tensor, hook: Callable[..., Any]) -> Any:
     if not self._requires_grad:
         raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
     self._hooks = self._hooks or {}
+    assert self._edge is not None
     self._edge[0].strong = self
     return autograd.add_hook(self._hooks, hook)
 
@@ -360,6 +361,7 @@ def _register_post_hook(self: Tensor, hook: Callable[..., Any]) -> Any:
     if self._node is not None or not self._requires_grad:
         raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
     hooks = self.__dict__.setdefault("_post_hooks", {})
+    assert self._edge is not None
     self._edge[0].strong = self
     return autograd.add_hook(hooks, hook)
 

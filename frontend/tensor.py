@@ -327,7 +327,7 @@ def binary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
             other_edge = other._edge
             window = window or (storage is not None and other._chain)
         elif other.__class__ in SCALARS:
-            b, other_edge = other, None
+            b, other_edge = other, None  # type: ignore[assignment]
         else:
             return foreign(input, other, out)
         state = STATE.here
@@ -348,7 +348,7 @@ def binary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
             if keep.flows:
                 node = GradNode()
                 node.step, node.keep, node.edges, node.sequence, node.extra = step, keep, (edge, other_edge), next_sequence(), None
-                node.saved = (a if keep.operands[0] else None, b if keep.operands[1] or b is other else None)
+                node.saved = (a if keep.operands[0] else None, b if keep.operands[1] or b is other else None)  # type: ignore[index]
                 node.outs = (t._data,) if keep.outs else ()
                 t._edge = (node, 0)
         if step.due or state.eager:

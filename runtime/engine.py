@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 import treadle.ir.ops  # noqa: F401  (declares the op table)
+from treadle.ir.dtypes import float32
 from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import DataError, evaluate
-from treadle.ir.types import TensorType
+from treadle.ir.types import TensorType, tensor_type
 from treadle.passes.basic import dce
 from treadle.runtime import check, dump, log, memory, native, recorder
 from treadle.runtime.memory import array_of
@@ -180,7 +181,7 @@ def _wanted_counter() -> Callable[[list[Data]], bytes]:
     found = native.builtins()
     if found is not None:
         return found.live
-    probe = [computed(None, None)]
+    probe = [computed(tensor_type((), float32), None)]
     baseline = next(n for n in range(1, 12) if _references(probe, n) == b"\0")
     return lambda values: _references(values, baseline)
 
@@ -296,7 +297,7 @@ def materialize(data: Data, reason: str = "value read") -> None:
         if data.buffer is None:
             assert data.error is not None
             raise recorder.never_computed(data.error) from data.error
-    elif trace is not None:
+    elif isinstance(trace, Trace):
         _compute_foreign(data, trace)
 
 

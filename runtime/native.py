@@ -20,6 +20,8 @@ from treadle.codegen import python_calls as layout
 from treadle.codegen import python_recording as recording
 from treadle.codegen.executor import native as native_executor
 from treadle.codegen.jit import CompiledModule, compile_text
+from treadle.ir.dtypes import float32
+from treadle.ir.types import tensor_type
 from treadle.runtime import executor, log, memory, threads
 from treadle.runtime.recorder import Data, Step, Trace, computed
 
@@ -140,7 +142,7 @@ def _offset(cls: type, name: str) -> int:
 def _check_offsets(offsets: layout.Offsets) -> None:
     """Look at real objects through the offsets."""
     buffer = memory.Buffer(1 << 40, 4)
-    data = computed(None, buffer)
+    data = computed(tensor_type((), float32), buffer)
     data.trace = trace = Trace()
     pairs = [(data, offsets.buffer, buffer), (data, offsets.trace, trace), (buffer, offsets.address, buffer.ptr)]
     for owner, offset, value in pairs:
@@ -149,7 +151,7 @@ def _check_offsets(offsets: layout.Offsets) -> None:
 
 
 def _counts_references(live: Callable[[list[Any]], bytes]) -> bool:
-    values = [computed(None, None), computed(None, None)]
+    values = [computed(tensor_type((), float32), None) for _ in range(2)]
     kept = values[1]
     return live(values) == b"\0\1" and kept is values[1] and live([]) == b""
 
