@@ -105,7 +105,7 @@ class _Emitter(Points):
 
     # -- units -------------------------------------------------------------------------------------------------------
     def units(self, low: Val, high: Val) -> None:
-        """The loop over units: one counter per outer axis, then blocks of rows, then chunks of the lane axis."""
+        """The loop over units: one counter per outer axis, then chunks of the lane axis, then blocks of rows."""
         f, nest = self.f, self.nest
         if nest.chunk and not nest.outer and nest.rows < 0 and not nest.folds:
             end = f.smin(f.mul(high, nest.chunk), self.sizes[self.lane])
@@ -113,8 +113,9 @@ class _Emitter(Points):
             return
         counts = [self.phases.parts] if self.phases is not None else []
         counts += [self.sizes[a] for a in nest.outer]
-        counts += [odometer.pieces(f, self.sizes[nest.rows], TRANSPOSE_ROWS)] if nest.rows >= 0 else []
         counts += [odometer.pieces(f, self.sizes[self.lane], nest.chunk)] if nest.chunk else []
+        # Blocks of rows run fastest: the next one is the next cache line in the same pages.
+        counts += [odometer.pieces(f, self.sizes[nest.rows], TRANSPOSE_ROWS)] if nest.rows >= 0 else []
         with f.loop(low, high, 1, odometer.decode(f, low, counts)) as loop:
             with self.scope():
                 self.unit(loop.values, counts)
@@ -129,12 +130,13 @@ class _Emitter(Points):
         if not nest.chunk:
             self.program()
             return
+        chunk, count = counters[len(nest.outer)], counts[len(counts) - len(counters) + len(nest.outer)]
         if nest.rows >= 0:
-            first = f.mul(counters[len(nest.outer)], TRANSPOSE_ROWS)
+            first = f.mul(counters[-1], TRANSPOSE_ROWS)
             self.row_range = (first, f.smin(f.add(first, TRANSPOSE_ROWS), self.sizes[nest.rows]))
         shift = self._misalignment() if nest.folds else const("i64", 0)
-        last = f.compare("eq", f.add(counters[-1], 1), counts[-1])
-        start = f.sub(f.mul(counters[-1], nest.chunk), shift)
+        last = f.compare("eq", f.add(chunk, 1), count)
+        start = f.sub(f.mul(chunk, nest.chunk), shift)
         end = f.select(last, self.sizes[self.lane], f.smin(f.add(start, nest.chunk), self.sizes[self.lane]))
         self.lane_loop(f.smax(start, const("i64", 0)), end)
 
