@@ -11,7 +11,7 @@ from treadle.ir.builder import Emitter
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.op import Attrs, Kind, Op, result_types
 from treadle.ir.types import SCALARS, TensorType
-from treadle.runtime import memory, native
+from treadle.runtime import memory
 from treadle.runtime.recorder import STATE, Data, computed, flush_due, record_slowly, rewind
 from treadle.tape import Edge, GradNode, LeafNode, next_sequence, pick_keep
 
@@ -151,7 +151,7 @@ def refresh(t: Tensor, storage: Storage) -> None:
         held = t._data
         if capture is None and held.buffer is not None and not t._chain and held.type is storage.base._data.type:
             mine = held.buffer.ptr
-            if mine != export.address and native.same_bytes(mine, export.address, held.buffer.nbytes):
+            if mine != export.address and memory.same_bytes(mine, export.address, held.buffer.nbytes):
                 return  # the snapshot it has is as good as a new one
         from treadle.interop import snapshot
         t._data = snapshot(t, storage) if capture is None else capture.snapshot(t, storage, snapshot)
@@ -252,6 +252,7 @@ def attach(step: Any, inputs: Any, datas: list[Any], results: tuple[Tensor, ...]
 def _first_record(*args: Any) -> Any:
     """Find out, at the first op, whether there is a builtin that records."""
     global RECORD_TENSOR
+    from treadle.runtime import native
     found = native.recording_builtins(Tensor)
     RECORD_TENSOR = _leave_to_python if found is None else found.record
     return None

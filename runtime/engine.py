@@ -19,7 +19,7 @@ from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.types import TensorType, tensor_type
 from treadle.passes.basic import dce
-from treadle.runtime import check, dump, log, memory, native, recorder
+from treadle.runtime import check, dump, log, memory, recorder
 from treadle.runtime.memory import array_of
 from treadle.runtime.recorder import STATE, STEADY, Data, Step, Trace, build_graph, computed, fresh_trace
 
@@ -178,6 +178,7 @@ def _references(values: list[Data], baseline: int) -> bytes:
 
 def _wanted_counter() -> Callable[[list[Data]], bytes]:
     """What tells which values are held by something besides the list."""
+    from treadle.runtime import native
     found = native.builtins()
     if found is not None:
         return found.live

@@ -49,10 +49,9 @@ class _MemberDescriptor(ctypes.Structure):
 
 
 class Builtins(NamedTuple):
-    """`live(values)`, `same_bytes(first, second, size)`, the state of the process, and what a plan's own builtins are made from."""
+    """`live(values)`, the state of the process, and what a plan's own builtins are made from."""
 
     live: Callable[[list[Any]], bytes]
-    same_bytes: Callable[[int, int, int], bool]
     state: np.ndarray
     launch: _MethodDef
     launch_values: _MethodDef
@@ -87,7 +86,8 @@ def builtins() -> Builtins | None:
     live = _function(found["live"], None)
     if not _counts_references(live):
         return None
-    return Builtins(live, _function(found["same_bytes"], None), _make_state(), found["launch"], found["launch_values"], module)
+    memory.same_bytes = _function(found["same_bytes"], None)
+    return Builtins(live, _make_state(), found["launch"], found["launch_values"], module)
 
 
 class Recording(NamedTuple):
@@ -168,16 +168,6 @@ def _make_state() -> np.ndarray:
     state[layout.FREE_SCRATCH] = layout.MAX_SCRATCH
     threads.listeners.append(lambda: state.__setitem__(layout.POOL, layout.UNKNOWN))
     return state
-
-
-def _same_bytes(first: int, second: int, nbytes: int) -> bool:
-    global same_bytes
-    found = builtins()
-    same_bytes = memory.same_bytes if found is None else found.same_bytes
-    return same_bytes(first, second, nbytes)
-
-
-same_bytes: Callable[[int, int, int], bool] = _same_bytes  # whether so many bytes at two addresses are equal
 
 
 def know_pool() -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import threading
 import weakref
@@ -249,3 +250,36 @@ def test_tensors_made_by_builtins_are_tensors(compiled_at_once: None) -> None:
         del y, loop
         gc.collect()
         assert ref() is None
+
+
+PROGRAM = """
+import sys
+from treadle.runtime import native
+if sys.argv[1] == "python":
+    native.usable = lambda: False
+import treadle as torch
+from treadle import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 3))
+optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+for step in range(12):
+    x, y = torch.randn(6, 4), torch.arange(6) % 3
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    if step % 3 == 0:
+        print(loss.item().hex())
+print([p.sum().item().hex() for p in model.parameters()], (native.builtins() is None))
+"""
+
+
+@needs_builtins
+def test_the_same_bits_without_builtins() -> None:
+    outputs = []
+    for way in ("python", "builtins"):
+        done = subprocess.run([sys.executable, "-c", PROGRAM, way], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout.rsplit(" ", 1))
+    assert outputs[0][0] == outputs[1][0]
+    assert [text.strip() for _, text in outputs] == ["True", "False"]
