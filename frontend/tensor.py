@@ -376,7 +376,7 @@ class TensorEmitter(Emitter):
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         op = op_table.TABLE.get(name)
-        if op is None or (op.operands and op.operands[-1].endswith("*")):
+        if op is None:
             return super().__getattr__(name)
         method = fast_path(op, lambda *operands: apply(op, operands[:-1])) or _positional(op)
         self.__dict__[name] = method
@@ -384,8 +384,10 @@ class TensorEmitter(Emitter):
 
 
 def _positional(op: Op) -> Callable[..., Any]:
-    """`op(*operands, *attributes)`; attributes may be named."""
+    """`op(*operands, *attributes)`; attributes may be named, and must be where any number of operands is taken."""
     count, names = len(op.operands), op.attrs
+    if op.operands and op.operands[-1].endswith("*"):
+        return lambda *operands, **named: apply(op, operands, tuple([named[name] for name in names]))
 
     def method(*args: Any, **kwargs: Any) -> Any:
         if kwargs:

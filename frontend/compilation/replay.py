@@ -16,6 +16,7 @@ from treadle.ir.interpreter import DataError
 from treadle.runtime import engine
 from treadle.runtime.recorder import Data, computed
 from treadle.runtime.symbols import SymFloat, SymInt
+from treadle.tape import LeafNode
 from treadle.tensor import Storage, Tensor, read, wrap
 
 MISS: Any = object()
@@ -118,7 +119,8 @@ def unaliased(moving: tuple[Tensor, ...], known: frozenset[int]) -> bool:
 
 
 _RUNTIME: dict[str, Any] = {
-    "MISS": MISS, "Tensor": Tensor, "Storage": Storage, "OrderedDict": OrderedDict, "deque": deque, "materialize": engine.materialize,
+    "MISS": MISS, "Tensor": Tensor, "LeafNode": LeafNode, "Storage": Storage, "OrderedDict": OrderedDict, "deque": deque,
+    "materialize": engine.materialize,
     **{f.__name__: f for f in (fetch, fetch_base, write, tensor, computed, on_storage, storage_like, released, rebuilt, all_are, unaliased,
                                read, wrap)}}
 
@@ -226,8 +228,13 @@ class Writer:
         type_name = self.constant(seen.data.type)
         moving = seen.place[0] != "itself"
         self.lines.append(f"{name} = {self.place(seen.place)}")
-        check = [f"{name}._data.type is {type_name}", f"{name}._requires_grad is {seen.needs_grad}",
-                 f"{name}._node is {'not ' if seen.node is not None else ''}None"]
+        check = [f"{name}._data.type is {type_name}"]
+        if seen.node is None and not seen.needs_grad:
+            check.append(f"{name}._edge is None")
+        elif seen.needs_grad and not moving:  # a leaf that is always the same tensor: an edge to a leaf is one to itself
+            check.append(f"{name}._edge is not None and {name}._edge[0].__class__ is LeafNode")
+        else:
+            check += [f"{name}._requires_grad is {seen.needs_grad}", f"{name}._node is {'not ' if seen.node is not None else ''}None"]
         if moving:
             check.insert(0, f"{name}.__class__ is {self.constant(t.__class__)}")
             if t._chain:
