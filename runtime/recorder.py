@@ -135,11 +135,33 @@ def trim() -> None:
     """When the tries have grown too large: forget the plans used longest ago, and every node that leads to none."""
     if counters["trie_nodes"] <= MAX_NODES and counters["live_plans"] <= MAX_PLANS:
         return
-    found, stack = [], list(_ROOTS.values())
+    if _TRIMMING.acquire(blocking=False):  # else another thread is at it
+        try:
+            _trim()
+        finally:
+            _TRIMMING.release()
+
+
+_TRIMMING = threading.Lock()
+
+
+def _after_fork() -> None:
+    """The child may have inherited the lock held by a thread that does not exist there."""
+    global _TRIMMING
+    _TRIMMING = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _trim() -> None:
+    # Other threads go on recording: what grows under way is copied before it is walked.
+    found: list[tuple[int, Step, bytes]] = []
+    stack = list(_ROOTS.values())
     while stack:
         step = stack.pop()
-        found += [(plan.used, step, live) for live, plan in step.plans.items()]
-        stack.extend(step.next.values())
+        found += [(plan.used, step, live) for live, plan in list(step.plans.items())]
+        stack.extend(list(step.next.values()))
     found.sort(key=lambda entry: -entry[0])
     marked, plans = set(_ROOTS.values()), 0
     for _, step, live in found:
@@ -148,10 +170,10 @@ def trim() -> None:
             marked.update(path)
             plans += 1
         else:
-            del step.plans[live]
+            step.plans.pop(live, None)
     for step in marked:
-        for key in [key for key, child in step.next.items() if child not in marked]:
-            del step.next[key]
+        for key in [key for key, child in list(step.next.items()) if child not in marked]:
+            step.next.pop(key, None)
     counters["trie_nodes"], counters["live_plans"] = len(marked) - len(_ROOTS), plans
     counters["trims"] += 1
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +46,27 @@ def test_many_shapes_and_traces_stay_bounded(small: None) -> None:
         largest = max(largest, nodes)
         assert nodes <= 400 + 16 and plans <= 40
     assert largest > 100 and recorder.counters["trims"] > 3
+
+
+def test_threads_record_while_others_trim(small: None) -> None:
+    wrong: list[Any] = []
+
+    def work(seed: int) -> None:
+        try:
+            for n in range(1, 60):
+                x = torch.full((n,), float(seed))
+                for _ in range((n + seed) % 5):
+                    x = x + 1.0
+                if x.sum().item() != n * (seed + (n + seed) % 5):
+                    wrong.append((seed, n))
+        except BaseException as error:
+            wrong.append(error)
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong and recorder.counters["trims"] > 0
 
 
 def test_what_is_used_stays(small: None) -> None:
