@@ -1,18 +1,21 @@
 """The native executor: walks a plan, which is a table of numbers, and calls its kernels.
 
 Layouts (all fields i64):
-- plan header: frame, operations, their number, relocations, their number, toggles, their number.
+- plan header: frame, operations, their number, relocations, their number, toggles, their number, event log or 0.
 - frame: pool, scratch, then the buffers' addresses (the first is the error cell), then the scalars.
 - relocation: address of an argument, frame index, byte offset: argument = frame[index] + offset.
 - toggle: address of a word, frame index and offset of one pointer, of another: word = one xor other.
 - operation, kernel: 0, function, arguments, units, grain, 0, 0, 0.
 - operation, loop: 1, trip count, operations in the body, steps, their number, flips, their number, 0. After each
   iteration a step (address, bytes) adds to an argument and a flip (address, address of a toggle) exclusive-ors it.
+- event log: events begun, room for events, then events: start, end (ns of the monotonic clock), operation (0: the whole plan),
+  thread, plan header (written last). A plan whose header has a log is walked by a second copy of the loop, which fills it in.
 """
 from __future__ import annotations
 
 import ctypes
 import functools
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,6 +28,8 @@ POOL_SLOT, SCRATCH_SLOT, FIRST_BUFFER = 0, 1, 2
 HEADER_WORDS, OPERATION_WORDS, RELOCATION_WORDS, TOGGLE_WORDS, STEP_WORDS = 8, 8, 3, 5, 2
 KERNEL, LOOP = 0, 1
 ERROR_CELL_WORDS = 8
+EVENT_LOG = 7  # word of the header
+LOG_HEADER_WORDS, EVENT_WORDS = 2, 5
 
 ZERO = const("i64", 0)
 
@@ -55,7 +60,10 @@ def executor_text(target: Target) -> str:
     """LLVM text of the executor and the thread pool."""
     module = Module()
     emit_pool(module, target)
-    _emit_operations(module)
+    _emit_clock(module)
+    _emit_note(module)
+    _emit_operations(module, "run_operations", [])
+    _emit_operations(module, "run_timed", [Val("ptr", "%log"), Val("ptr", "%header")])
     _emit_run_plan(module)
     return module.text()
 
@@ -74,8 +82,43 @@ def _emit_run_plan(module: Module) -> None:
         f.store(ZERO, f.gep(error, i, "i64"))
     _emit_relocations(f, frame, _word(f, header, 3, "ptr"), _word(f, header, 4))
     _emit_toggles(f, frame, _word(f, header, 5, "ptr"), _word(f, header, 6))
+    log = _word(f, header, EVENT_LOG, "ptr")
+    with f.if_(f.compare("ne", log, Val("ptr", "null"))):
+        start = f.op("call i64 @now()", "i64")
+        status = f.op(f"call i64 @run_timed({operations}, {count}, {frame}, {log}, {header})", "i64")
+        f.line(f"call void @note({log}, {start}, ptr null, {header})")
+        f.line(f"ret {status}")
+        f.start(f.label("unreachable"))
     status = f.op(f"call i64 @run_operations({operations}, {count}, {frame})", "i64")
     f.line(f"ret {status}")
+    f.finish()
+
+
+def _emit_clock(module: Module) -> None:
+    """`i64 now()`: nanoseconds of the monotonic clock."""
+    module.declare("clock_gettime", "i32 (i32, ptr)")
+    f = Function(module, "now", [], ret="i64", linkage="internal")
+    moment = f.variable(const("<2 x i64>", 0))
+    f.op(f"call i32 @clock_gettime(i32 {time.CLOCK_MONOTONIC}, {moment})", "i32")
+    seconds, nanoseconds = _word(f, moment, 0), _word(f, moment, 1)
+    f.line(f"ret {f.add(f.mul(seconds, 1_000_000_000), nanoseconds)}")
+    f.finish()
+
+
+def _emit_note(module: Module) -> None:
+    """`note(ptr log, i64 start, ptr operation, ptr header)`: an event that ends now, unless the log is full."""
+    module.declare("pthread_self", "i64 ()")
+    log, start, operation, header = Val("ptr", "%log"), Val("i64", "%start"), Val("ptr", "%operation"), Val("ptr", "%header")
+    f = Function(module, "note", [log, start, operation, header], linkage="internal")
+    end = f.op("call i64 @now()", "i64")
+    index = f.op(f"atomicrmw add {log}, i64 1 monotonic", "i64")
+    with f.if_(f.compare("ult", index, _word(f, log, 1))):
+        event = f.gep(log, f.add(f.mul(index, EVENT_WORDS), LOG_HEADER_WORDS), "i64")
+        thread = f.op("call i64 @pthread_self()", "i64")
+        for i, value in enumerate((start, end, operation, thread)):
+            f.store(value, f.gep(event, i, "i64"))
+        f.line(f"store atomic {header}, {f.gep(event, EVENT_WORDS - 1, 'i64')} release, align 8")
+    f.line("ret void")
     f.finish()
 
 
@@ -96,10 +139,13 @@ def _emit_toggles(f: Function, frame: Val, table: Val, count: Val) -> None:
         f.store(f.binary("xor", one, other), _word(f, record, 0, "ptr"))
 
 
-def _emit_operations(module: Module) -> None:
-    """`i64 run_operations(ptr operations, i64 count, ptr frame)`: 0, or the error that stopped the run."""
+def _emit_operations(module: Module, name: str, timing: list[Val]) -> None:
+    """`i64 name(ptr operations, i64 count, ptr frame, timing...)`: 0, or the error that stopped the run.
+
+    `timing`: nothing, or log and header.
+    """
     operations, count, frame = Val("ptr", "%operations"), Val("i64", "%count"), Val("ptr", "%frame")
-    f = Function(module, "run_operations", [operations, count, frame], ret="i64", linkage="internal")
+    f = Function(module, name, [operations, count, frame, *timing], ret="i64", linkage="internal")
     pool, scratch = _word(f, frame, POOL_SLOT, "ptr"), _word(f, frame, SCRATCH_SLOT, "ptr")
     error = _word(f, frame, FIRST_BUFFER, "ptr")
     position = f.variable(ZERO)
@@ -115,13 +161,16 @@ def _emit_operations(module: Module) -> None:
 
     f.start(kernel)
     fn, args = _word(f, record, 1, "ptr"), _word(f, record, 2, "ptr")
+    begun = f.op("call i64 @now()", "i64") if timing else None
     f.line(f"call void @parallel({pool}, {fn}, {args}, {_word(f, record, 3)}, {_word(f, record, 4)}, {scratch})")
+    if begun is not None:
+        f.line(f"call void @note({timing[0]}, {begun}, {record}, {timing[1]})")
     f.branch(check)
 
     f.start(loop)
     body_count = _word(f, record, 2)
     f.store(f.add(f.add(index, 1), body_count), position)
-    _emit_loop(f, record, body_count, frame, failed)
+    _emit_loop(f, record, body_count, f"@{name}", [frame, *timing], failed)
     f.branch(check)
 
     f.start(check)
@@ -133,13 +182,13 @@ def _emit_operations(module: Module) -> None:
     f.finish()
 
 
-def _emit_loop(f: Function, record: Val, body_count: Val, frame: Val, failed: str) -> None:
-    """Run the body `trip` times, moving arguments between iterations; leave at once when an iteration fails."""
+def _emit_loop(f: Function, record: Val, body_count: Val, walk: str, context: list[Val], failed: str) -> None:
+    """`walk` over the body `trip` times, moving arguments between iterations; leave at once when an iteration fails."""
     body = f.gep(record, OPERATION_WORDS, "i64")
     steps, step_count = _word(f, record, 3, "ptr"), _word(f, record, 4)
     flips, flip_count = _word(f, record, 5, "ptr"), _word(f, record, 6)
     with f.loop(ZERO, _word(f, record, 1)):
-        status = f.op(f"call i64 @run_operations({body}, {body_count}, {frame})", "i64")
+        status = f.op(f"call i64 {walk}({body}, {body_count}, {', '.join(map(str, context))})", "i64")
         advance = f.label("advance")
         f.branch_if(f.compare("eq", status, ZERO), advance, failed)
         f.start(advance)

@@ -79,7 +79,7 @@ pi, e, inf, nan = math.pi, math.e, math.inf, math.nan
 newaxis = None
 
 
-_LAZY = ("backends", "distributions", "func", "testing")  # imported when first used, so that they cost nothing before
+_LAZY = ("backends", "distributions", "func", "profiler", "testing")  # imported when first used, so that they cost nothing before
 
 
 def __getattr__(name: str) -> Any:

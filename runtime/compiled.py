@@ -37,7 +37,7 @@ from treadle.passes.program import (
     Step,
     step_refs,
 )
-from treadle.runtime import dump, engine, executor, log, memory, native, threads
+from treadle.runtime import dump, engine, executor, log, memory, native, threads, timing
 from treadle.runtime.launch import bind, make_launch
 
 # "loop": launched on its own; "tile": a matrix product's epilogue; "routine"
@@ -88,7 +88,8 @@ def compile_kernels(named: dict[str, Form]) -> None:
         engine.counters["kernels"] += len(new)
         text = module_text(new)
         start = time.perf_counter()
-        module = jit.compile_text(text)
+        with timing.span("compile", "LLVM"):
+            module = jit.compile_text(text)
         for name, form in new.items():
             _KERNELS[form], _MODULES[form] = module.address(name), module
         if len(_KERNELS) > MAX_KERNELS:
@@ -242,7 +243,8 @@ class CompiledPlan:
             elif isinstance(step, GemmStep):
                 self._emit_gemm(builder, step)
             elif isinstance(step, RoutineStep):
-                builder.step(_KERNELS["routine", step.routine], [self._argument(a) for a in step.arguments], step.units, step.grain)
+                builder.step(_KERNELS["routine", step.routine], [self._argument(a) for a in step.arguments], step.units, step.grain,
+                             (self.program, step, True))
             elif isinstance(step, LoopStep):
                 builder.begin_loop(step.trip)
                 self._emit(builder, step.body)
@@ -258,9 +260,10 @@ class CompiledPlan:
         if launches[0].parts:
             self._partials.append(memory.allocate(phases.partial_bytes(step.kernel, step.sizes, launches[0].parts)))
             partials = self._partials[-1].ptr
-        for launch in launches:
+        for number, launch in enumerate(launches):
             words = [launch.phase, launch.parts, launch.length, partials] if phases.has_phases(step.kernel) else []
-            builder.step(_KERNELS["loop", step.kernel], [*arguments, *words], launch.units, launch.grain)
+            builder.step(_KERNELS["loop", step.kernel], [*arguments, *words], launch.units, launch.grain,
+                         (self.program, step, number == 0))
 
     def _emit_gemm(self, builder: executor.PlanBuilder, step: GemmStep) -> None:
         a, b, c = (_layout(m.strides) for m in (step.a, step.b, step.c))
@@ -271,7 +274,8 @@ class CompiledPlan:
             epilogue = _KERNELS["tile", step.epilogue.kernel]
             table = executor.Table(tuple([self._argument(a) for a in step.epilogue.arguments]))
         left, right, out = (self._argument(m.ref) for m in (step.a, step.b, step.c))
-        builder.step(gemm.gemm_address(call.symbol), call.arguments(left, right, out, epilogue, table), call.units, call.grain)
+        builder.step(gemm.gemm_address(call.symbol), call.arguments(left, right, out, epilogue, table), call.units, call.grain,
+                     (self.program, step, True))
 
     def run(self, buffers: Sequence[memory.Buffer], scalars: Sequence[Any]) -> list[memory.Buffer] | None:
         """Results in the graph's order; None when a kernel found a fault in the data."""
@@ -288,8 +292,11 @@ class CompiledPlan:
             if segment.__class__ is executor.Plan:
                 if segment.run(pointers, numbers):
                     return None
-            elif not self._host(segment, arena, [*buffers, *outs], scalars):
-                return None
+            else:
+                with timing.span("host", "", (program, segment)):
+                    fine = self._host(segment, arena, [*buffers, *outs], scalars)
+                if not fine:
+                    return None
         made = dict(zip(self.outputs, outs, strict=True))
         return self._results(made, buffers)
 

@@ -19,7 +19,7 @@ from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.types import TensorType, tensor_type
 from treadle.passes.basic import dce
-from treadle.runtime import check, dump, log, memory, recorder
+from treadle.runtime import check, dump, log, memory, recorder, timing
 from treadle.runtime.memory import array_of
 from treadle.runtime.recorder import STATE, STEADY, Data, Step, Trace, build_graph, computed, fresh_trace
 
@@ -110,7 +110,8 @@ def COMPILE(graph: Graph) -> Any:
     collects = gc.isenabled()
     gc.disable()  # planning makes many objects and no garbage: collections would only walk them, again and again
     try:
-        return compile_graph(graph)
+        with timing.span("compile", "compile a plan", graph):
+            return compile_graph(graph)
     finally:
         if collects:
             gc.enable()
@@ -147,11 +148,14 @@ def _interpret_nodes(graph: Graph, env: dict[Value, np.ndarray]) -> DataError | 
                 continue
             assert node.op is not None
             types = tuple([v.type for v in node.inputs])
+            start = 0 if timing.ACTIVE is None else timing.now()
             try:
                 results = evaluate(node.op, [env[v] for v in node.inputs], node.attrs, types, tuple([o.type for o in node.outputs]))
             except (IndexError, RuntimeError, ValueError, ArithmeticError, DataError) as error:
                 failure = failure or DataError(error.error if isinstance(error, DataError) else error, node)
                 continue
+            if start and timing.ACTIVE is not None:
+                timing.ACTIVE.note("interpret", node.op.name, start, node)
             env.update(zip(node.outputs, results, strict=True))
             if failure is None:
                 for value in node.inputs:
@@ -246,6 +250,8 @@ _channels = log._enabled
 def _tell(reason: str, at: Step, plan: Plan) -> None:
     for observe in observers:
         observe(plan.graph)
+    if timing.ACTIVE is not None:
+        timing.ACTIVE.flushed(reason)
     if log.enabled("flush"):
         where = recorder.user_location()
         log.log("flush", f"{reason}: {at.ops} ops, {len(plan.outputs)} results kept" + (f", at {where[0]}:{where[1]}" if where else ""))

@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,7 @@ class _Step:
     args: list[Argument]
     units: int
     grain: int
+    tag: Any = None
 
 
 @dataclass
@@ -78,10 +79,10 @@ class PlanBuilder:
         self._top: list[_Step | _Loop] = []
         self._open: list[_Loop] = []
 
-    def step(self, address: int, args: Sequence[Argument], units: int = 1, grain: int = 1) -> None:
+    def step(self, address: int, args: Sequence[Argument], units: int = 1, grain: int = 1, tag: Any = None) -> None:
         """Call the kernel at `address` over `units` parallel units, on one thread when there are at most `grain`.
 
-        Integer arguments are constants; the others are filled in at each run.
+        Integer arguments are constants; the others are filled in at each run. `tag` tells a profiler what the call is.
         """
         if not address:
             raise ValueError("a step needs the address of a kernel, got 0")
@@ -90,7 +91,7 @@ class PlanBuilder:
         for arg in args:
             self._check_loops(arg)
         if units:
-            self._body().append(_Step(address, list(args), units, grain))
+            self._body().append(_Step(address, list(args), units, grain, tag))
 
     def begin_loop(self, trip: int) -> None:
         """Run the steps until `end_loop` `trip` times. Loops nest two deep."""
@@ -115,7 +116,7 @@ class PlanBuilder:
         types = "q" * n_scalars if scalar_types is None else scalar_types
         if len(types) != n_scalars:
             raise ValueError(f"{n_scalars} scalars but {len(types)} types in {types!r}")
-        return Plan(_Layout(self._top, n_buffers, n_scalars), types)
+        return Plan(_Layout(self._top, n_buffers, n_scalars), types, list(_tags(self._top)))
 
     def _body(self) -> list[_Step | _Loop]:
         return self._open[-1].body if self._open else self._top
@@ -128,6 +129,16 @@ class PlanBuilder:
             depth = len(self._open)
             if ((arg.stride or arg.alternate is not None) and depth < 1) or (arg.outer_stride and depth < 2):
                 raise ValueError(f"{arg} moves with a loop, but there {'is no loop' if not depth else 'is one loop'} around the step")
+
+
+def _tags(body: list[_Step | _Loop]) -> Iterator[Any]:
+    """In the order of the table: a loop's body follows it."""
+    for item in body:
+        if isinstance(item, _Step):
+            yield item.tag
+        else:
+            yield None
+            yield from _tags(item.body)
 
 
 class _Layout:
@@ -250,9 +261,10 @@ class _Moves:
 class Plan:
     """A built plan; `run` may be called from any thread, one run at a time."""
 
-    __slots__ = ("__weakref__", "_first", "_frame", "_lock", "_native", "_pack", "_parallel", "_table", "address")
+    __slots__ = ("__weakref__", "_first", "_frame", "_lock", "_native", "_pack", "_parallel", "_table", "address",
+                 "tags")
 
-    def __init__(self, table: _Layout, scalar_types: str) -> None:
+    def __init__(self, table: _Layout, scalar_types: str, tags: list[Any]) -> None:
         words = np.array([w & _WORD_MASK for w in table.words], dtype=np.uint64)
         self.address = int(words.ctypes.data)
         places = np.array(table.pointers, dtype=np.int64)
@@ -264,7 +276,15 @@ class Plan:
         self._parallel = table.parallel
         self._first = table.frame
         self._lock = threading.Lock()
+        self.tags = tags
         _plans.add(self)
+        words[layout.EVENT_LOG] = _event_log  # now that `log_events` finds this plan: it may have just been called
+        if _event_log:
+            _logged[self.address] = self
+
+    def tag_at(self, operation: int) -> Any:
+        """The tag of the step whose record lies at this address."""
+        return self.tags[(operation - int(self._table[1])) // (8 * layout.OPERATION_WORDS)]
 
     @property
     def parallel(self) -> bool:
@@ -294,6 +314,35 @@ def _padded(types: str) -> str:
 
 
 _plans: weakref.WeakSet[Plan] = weakref.WeakSet()
+
+
+_event_log = 0
+_logged: dict[int, Plan] = {}  # by address, the plans that have an event log: events name them after they may be gone
+
+
+def log_events(address: int) -> dict[int, Plan]:
+    """From now on every run of a plan notes its steps in the event log at `address` (see `codegen/executor.py`); 0: no more.
+
+    Returns the plans that had a log before, by the address of their header.
+    """
+    global _event_log, _logged
+    before = _logged
+    _logged = {**before} if address else {}
+    _event_log = address
+    for plan in all_plans():
+        plan._table[layout.EVENT_LOG] = address
+        if address:
+            _logged[plan.address] = plan
+    return before
+
+
+def all_plans() -> list[Plan]:
+    """Every plan there is; other threads may be making some."""
+    while True:
+        try:
+            return list(_plans)
+        except RuntimeError:
+            continue
 
 
 def _after_fork() -> None:
