@@ -1,16 +1,17 @@
 """`treadle.inspect(fn, *args)`: everything between a line of Python and machine code, as text."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 from treadle.codegen import jit
+from treadle.codegen.linalg import print_linalg
 from treadle.ir.graph import Graph
 from treadle.ir.text import print_graph
 from treadle.passes.pipeline import compile_to_program, prepare
 from treadle.passes.program import Program
-from treadle.runtime import compiled, engine
+from treadle.runtime import compiled, dump, engine
 
 
 class Inspection:
@@ -18,7 +19,7 @@ class Inspection:
 
     graph: the recorded IR (of the last flush, when the call needed several; all are in `graphs`); optimized: after the
     graph passes; mlir: the graph as text; kernels: kernel IR by name; llvm: their LLVM IR; asm: the host's assembly;
-    plan: the launches in order with sizes and memory.
+    plan: the launches in order with sizes and memory; html: a page with all of it, for every graph of the call.
     """
 
     def __init__(self, result: Any, graphs: list[Graph]) -> None:
@@ -36,6 +37,15 @@ class Inspection:
     @property
     def mlir(self) -> str:
         return print_graph(self.graph)
+
+    @cached_property
+    def linalg(self) -> str:
+        """The optimized graph in func, linalg, tensor, arith, math and scf: what upstream MLIR tools compile."""
+        return print_linalg(self.optimized)
+
+    def dynamic_linalg(self, other: "Inspection") -> str:
+        """One such function for all sizes in which this and `other`, the same call with other sizes, differ."""
+        return print_linalg(self.optimized, other.optimized)
 
     @cached_property
     def program(self) -> Program:
@@ -57,8 +67,27 @@ class Inspection:
     def plan(self) -> str:
         return compiled.print_program(self.program)
 
+    @cached_property
+    def html(self) -> str:
+        return page("inspect", self.graphs)
+
     def __repr__(self) -> str:
         return f"{self.mlir}\n\n{self.plan}"
+
+
+def page(title: str, graphs: Sequence[Graph], note: str = "") -> str:
+    """A self-contained HTML page that shows how these recorded graphs compile."""
+    from treadle.runtime import html
+    return html.page(title, [_describe(graph) for graph in graphs], note)
+
+
+def _describe(graph: Graph) -> dict[str, Any]:
+    from treadle.runtime import report
+    graph = report.tagged(graph)
+    stages = [("recorded", graph)]
+    program = compile_to_program(graph, lambda name, result: stages.append((name, result)))
+    text = compiled.module_text(compiled.named_kernels(program))
+    return report.describe(dump.title(graph), stages, program, text, jit.assembly(text))
 
 
 def inspect(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Inspection:

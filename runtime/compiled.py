@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from treadle.codegen import emit, gemm, jit, phases
+from treadle.codegen.gemm_plan import GemmStep as GemmCall
 from treadle.codegen.gemm_plan import Layout, gemm_step
 from treadle.codegen.llvm_text import Module
 from treadle.codegen.routines import emit_routine
@@ -134,6 +135,8 @@ def _refs(step: Step) -> str:
 def compile_graph(graph: Graph) -> CompiledPlan:
     """Lower `graph` and compile what it needs."""
     watch = dump.watch(graph)
+    if watch is not None:
+        graph = watch.graph
     program = compile_to_program(graph, None if watch is None else watch.after)
     named = named_kernels(program)
     if watch is not None:
@@ -266,8 +269,7 @@ class CompiledPlan:
                          (self.program, step, number == 0))
 
     def _emit_gemm(self, builder: executor.PlanBuilder, step: GemmStep) -> None:
-        a, b, c = (_layout(m.strides) for m in (step.a, step.b, step.c))
-        call = gemm_step(step.dtype.name, step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
+        call = matrix_call(step)
         epilogue: Any = 0
         table: Any = 0
         if step.epilogue is not None:
@@ -342,6 +344,12 @@ class CompiledPlan:
         raw = np.asarray(owner)[offset:offset + info.nbytes]
         return raw.view(info.dtype.np).reshape(info.shape)
 
+
+
+def matrix_call(step: GemmStep) -> GemmCall:
+    """Which matrix kernel computes the step, and on what units."""
+    a, b, c = (_layout(m.strides) for m in (step.a, step.b, step.c))
+    return gemm_step(step.dtype.name, step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
 
 
 def _layout(strides: tuple[int, ...]) -> Layout:

@@ -6,7 +6,8 @@ Each compiled graph gets a directory of its own, numbered in order:
     0000/01-decompose.mlir      after the first pass, and 01-decompose.diff when the pass changed it; and so on
     0000/plan.txt               launches, matrix products and host calls in order
     0000/kernels.txt            the kernels' loops
-    0000/kernels.ll             their LLVM IR
+    0000/kernels.ll, .s         their LLVM IR and assembly
+    0000/index.html             all of that in one page; `index.html` above it lists the pages
 """
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import difflib
 import itertools
 from pathlib import Path
 
+from treadle.codegen import jit
 from treadle.ir.graph import Graph, Location
 from treadle.ir.text import print_graph, print_node
 from treadle.passes.program import Program
@@ -26,13 +28,19 @@ class Watch:
     def __init__(self, graph: Graph, directory: Path | None) -> None:
         self.directory = directory
         self.passes = 0
-        self.graph = graph
+        self.graph = graph  # what is to be compiled
+        if directory is not None:
+            from treadle.runtime import report
+            self.graph = report.tagged(graph)
+        self.stages = [("recorded", self.graph)]
+        graph = self.graph
         self.text = print_graph(graph)
         self.write("00-recorded.mlir", self.text)
 
     def after(self, name: str, graph: Graph) -> None:
         """Called with the result of each pass."""
         self.passes += 1
+        self.stages.append((name, graph))
         before, self.text = self.text, print_graph(graph)
         stem = f"{self.passes:02d}-{name}"
         self.write(f"{stem}.mlir", self.text)
@@ -50,10 +58,40 @@ class Watch:
         self.write("plan.txt", plan + "\n")
         self.write("kernels.txt", kernels + "\n")
         self.write("kernels.ll", llvm)
+        if self.directory is not None:
+            assembly = jit.assembly(llvm)
+            self.write("kernels.s", assembly)
+            self.write_page(program, llvm, assembly)
+
+    def write_page(self, program: Program, llvm: str, assembly: str) -> None:
+        """The page of this graph, and the list of all pages."""
+        from treadle.runtime import html, report
+        assert self.directory is not None
+        heading = title(self.stages[0][1])
+        self.write("index.html", html.page(heading, [report.describe(heading, self.stages, program, llvm, assembly)]))
+        _TITLES[self.directory] = heading
+        entries = [(f"{path.name}/index.html", _TITLES.get(path, path.name)) for path in sorted(self.directory.parent.iterdir())
+                   if (path / "index.html").is_file()]
+        partial = self.directory / "list.html"
+        partial.write_text(html.index("compiled graphs", entries), encoding="utf-8")
+        partial.replace(self.directory.parent / "index.html")
 
     def write(self, name: str, text: str) -> None:
         if self.directory is not None:
-            (self.directory / name).write_text(text)
+            (self.directory / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+_TITLES: dict[Path, str] = {}  # of the pages that this process wrote
+
+
+def title(graph: Graph) -> str:
+    """For people: how many operations, and the lines they come from."""
+    lines = dict.fromkeys([node.loc for node in graph.nodes if node.loc])
+    first, last = next(iter(lines), None), next(reversed(lines), None)
+    where = "" if first is None or last is None else f"{Path(first[0]).name}:{first[1]}"
+    if first != last and last is not None:
+        where += f" to {Path(last[0]).name}:{last[1]}"
+    return f"{len(graph.nodes)} operations" + (f", {where}" if where else "")
 
 
 def watch(graph: Graph) -> Watch | None:
@@ -66,7 +104,7 @@ def watch(graph: Graph) -> Watch | None:
 
 def _next_directory(parent: Path) -> Path:
     """The first number that is free; other processes may write to the same place."""
-    for number in itertools.count(sum(1 for _ in parent.iterdir())):
+    for number in itertools.count(sum(1 for path in parent.iterdir() if path.is_dir())):
         path = parent / f"{number:04d}"
         try:
             path.mkdir()

@@ -33,7 +33,7 @@ def test_each_compiled_graph_is_written_pass_by_pass(tmp_path: Path, monkeypatch
     monkeypatch.setenv("TREADLE_DUMP", str(tmp_path))
     compile_work(37, 0.25)
     compile_work(41, 0.25)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000", "0001"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0000", "0001", "index.html"]
     first = tmp_path / "0000"
     stages = ["recorded", *[name for name, _ in PASSES]]
     assert sorted(p.name for p in first.glob("*.mlir")) == [f"{i:02d}-{name}.mlir" for i, name in enumerate(stages)]
