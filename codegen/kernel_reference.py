@@ -81,6 +81,22 @@ def evaluate(kernel: Kernel, sizes: Sequence[int], operands: Sequence[Operand], 
             run.store(access, values[value])
 
 
+def index_values(kernel: Kernel, sizes: Sequence[int], slots: Sequence[int], instruction: int) -> np.ndarray | None:
+    """What an instruction yields over the domain, of size 1 along axes it does not depend on; None unless it depends on loop counters
+    and slots only."""
+    needed = {instruction}
+    for i in range(instruction, -1, -1):
+        if i in needed:
+            if kernel.body[i].opcode.startswith(("load", "scalar", "random", "reduce", "argreduce")):
+                return None
+            needed.update(kernel.body[i].operands)
+    run = _Run(kernel, tuple(sizes), (), slots, ())
+    values: list[np.ndarray] = [np.zeros(())] * len(kernel.body)
+    for i in sorted(needed):
+        values[i] = run.instruction(kernel.body[i], values)
+    return values[instruction]
+
+
 def compute_type(dtype: str) -> np.dtype:
     """The numpy type a value is held in: float32 for 16-bit floats."""
     return np.dtype(np.float32) if dtype in ("float16", "bfloat16") else by_name(dtype).np

@@ -56,6 +56,9 @@ _install()
 # isort: split
 from treadle import cpu, cuda, linalg, nn, optim, random, utils
 from treadle import ops as _ops
+from treadle.anomaly import detect_anomaly as _detect_anomaly
+from treadle.anomaly import is_anomaly_check_nan_enabled, is_anomaly_enabled
+from treadle.anomaly import set_detect_anomaly as _set_detect_anomaly
 from treadle.custom_function import Function as _Function
 from treadle.gradcheck import gradcheck as _gradcheck
 from treadle.gradcheck import gradgradcheck as _gradgradcheck
@@ -71,7 +74,8 @@ inverse, pinverse, det, slogdet, logdet, cholesky, qr, matrix_exp, cholesky_solv
     linalg.inv, linalg.pinv, linalg.det, linalg.slogdet, linalg.logdet, linalg.cholesky, linalg.qr, linalg.matrix_exp,
     linalg.cholesky_solve, linalg.cholesky_inverse)
 for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradcheck": _gradgradcheck, "no_grad": no_grad,
-                      "enable_grad": enable_grad, "set_grad_enabled": set_grad_enabled, "Variable": Tensor}.items():
+                      "enable_grad": enable_grad, "set_grad_enabled": set_grad_enabled, "Variable": Tensor,
+                      "detect_anomaly": _detect_anomaly, "set_detect_anomaly": _set_detect_anomaly}.items():
     setattr(autograd, _name, _value)
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64

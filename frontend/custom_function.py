@@ -4,8 +4,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from treadle import anomaly
 from treadle.autograd import edge_of
 from treadle.ir.dtypes import FLOAT
+from treadle.runtime import recorder
 from treadle.runtime.recorder import STATE
 from treadle.tape import Edge, next_sequence
 from treadle.tensor import Tensor, alias, read, wrap
@@ -47,7 +49,7 @@ class Context:
 class FunctionNode:
     """A custom function on the tape: calls the user's `backward`."""
 
-    __slots__ = ("__weakref__", "context", "edges", "function", "hooks", "out_types", "released", "retained", "sequence")
+    __slots__ = ("__weakref__", "context", "edges", "function", "hooks", "out_types", "released", "retained", "sequence", "where")
 
     def __init__(self, function: type, context: Context, edges: tuple[Edge, ...], out_types: tuple[Any, ...]) -> None:
         self.function = function
@@ -58,6 +60,7 @@ class FunctionNode:
         self.retained: Any = None
         self.released = False
         self.sequence = next_sequence()
+        self.where = recorder.user_location() if recorder.apart else None
 
     def name(self) -> str:
         return f"{self.function.__name__}Backward"
@@ -80,6 +83,8 @@ class FunctionNode:
         if len(found) < len(self.edges) or any(g is not None for g in found[len(self.edges):]):
             raise RuntimeError(f"function {self.name()} returned an incorrect number of gradients "
                                f"(expected {len(self.edges)}, got {len(found)})")
+        if recorder.apart:
+            anomaly.look(self, found[:len(self.edges)])
         return found[:len(self.edges)]
 
 

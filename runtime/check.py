@@ -1,5 +1,6 @@
 """`TREADLE_CHECK`: with `ref`, every compiled run is repeated by the numpy interpreter, op by op, and compared; with `nan`,
-every run whose results hold NaN is repeated to find the op that made it.
+every run whose results hold NaN is repeated to find the op that made it; with `bounds`, every plan is checked before it runs
+(`treadle.runtime.bounds`).
 """
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ TOLERANCE = {"float16": 2e-2, "bfloat16": 5e-2, "float32": 2e-4, "float64": 1e-9
 
 
 class CheckError(RuntimeError):
-    """Compiled code and the interpreter disagree, or an op made NaN from numbers."""
+    """Compiled code and the interpreter disagree, an op made NaN from numbers, or a kernel may leave its buffers."""
 
 
 def mode() -> str:
-    """What TREADLE_CHECK asks for: "", "ref" or "nan"; ValueError for anything else."""
+    """What TREADLE_CHECK asks for: "", "ref", "nan" or "bounds"; ValueError for anything else."""
     name = os.environ.get("TREADLE_CHECK", "")
-    if name not in ("", "ref", "nan"):
-        raise ValueError(f"TREADLE_CHECK must be ref or nan, got {name!r}")
+    if name not in ("", "ref", "nan", "bounds"):
+        raise ValueError(f"TREADLE_CHECK must be ref, nan or bounds, got {name!r}")
     return name
 
 

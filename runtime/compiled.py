@@ -40,6 +40,7 @@ from treadle.passes.program import (
 )
 from treadle.runtime import dump, engine, executor, log, memory, native, threads, timing
 from treadle.runtime.launch import bind, make_launch
+from treadle.runtime.progress import Progress
 
 # "loop": launched on its own; "tile": a matrix product's epilogue; "routine"
 Form = tuple[str, Kernel | Routine]
@@ -134,14 +135,23 @@ def _refs(step: Step) -> str:
 
 def compile_graph(graph: Graph) -> CompiledPlan:
     """Lower `graph` and compile what it needs."""
+    with Progress(dump.title(graph)) as progress:
+        return _compile_graph(graph, progress)
+
+
+def _compile_graph(graph: Graph, progress: Progress) -> CompiledPlan:
     watch = dump.watch(graph)
     if watch is not None:
         graph = watch.graph
     program = compile_to_program(graph, None if watch is None else watch.after)
+    if engine.CHECK == "bounds":
+        from treadle.runtime import bounds
+        log.log("compile", f"{bounds.check(program)} accesses stay inside their buffers")
     named = named_kernels(program)
     if watch is not None:
         kernels = "\n".join([print_form(form, name) for name, form in named.items()])
         watch.planned(program, print_program(program), kernels, module_text(named))
+    progress.phase(f"LLVM, {len(named)} kernels")
     with _LOCK:  # no kernel may be forgotten before the plan has its module
         compile_kernels(named)
         engine.counters["compiled_plans"] += 1

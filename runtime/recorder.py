@@ -110,6 +110,7 @@ class Trace:
 
 
 _ROOTS: dict[dtypes.DType, Step] = {}
+apart = False  # every trace has a root of its own: nothing is found again, and every op has the line that recorded it
 counters = {"ops_recorded": 0, "trie_nodes": 0, "live_plans": 0, "trims": 0}
 
 
@@ -117,8 +118,9 @@ def fresh_trace() -> Trace:
     """An empty trace under the root of the current default dtype, which type rules depend on."""
     default = dtypes.default_float()
     root = _ROOTS.get(default)
-    if root is None:
-        root = _ROOTS.setdefault(default, Step(None, None, (), None))
+    if root is None or apart:
+        root = Step(None, None, (), None)
+        root = root if apart else _ROOTS.setdefault(default, root)
     trace = Trace()
     trace.at, trace.values, trace.leaves, trace.scalars, trace.backwards, trace.limit = root, [], {}, [], 0, MAX_STEPS
     return trace
@@ -216,6 +218,11 @@ def _period(items: list[Any]) -> int:
     return len(items) - borders[-1] if items else 1
 
 
+def eager_by_default() -> bool:
+    """What TREADLE_EAGER asks for."""
+    return os.environ.get("TREADLE_EAGER", "") not in ("", "0")
+
+
 class ThreadState:
     """Per-thread switches of the recorder and of autograd. `capture` is the compiled call being captured, if any.
 
@@ -230,7 +237,7 @@ class ThreadState:
         self.inference = False
         self.steady = False
         self.capture: Any = None
-        self.eager = os.environ.get("TREADLE_EAGER", "") not in ("", "0")
+        self.eager = eager_by_default()
 
 
 class _Local(threading.local):

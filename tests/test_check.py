@@ -54,7 +54,7 @@ def test_clean_programs_pass_and_nan_given_is_not_nan_made(tmp_path: Path, setti
 
 def test_an_unknown_check_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, CLEAN, "everything")
-    assert done.returncode == 1 and "ValueError: TREADLE_CHECK must be ref or nan, got 'everything'" in done.stderr
+    assert done.returncode == 1 and "ValueError: TREADLE_CHECK must be ref, nan or bounds, got 'everything'" in done.stderr
 
 
 def test_a_wrong_compiled_result_is_named() -> None:
