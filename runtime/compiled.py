@@ -146,7 +146,7 @@ def _compile_graph(graph: Graph, progress: Progress) -> CompiledPlan:
     program = compile_to_program(graph, None if watch is None else watch.after)
     if engine.CHECK == "bounds":
         from treadle.runtime import bounds
-        log.log("compile", f"{bounds.check(program)} accesses stay inside their buffers")
+        log.log("compile", f"bounds: {bounds.check(program)} accesses stay inside their buffers")
     named = named_kernels(program)
     if watch is not None:
         kernels = "\n".join([print_form(form, name) for name, form in named.items()])

@@ -1,6 +1,7 @@
 """A profile as a table, in the manner of PyTorch's."""
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +59,8 @@ def format_table(rows: Sequence[Any], total: float, shapes: bool, stacks: bool, 
     if shapes:
         column("Input Shapes", [_clip(str(e.input_shapes), shapes_width) for e in rows], True)
     if stacks:
-        column("Source Location", [_clip(", ".join(e.stack), source_width, left=True) for e in rows], True)
+        here = os.getcwd() + os.sep
+        column("Source Location", [_clip(", ".join([s.removeprefix(here) for s in e.stack]), source_width, left=True) for e in rows], True)
     return _layout(columns, total, header)
 
 
