@@ -109,8 +109,8 @@ class _Writer:
         try:
             if rule is not None:
                 rule(node)
-            elif node.out.type.numel == 0 and self.twin[node.out].type.numel == 0:
-                self.env[node.out] = self.empty(node.out)
+            elif all(v.type.numel == 0 == self.twin[v].type.numel for v in node.outputs):
+                self.env.update({v: self.empty(v) for v in node.outputs})
             elif node.op.kind is Kind.ELEMENTWISE or is_view(node) or is_reduce(node) or lowerable(node):
                 self.element_by_element(node)
             else:
