@@ -354,3 +354,10 @@ def retain(t: Tensor) -> None:
         return
     node.retained = node.retained or {}
     node.retained[t._out] = weakref.ref(t)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "profiler":  # its older place in PyTorch
+        import treadle.profiler
+        return treadle.profiler
+    raise AttributeError(f"module 'treadle.autograd' has no attribute {name!r}")

@@ -45,8 +45,22 @@ def for_nan(graph: Graph, buffers: Sequence[Buffer], scalars: Sequence[Any], res
             made = interpreter.evaluate(node.op, arrays, node.attrs, types, tuple([o.type for o in node.outputs]))
             if any(map(_has_nan, made)) and not any(map(_has_nan, arrays)):
                 where = f" at {node.loc[0]}:{node.loc[1]}" if node.loc else ""
-                raise CheckError(f"NaN: {node.op.name}{where} made it, in {' and '.join(str(o.type) for o in node.outputs)}")
+                kinds = " and ".join(str(o.type) for o in node.outputs)
+                raise CheckError(f"NaN: {node.op.name}{where} made it, in {kinds}{_example(made, arrays)}")
             env.update(zip(node.outputs, made, strict=True))
+
+
+def _example(made: Sequence[np.ndarray], operands: Sequence[np.ndarray]) -> str:
+    """The first element that is NaN, and the operands' elements there (of those that broadcast to it)."""
+    result = next(a for a in made if _has_nan(a))
+    place = tuple(int(i) for i in np.argwhere(np.isnan(result))[0])
+    there = []
+    for array in operands:
+        try:
+            there.append(f"{np.broadcast_to(array, result.shape)[place]!s}")
+        except ValueError:  # a reduced or contracted operand has no one element there
+            there.append(f"{np.shape(array)} in [{np.min(array)!s}, {np.max(array)!s}]" if np.size(array) else f"{np.shape(array)}")
+    return f", at {place} from {', '.join(there)}" if there else f", at {place}"
 
 
 def _has_nan(array: np.ndarray) -> bool:

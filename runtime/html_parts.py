@@ -12,7 +12,7 @@ header { display: flex; gap: 1.5em; align-items: baseline; padding: .4em 1em; bo
 h1 { font-size: 16px; margin: 0; } h2 { font-size: 14px; margin: .8em 0 .3em; } select { max-width: 60vw; }
 #note { color: var(--dim); }
 main { flex: 1; display: flex; min-height: 0; }
-nav { width: 13em; overflow: auto; border-right: 1px solid var(--line); padding: .5em; flex: none; }
+nav { width: 15em; overflow: auto; border-right: 1px solid var(--line); padding: .5em; flex: none; }
 nav button, #views button { display: block; width: 100%; text-align: left; border: 0; background: none; padding: .25em .5em; font: inherit;
   color: inherit; cursor: pointer; border-radius: 4px; }
 nav button.unchanged { color: var(--dim); } nav small { float: right; }
@@ -32,7 +32,7 @@ svg .kin rect { fill: var(--kin); } svg .chosen rect { fill: var(--mark); } svg 
 
 SCRIPT = r"""
 "use strict";
-const DATA = JSON.parse(document.getElementById("data").textContent);
+let DATA;
 const VIEWS = ["text", "changes", "drawing", "plan"];
 const state = {graph: 0, stage: 0, view: "text", node: -1, step: -1};
 const byId = id => document.getElementById(id);
@@ -237,14 +237,22 @@ function render() {
   showDetails();
 }
 
-DATA.graphs.forEach((g, i) => { put(byId("graphs"), "option", i + ": " + g.title).value = i; });
+async function unpack(text) {
+  const packed = Uint8Array.from(atob(text), c => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return JSON.parse(await new Response(stream).text());
+}
 byId("graphs").onchange = event => go({graph: Number(event.target.value)});
-window.onhashchange = () => { read(); render(); };
+window.onhashchange = () => { if (DATA) { read(); render(); } };
 document.onkeydown = event => {
-  if (event.target.tagName === "SELECT" || !DATA.graphs.length) return;
+  if (event.target.tagName === "SELECT" || !DATA || !DATA.graphs.length) return;
   const move = {ArrowLeft: -1, ArrowRight: 1}[event.key];
   if (move && graph().stages[state.stage + move]) go({stage: state.stage + move, step: -1});
 };
-read();
-render();
+unpack(byId("data").textContent).then(data => {
+  DATA = data;
+  DATA.graphs.forEach((g, i) => { put(byId("graphs"), "option", i + ": " + g.title).value = i; });
+  read();
+  render();
+}).catch(error => { byId("note").textContent = "The page's data cannot be read: " + error; });
 """

@@ -43,6 +43,7 @@ def test_the_op_that_makes_nan_is_named(tmp_path: Path) -> None:
     done = run(tmp_path, NAN, "nan")
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and "CheckError: NaN: log at " in last and "program.py:5 made it" in last
+    assert last.endswith("in tensor<3xf32>, at (1,) from -1.0")
     assert "nan" in run(tmp_path, NAN, "").stdout
 
 
@@ -66,3 +67,8 @@ def test_a_wrong_compiled_result_is_named() -> None:
     check.against_reference(b.graph, [given], [], [from_numpy(np.ones(3, np.float32))])
     with pytest.raises(check.CheckError, match=r"exp at program\.py:7, element \(1,\) of tensor<3xf32>"):
         check.against_reference(b.graph, [given], [], [from_numpy(np.array([1, 2, 1], np.float32))])
+
+
+def test_operands_that_are_folded_are_shown_by_their_range() -> None:
+    assert check._example([np.array(np.nan)], [np.array([1.0, -2.0])]) == ", at () from (2,) in [-2.0, 1.0]"
+    assert check._example([np.array([[0.0, np.nan]])], [np.array([3.0, 4.0]), np.array(5)]) == ", at (0, 1) from 4.0, 5"

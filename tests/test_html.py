@@ -1,12 +1,14 @@
 """The page that shows how graphs compile: complete, self-contained, escaped; and, where there is a browser, alive."""
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -62,7 +64,7 @@ class Reader(HTMLParser):
 def data_of(page: str) -> dict[str, Any]:
     reader = Reader(page)
     (text,) = [text for attrs, text in reader.scripts if attrs.get("id") == "data"]
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
     return found
 
 
@@ -204,6 +206,7 @@ def test_clicking_through_the_page(written: tuple[Path, subprocess.CompletedProc
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: requests.append(request.url))
     page.goto(written[0].as_uri())
+    page.wait_for_selector("#stages button")
     page.select_option("#graphs", "1")
     page.click('#view [data-node="2"]')
     details = page.locator("#details")
@@ -229,6 +232,7 @@ def test_clicking_through_the_page(written: tuple[Path, subprocess.CompletedProc
     page.keyboard.press("ArrowRight")
     address = page.url
     page.reload()
+    page.wait_for_selector("#stages button")
     assert page.url == address and page.locator("#stages [aria-current=true]").inner_text().startswith("regions")
     assert page.title() == "program.py" and errors == [] and [u.split("#")[0] for u in requests] == [written[0].as_uri()] * 2
     page.close()
@@ -238,5 +242,6 @@ def test_hostile_texts_in_a_browser(tmp_path: Path, browser: Any) -> None:
     (tmp_path / "x.html").write_text(html.page(HOSTILE, [], HOSTILE), encoding="utf-8")
     page = browser.new_page()
     page.goto((tmp_path / "x.html").as_uri())
+    page.wait_for_selector("#view p")
     assert page.title().split() == HOSTILE.replace("\u2028", " ").split() and page.locator("#note").inner_text().startswith("</script>")
     page.close()

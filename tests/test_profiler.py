@@ -252,3 +252,17 @@ def test_the_least_time_is_arithmetics_or_memorys() -> None:
 def test_work_of_what_is_no_step() -> None:
     with pytest.raises(TypeError, match="NoneType is no step"):
         work.work_of(None, None)
+
+
+def test_ranges_inside_a_compiled_function_do_no_harm(fast: None) -> None:
+    x = treadle.ones(3)
+
+    @treadle.compile
+    def step() -> treadle.Tensor:
+        with treadle.autograd.profiler.record_function("inside"):
+            return x.exp().sum()
+
+    plain = [step().item() for _ in range(4)]
+    with profiler.profile(synchronize=True):
+        assert [step().item() for _ in range(4)] == plain[-1:] * 4
+    assert step().item() == plain[-1]
