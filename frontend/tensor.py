@@ -252,8 +252,8 @@ def attach(step: Any, inputs: Any, datas: list[Any], results: tuple[Tensor, ...]
 def _first_record(*args: Any) -> Any:
     """Find out, at the first op, whether there is a builtin that records."""
     global RECORD_TENSOR
-    from treadle.runtime import native
-    found = native.recording_builtins(Tensor)
+    from treadle.runtime import engine, native
+    found = None if engine.CHECK else native.recording_builtins(Tensor)
     RECORD_TENSOR = _leave_to_python if found is None else found.record
     return None
 

@@ -5,14 +5,14 @@ every run whose results hold NaN is repeated to find the op that made it; with `
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from treadle.ir import interpreter
 from treadle.ir.dtypes import FLOAT
-from treadle.ir.graph import Graph, Value
+from treadle.ir.graph import Graph, Node, Value
 from treadle.runtime.memory import Buffer, array_of
 
 # Largest difference, relative to the largest element, that rounding in another order explains.
@@ -31,23 +31,31 @@ def mode() -> str:
     return name
 
 
-def for_nan(graph: Graph, buffers: Sequence[Buffer], scalars: Sequence[Any], results: Sequence[Buffer]) -> None:
-    """CheckError naming the first op that made NaN from operands without NaN, if a result holds one."""
+def for_nan(graph: Graph, buffers: Sequence[Buffer], scalars: Sequence[Any], results: Sequence[Buffer],
+            lines: Callable[[], Graph] | None = None) -> None:
+    """CheckError naming the first op that made NaN from operands without NaN, if a result holds one.
+
+    `lines()` is the same graph with locations to name, `graph` itself by default.
+    """
     if not any(_has_nan(array_of(b, v.type)) for v, b in zip(graph.outputs, results, strict=True)):
         return
     env = dict(zip(graph.inputs, [array_of(b, v.type) for v, b in zip(graph.inputs, buffers, strict=False)]
                    + [np.asarray(s) for s in scalars], strict=True))
     with np.errstate(all="ignore"):
-        for node in graph.nodes:
+        for number, node in enumerate(graph.nodes):
             assert node.op is not None
             arrays = [env[v] for v in node.inputs]
             types = tuple([v.type for v in node.inputs])
             made = interpreter.evaluate(node.op, arrays, node.attrs, types, tuple([o.type for o in node.outputs]))
             if any(map(_has_nan, made)) and not any(map(_has_nan, arrays)):
-                where = f" at {node.loc[0]}:{node.loc[1]}" if node.loc else ""
+                where = _where((lines() if lines else graph).nodes[number])
                 kinds = " and ".join(str(o.type) for o in node.outputs)
                 raise CheckError(f"NaN: {node.op.name}{where} made it, in {kinds}{_example(made, arrays)}")
             env.update(zip(node.outputs, made, strict=True))
+
+
+def _where(node: Node) -> str:
+    return f" at {node.loc[0]}:{node.loc[1]}" if node.loc else ""
 
 
 def _example(made: Sequence[np.ndarray], operands: Sequence[np.ndarray]) -> str:
@@ -67,15 +75,16 @@ def _has_nan(array: np.ndarray) -> bool:
     return array.dtype.kind not in "biu" and bool(np.isnan(array).any())
 
 
-def against_reference(graph: Graph, buffers: Sequence[Buffer], scalars: Sequence[Any], results: Sequence[Buffer]) -> None:
-    """CheckError naming the op, the user's line and the first element whose value differs."""
+def against_reference(graph: Graph, buffers: Sequence[Buffer], scalars: Sequence[Any], results: Sequence[Buffer],
+                      lines: Callable[[], Graph] | None = None) -> None:
+    """CheckError naming the op, the user's line (see `for_nan`) and the first element whose value differs."""
     inputs = [array_of(b, v.type) for v, b in zip(graph.inputs, buffers, strict=False)] + [np.asarray(s) for s in scalars]
-    for value, wanted, buffer in zip(graph.outputs, interpreter.run(graph, inputs), results, strict=True):
+    for number, (value, wanted, buffer) in enumerate(zip(graph.outputs, interpreter.run(graph, inputs), results, strict=True)):
         found = array_of(buffer, value.type)
         place = _first_difference(found, wanted, value)
         if place is not None:
             node = value.node
-            where = f" at {node.loc[0]}:{node.loc[1]}" if node.loc else ""
+            where = _where((lines() if lines else graph).outputs[number].node)
             raise CheckError(f"compiled and interpreted results differ: {node.op.name if node.op else 'input'}{where}, element {place} of "
                              f"{value.type}: compiled {found[place]!r}, interpreted {wanted[place]!r}")
 

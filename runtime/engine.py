@@ -31,12 +31,13 @@ observers: list[Callable[[Graph], Any]] = []  # called with the graph of every f
 class Plan:
     """What computes the wanted results of a trace: its graph, and, from the second run on, compiled code."""
 
-    __slots__ = ("compiled", "graph", "inputs", "launch", "launch_values", "limit", "lock", "outputs", "runs", "used")
+    __slots__ = ("compiled", "graph", "inputs", "launch", "launch_values", "limit", "lock", "outputs", "runs", "step", "used")
 
     def __init__(self, step: Step, wanted: list[int]) -> None:
         graph, self.inputs = build_graph(step, wanted)
         self.graph: Graph = dce(graph)
         self.outputs = wanted
+        self.step = step if CHECK else None
         self.runs = 0
         self.compiled: Any = None
         self.launch: Any = None         # once compiled: results from buffers and numbers, in one generated function
@@ -53,7 +54,12 @@ class Plan:
         plan.outputs = list(range(tensors, tensors + len(graph.outputs)))
         plan.runs, plan.compiled, plan.launch, plan.launch_values, plan.lock = 0, None, None, None, threading.Lock()
         plan.used = plan.limit = 0
+        plan.step = None
         return plan
+
+    def lines(self) -> Graph:
+        """The graph with the lines that recorded it last: traces that are the same share a plan, wherever they come from."""
+        return self.graph if self.step is None else dce(build_graph(self.step, self.outputs)[0])
 
     def run(self, values: list[Data], scalars: Sequence[float | int | bool]) -> None:
         """Compute the wanted values and put them into `values`. DataError when the data is at fault."""
@@ -74,11 +80,11 @@ class Plan:
             if results is None:
                 results = compiled.run(buffers, scalars)
             if CHECK == "ref" and results is not None:
-                check.against_reference(self.graph, buffers, scalars, results)
+                check.against_reference(self.graph, buffers, scalars, results, self.lines)
             if results is None:  # a kernel found a fault: the interpreter words the error and saves what it can
                 results = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
         if CHECK == "nan":
-            check.for_nan(self.graph, buffers, scalars, results)
+            check.for_nan(self.graph, buffers, scalars, results, self.lines)
         for slot, buffer in zip(self.outputs, results, strict=True):
             data = values[slot]
             data.buffer = buffer
@@ -102,6 +108,7 @@ class Plan:
 COMPILE_AT = 2
 MUCH = 32 << 20  # bytes of temporaries after which an interpreted run gives the heap back
 CHECK = check.mode()
+recorder.every_line = bool(CHECK)
 
 
 def COMPILE(graph: Graph) -> Any:

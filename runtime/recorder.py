@@ -110,6 +110,7 @@ class Trace:
 
 
 _ROOTS: dict[dtypes.DType, Step] = {}
+every_line = False  # a step seen before learns which line records it now; set before the first op
 apart = False  # every trace has a root of its own: nothing is found again, and every op has the line that recorded it
 counters = {"ops_recorded": 0, "trie_nodes": 0, "live_plans": 0, "trims": 0}
 
@@ -264,6 +265,8 @@ def record_slowly(trace: Trace, op: Op, attrs: Attrs, inputs: Any) -> Any:
     step = trace.at.next.get(found)
     if step is None:
         step = miss(trace, found, inputs)
+    elif every_line:
+        step.loc = user_location()
     results = []
     for result_type in step.types:
         data = Data()

@@ -69,6 +69,22 @@ def test_a_wrong_compiled_result_is_named() -> None:
         check.against_reference(b.graph, [given], [], [from_numpy(np.array([1, 2, 1], np.float32))])
 
 
+SHARED = """import treadle
+def show(x):
+    print(x.tolist())
+for _ in range(3):
+    show(treadle.tensor([4.0]).log())
+show(treadle.tensor([2.0]).log())
+show(treadle.tensor([-1.0]).log())
+"""
+
+
+def test_the_line_is_that_of_this_run_even_when_the_same_ops_ran_elsewhere(tmp_path: Path) -> None:
+    done = run(tmp_path, SHARED, "nan")
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "program.py:7 made it" in last and last.endswith("at (0,) from -1.0")
+
+
 def test_operands_that_are_folded_are_shown_by_their_range() -> None:
     assert check._example([np.array(np.nan)], [np.array([1.0, -2.0])]) == ", at () from (2,) in [-2.0, 1.0]"
     assert check._example([np.array([[0.0, np.nan]])], [np.array([3.0, 4.0]), np.array(5)]) == ", at (0, 1) from 4.0, 5"
