@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 
-from treadle.codegen.gemm_micro import ZERO, Tile, ceil_div, emit_micro_kernels, tile_for
+from treadle.codegen.gemm_int8 import int8_text
+from treadle.codegen.gemm_micro import ZERO, Tile, ceil_div, emit_micro_kernels, product_tile
 from treadle.codegen.gemm_pack import emit_pack
 from treadle.codegen.gemm_plan import Word
 from treadle.codegen.gemm_small import GROUP, emit_small_kernels
@@ -19,7 +20,6 @@ from treadle.codegen.target import Target, host
 # Columns of C finished before the epilogue sees them: few enough to be in the second-level cache still.
 EPILOGUE_COLUMNS = 256
 
-SCALARS = {"float32": "float", "float64": "double"}
 # Every body computes rows x columns of C at (row, column) of batch element `batch`; pointers are to the tile's corner.
 BODY_PARAMETERS = [
     Val("ptr", "%args"), Val("ptr", "%a"), Val("ptr", "%b"), Val("ptr", "%c"), Val("i64", "%rows"), Val("i64", "%columns"),
@@ -29,8 +29,10 @@ BODY_PARAMETERS = [
 
 def gemm_text(target: Target, dtype: str) -> str:
     """LLVM text of all matrix kernels of an element type."""
+    if dtype == "int8":
+        return int8_text(target)
     module = Module()
-    tile = tile_for(target, SCALARS[dtype])
+    tile = product_tile(target, dtype)
     emit_micro_kernels(module, tile)
     emit_pack(module, tile)
     emit_small_kernels(module, tile)
@@ -43,17 +45,13 @@ def gemm_text(target: Target, dtype: str) -> str:
 
 @functools.cache
 def gemm_module(dtype: str) -> CompiledModule:
-    """The compiled matrix kernels for `float32` or `float64` (KeyError otherwise); kept for the life of the process."""
+    """The compiled matrix kernels for `float32`, `float64`, `bfloat16` or `int8` (KeyError otherwise); kept for the life of the process."""
     return compile_text(gemm_text(host(), dtype), passes=False)
 
 
 def gemm_address(symbol: str) -> int:
     """The address of a kernel named by `gemm_plan.gemm_step`."""
     return gemm_module(symbol.rsplit("_", 1)[1]).address(symbol)
-
-
-def _dtype(tile: Tile) -> str:
-    return {scalar: dtype for dtype, scalar in SCALARS.items()}[tile.scalar]
 
 
 def _arg(f: Function, word: Word, ty: str = "i64") -> Val:
@@ -68,7 +66,7 @@ def _call(f: Function, name: str, *arguments: Val) -> None:
 def _emit_entry(module: Module, tile: Tile, kind: str) -> None:
     """`gemm_<kind>_<dtype>(args, lo, hi, scratch)`: units count columns of tiles fastest, then rows, then the batch."""
     low, high = Val("i64", "%lo"), Val("i64", "%hi")
-    f = Function(module, f"gemm_{kind}_{_dtype(tile)}", [Val("ptr", "%args"), low, high, Val("ptr", "%scratch")])
+    f = Function(module, f"gemm_{kind}_{tile.dtype}", [Val("ptr", "%args"), low, high, Val("ptr", "%scratch")])
     m, n = _arg(f, Word.M), _arg(f, Word.N)
     height, width = _arg(f, Word.TILE_ROWS), _arg(f, Word.TILE_COLUMNS)
     across, down = ceil_div(f, n, width), ceil_div(f, m, height)

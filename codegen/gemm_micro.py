@@ -5,15 +5,18 @@ packed panel (`pack` values per k, of which it uses `rows`) and B row by row, pa
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from treadle.codegen.llvm_text import Function, Module, Val, const, intrinsic_suffix, scalar_bits, vector_type
+from treadle.codegen.llvm_text import Function, Module, Val, const, intrinsic_suffix, lanes_of, scalar_bits, scalar_type, vector_type
 from treadle.codegen.target import Target
 
 ZERO = const("i64", 0)
 UNROLL = 4
 CACHE_LINE = 64
 CACHE_LINE = 64
+
+
+_PRODUCTS = {"bf16": "bfloat16", "dpbf16ps": "bfloat16", "u8s8": "int8", "vpdpbusd": "int8"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Tile:
     vectors: int
     masked: bool
     fused: bool
+    product: str = ""  # how words are multiplied: as numbers, or what `multiply_add` says of "bf16", "dpbf16ps", "u8s8", "vpdpbusd"
     depth: int = 384
     height: int = 84
     width: int = 4096
@@ -51,6 +55,11 @@ class Tile:
         return scalar_bits(self.scalar) // 8
 
     @property
+    def dtype(self) -> str:
+        """The operands' element type, which the kernels are named after."""
+        return _PRODUCTS.get(self.product) or {"float": "float32", "double": "float64"}[self.scalar]
+
+    @property
     def suffix(self) -> str:
         return intrinsic_suffix(self.scalar)
 
@@ -58,6 +67,19 @@ class Tile:
     def packed_a_bytes(self) -> int:
         """Scratch for a packed block of A. Rows are shared out evenly, which can take one panel more than needed."""
         return (-(-self.height // self.rows) + 1) * self.pack * self.depth * self.align
+
+
+def product_tile(target: Target, dtype: str) -> Tile:
+    """The tile for operands of `dtype`: float32, float64, or one whose elements are multiplied in words of 32 bits along K."""
+    if dtype == "bfloat16":
+        native = target.vector_bits == 512 and target.has("avx512bf16")
+        return replace(tile_for(target, "float"), product="dpbf16ps" if native else "bf16")
+    if dtype == "int8":
+        native = target.vector_bits == 512 and target.has("avx512vnni")
+        tile = tile_for(target, "i32")
+        shape = tile if target.vector_bits > 128 else replace(tile, rows=4, vectors=4 if target.registers == 32 else 2)
+        return replace(shape, product="vpdpbusd" if native else "u8s8")
+    return tile_for(target, {"float32": "float", "float64": "double"}[dtype])
 
 
 def tile_for(target: Target, scalar: str) -> Tile:
@@ -74,8 +96,66 @@ def tile_for(target: Target, scalar: str) -> Tile:
 
 # -- helpers shared by all matrix kernels ----------------------------------------------------------------------------
 def multiply_add(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
-    """a * b + c, in one rounding where the CPU has the instruction."""
+    """a * b + c, in one rounding where the CPU has the instruction.
+
+    Of words: the sum of the products of their two bfloat16 numbers, or of the four bytes of a (unsigned) and b (signed), and c.
+    """
+    if tile.product:
+        return _WORDS[tile.product](f, tile, a, b, c)
     return f.fma(a, b, c) if tile.fused else f.binary("fadd", f.binary("fmul", a, b), c)
+
+
+def add(f: Function, a: Val, b: Val) -> Val:
+    """Sums of accumulators: a + b, of integers or floats."""
+    return f.binary("fadd" if scalar_type(a.ty) in ("float", "double") else "add", a, b)
+
+
+def _as(f: Function, value: Val, ty: str) -> Val:
+    return value if value.ty == ty else f.op(f"bitcast {value} to {ty}", ty)
+
+
+def _dpbf16ps(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
+    pairs = f"<{2 * tile.lanes} x bfloat>"
+    return f.call(f"llvm.x86.avx512bf16.dpbf16ps.{32 * tile.lanes}", c.ty, c, _as(f, a, pairs), _as(f, b, pairs))
+
+
+def _bf16(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
+    """Each half of a word, moved to the upper one, is the number as a float."""
+    lanes = lanes_of(a.ty)
+    words = vector_type("i32", lanes)
+    plain = replace(tile, product="")
+    for low in (True, False):
+        halves = []
+        for value in (a, b):
+            word = _as(f, value, words)
+            half = f.binary("shl", word, const(words, 16)) if low else f.binary("and", word, const(words, -65536))
+            halves.append(_as(f, half, a.ty))
+        c = multiply_add(f, plain, *halves, c)
+    return c
+
+
+def _vpdpbusd(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
+    return f.call(f"llvm.x86.avx512.vpdpbusd.{32 * tile.lanes}", c.ty, c, a, b)
+
+
+def _u8s8(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
+    """Two products of 16-bit numbers, which never overflow, are added at a time: `pmaddwd` where there is one."""
+    lanes = lanes_of(a.ty)
+    shorts, ints = vector_type("i16", 2 * lanes), vector_type("i32", 2 * lanes)
+    x, y = _as(f, a, shorts), _as(f, b, shorts)
+    eight = const(shorts, 8)
+    even = f.binary("and", x, const(shorts, 255)), f.binary("ashr", f.binary("shl", y, eight), eight)
+    odd = f.binary("lshr", x, eight), f.binary("ashr", y, eight)
+    for p, q in (even, odd):
+        product = f.binary("mul", f.cast("sext", p, "i32"), f.cast("sext", q, "i32"))
+        for start in (0, 1):
+            order = ", ".join(f"i32 {i}" for i in range(start, 2 * lanes, 2))
+            part = f.op(f"shufflevector {product}, {ints} poison, <{lanes} x i32> <{order}>", vector_type("i32", lanes))
+            c = f.binary("add", c, part)
+    return c
+
+
+_WORDS = {"dpbf16ps": _dpbf16ps, "bf16": _bf16, "vpdpbusd": _vpdpbusd, "u8s8": _u8s8}
 
 
 def ceil_div(f: Function, a: Val, b: Val | int) -> Val:
@@ -191,7 +271,7 @@ def _store_tile(f: Function, tile: Tile, state: list[Val], rows: int, vectors: i
     f.branch_if(again, more, store)
     f.start(more)
     old = [value for line in lines for value in _load_row(f, tile, line, vectors, mask)]
-    sums = [f.binary("fadd", x, y) for x, y in zip(old, state, strict=True)]
+    sums = [add(f, x, y) for x, y in zip(old, state, strict=True)]
     f.branch(store)
     f.start(store)
     final = [f.op(f"phi {x.ty} [ {x.name}, %{fresh} ], [ {y.name}, %{more} ]", x.ty) for x, y in zip(state, sums, strict=True)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from treadle.codegen.gemm_micro import Tile, tile_for
+from treadle.codegen.gemm_micro import Tile, product_tile
 from treadle.codegen.gemm_small import GROUP
 from treadle.codegen.target import host
 
@@ -78,6 +78,8 @@ class GemmStep:
         return [a, b, c, epilogue, epilogue_args, *self.words]
 
 
+# Columns of a panel of packed int8 weights, on every CPU.
+INT8_PANEL = 32
 # Multiply-adds that pay for waking another thread.
 THREAD_WORK = 100_000
 # At most so many rows use dot products when both operands lie along K.
@@ -92,6 +94,7 @@ IN_PLACE_BYTES = 2 << 20
 def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layout, batch: Sequence[int] = (), threads: int = 1) -> GemmStep:
     """The step that computes C[.., m, n] = A[.., m, k] @ B[.., k, n] for `float32` or `float64`.
 
+    For `bfloat16` K and the strides of A and B count pairs of numbers, which lie side by side along K in both; C is float32.
     `batch` has up to two sizes (outer, inner); one size is the inner one. C must be contiguous along its columns unless
     it has only one. ValueError when it is not, or when there are more than two batch axes.
     """
@@ -108,7 +111,7 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
           threads: int) -> GemmStep:
     m, n, k = sizes
     a, b, c = layouts
-    tile = tile_for(host(), {"float32": "float", "float64": "double"}[dtype])
+    tile = product_tile(host(), dtype)
     kind = _small_kind(sizes, layouts)
     swapped = False
     if kind is None and n < m:
@@ -127,6 +130,20 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
     work = count * m * n * max(k, 1)
     grain = max(1, -(-units // max(1, work // THREAD_WORK)))
     return GemmStep(f"gemm_{kind}_{dtype}", words, swapped, units, grain)
+
+
+def int8_step(m: int, n: int, k: int, a_row: int, c_row: int, threads: int = 1) -> GemmStep:
+    """The step that computes C[m, n] (int32) from unsigned A[m, k], with rows `a_row` bytes apart, and packed signed B.
+
+    k and a_row are multiples of 4. B is panels of 32 columns: [ceil(n / 32), k / 4, 32, 4].
+    """
+    tile = product_tile(host(), "int8")
+    height, width = _cut(tile, "blocked", (m, n, k // 4), 1, threads, (8, 2))
+    width = _share(width, 1, INT8_PANEL)
+    units = -(-m // height) * -(-n // width) if m and n else 0
+    words = (m, n, k // 4, a_row // 4, 1, 0, 0, c_row, 1, 1, 0, 0, 0, 0, 0, 0, height, width, 0, 0)
+    grain = max(1, -(-units // max(1, m * n * k // 4 // THREAD_WORK)))
+    return GemmStep("gemm_packed_int8", words, False, units, grain)
 
 
 def _small_kind(sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout]) -> str | None:

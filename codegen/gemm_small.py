@@ -6,7 +6,7 @@ Every element is computed the same way wherever it lies, so results do not depen
 """
 from __future__ import annotations
 
-from treadle.codegen.gemm_micro import ZERO, Tile, lane_mask, masked_load, masked_store, multiply_add
+from treadle.codegen.gemm_micro import ZERO, Tile, add, lane_mask, masked_load, masked_store, multiply_add
 from treadle.codegen.gemm_pack import shuffle
 from treadle.codegen.llvm_text import Function, Module, Val, const
 
@@ -109,7 +109,7 @@ def _add_halves(f: Function, a: Val, b: Val, half: int, lanes: int) -> Val:
     """In blocks of 2 * half lanes: the first half becomes the folded block of a, the second that of b."""
     low = [i if not i & half else lanes + (i ^ half) for i in range(lanes)]
     high = [(i | half) if not i & half else lanes + i for i in range(lanes)]
-    return f.binary("fadd", shuffle(f, a, b, low), shuffle(f, a, b, high))
+    return add(f, shuffle(f, a, b, low), shuffle(f, a, b, high))
 
 
 # -- stream ----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """Epilogues: a map that is the only reader of a matrix product is applied to each tile while it is in cache."""
 from __future__ import annotations
 
-from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Node, Value
 from treadle.passes.build import KernelBuilder, Place
 from treadle.passes.index import Axes, Expr
+from treadle.passes.product import has_kernel
 from treadle.passes.program import GemmStep, KernelStep
 from treadle.passes.unit import Unit
 
@@ -17,7 +17,7 @@ def only_readers(units: list[Unit], kept: set[Value]) -> dict[Unit, Unit]:
             readers.setdefault(value, []).append(unit)
     found: dict[Unit, Unit] = {}
     for unit in units:
-        if unit.node is None or unit.node.op is None or unit.node.op.name != "matmul" or unit.node.out.dtype.category != FLOAT:
+        if unit.node is None or not has_kernel(unit.node):
             continue
         value = unit.node.out
         users = readers.get(value, [])

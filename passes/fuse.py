@@ -7,7 +7,6 @@ which is how softmax or layer_norm become one kernel.
 """
 from __future__ import annotations
 
-from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Graph, Node, Value
 from treadle.passes.cost import EXPENSIVE, Cost, costs
 from treadle.passes.demand import (
@@ -24,7 +23,7 @@ from treadle.passes.demand import (
     reduced_dims,
 )
 from treadle.passes.index import ZERO, Axes, Expr, Index, combine, covers, linearize, shifted, split_linear
-from treadle.passes.product import Operand, fold_operands
+from treadle.passes.product import Operand, fold_operands, has_kernel
 from treadle.passes.unit import Site, Store, Unit, extent, reaches, unify
 
 MAX_INSTRUCTIONS = 160
@@ -88,7 +87,7 @@ class Fuser:
 
     def fold_product(self, unit: Unit, node: Node) -> list[Value]:
         """What a matrix product reads: views of its operands that its strides can express are looked through."""
-        if node.op is None or node.op.name != "matmul" or node.out.dtype.category != FLOAT:
+        if not has_kernel(node):
             return list(node.inputs)
         self.folded[unit] = fold_operands(node)
         return [operand.base for operand in self.folded[unit]]

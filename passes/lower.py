@@ -7,7 +7,7 @@ from treadle.ir.graph import Graph, Node, Value
 from treadle.passes.build import KernelBuilder, Place
 from treadle.passes.epilogue import build_epilogue, only_readers
 from treadle.passes.fuse import Fuser
-from treadle.passes.product import shape_product
+from treadle.passes.product import FORMS, shape_product
 from treadle.passes.program import BufferInfo, GemmStep, HostStep, Matrix, Program, Ref, ScalarInfo, ScalarRef
 from treadle.passes.routines import lower_routine
 from treadle.passes.scan import lower_scan
@@ -85,7 +85,7 @@ class _Lowering:
         node = unit.node
         if node is None:
             self.program.steps.append(KernelBuilder(unit, self.place, self.order).build())
-        elif node.op is not None and node.op.name == "matmul" and unit in self.fuser.folded:
+        elif unit in self.fuser.folded:
             self.product(unit, node)
         else:
             self.alone(node)
@@ -113,14 +113,22 @@ class _Lowering:
 
     def product(self, unit: Unit, node: Node) -> None:
         a, b = self.fuser.folded[unit]
+        assert node.op is not None
+        form = FORMS.get(node.op.name, "")
+        if form == "int8":
+            m, n, k = node.out.shape[0], node.attr("n"), node.inputs[0].shape[1]
+            self.program.steps.append(GemmStep(node.out.dtype, (), m, n, k, Matrix(Ref(self.buffer(a.base)), (k, 1)),
+                                               Matrix(Ref(self.buffer(b.base)), (0, 0)), Matrix(Ref(self.buffer(node.out)), (n, 1)), None,
+                                               node, form))
+            return
         batch, m, n, k, rows_a, rows_b = shape_product(node, a, b)
-        size = node.out.dtype.itemsize
+        size_a, size_b, size = node.inputs[0].dtype.itemsize, node.inputs[1].dtype.itemsize, node.out.dtype.itemsize
         offsets = [(a.offset, b.offset, 0)]
         while len(batch.sizes) > 2:  # more axes than a product step has: one step for each index along the first
             offsets = [(x + i * batch.a[0], y + i * batch.b[0], z + i * batch.c[0]) for x, y, z in offsets for i in range(batch.sizes[0])]
             batch = type(batch)(*[part[1:] for part in batch])
         for at_a, at_b, at_c in offsets:
             self.program.steps.append(GemmStep(
-                node.out.dtype, batch.sizes, m, n, k, Matrix(Ref(self.buffer(a.base), at_a * size), (*batch.a, *rows_a)),
-                Matrix(Ref(self.buffer(b.base), at_b * size), (*batch.b, *rows_b)),
-                Matrix(Ref(self.buffer(node.out), at_c * size), (*batch.c, n, 1)), None, node))
+                node.out.dtype, batch.sizes, m, n, k, Matrix(Ref(self.buffer(a.base), at_a * size_a), (*batch.a, *rows_a)),
+                Matrix(Ref(self.buffer(b.base), at_b * size_b), (*batch.b, *rows_b)),
+                Matrix(Ref(self.buffer(node.out), at_c * size), (*batch.c, n, 1)), None, node, form))

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Node, Value
+from treadle.ir.op import Kind
 from treadle.passes.demand import is_view
 from treadle.passes.index import Axes, Expr, Index, linearize, memory_index, suffix_strides, view_index
 
@@ -76,8 +78,31 @@ def _usable(operand: Operand, shape: tuple[int, ...]) -> Operand | None:
     return operand._replace(strides=(*operand.strides[:-2], rows, columns))
 
 
+# Products with a kernel of their own, by the form in which it takes its operands.
+FORMS = {"bfloat16_matmul": "bfloat16", "int8_matmul": "int8"}
+
+
+def has_kernel(node: Node) -> bool:
+    """Whether a matrix kernel computes the node."""
+    if node.op is None or node.op.kind is not Kind.CONTRACT:
+        return False
+    return node.op.name in FORMS or (node.op.name == "matmul" and node.out.dtype.category == FLOAT)
+
+
+def _paired(value: Value) -> Operand:
+    """An operand whose last axis is contiguous and is read two numbers at a time."""
+    operand = fold_view(value)
+    even = operand.offset % 2 == 0 and all(s >= 0 and s % 2 == 0 for s in operand.strides[:-1])
+    return operand if even and operand.strides[-1] == 1 else plain(value)
+
+
 def fold_operands(node: Node) -> list[Operand]:
-    """Both operands of a matmul; one that views make unreadable is read as the contiguous value it is."""
+    """Both operands of a product; one that views make unreadable is read as the contiguous value it is."""
+    assert node.op is not None
+    if node.op.name == "bfloat16_matmul":
+        return [_paired(value) for value in node.inputs]
+    if node.op.name == "int8_matmul":
+        return [plain(value) for value in node.inputs]
     found = []
     for value in node.inputs:
         operand = _usable(fold_view(value), value.shape) or _usable(plain(value), value.shape)
@@ -124,6 +149,8 @@ class Product(NamedTuple):
 
 def shape_product(node: Node, a: Operand, b: Operand) -> Product:
     """Leading axes that only multiply the rows of a (a batch of vectors times one matrix) become rows."""
+    if node.op is not None and node.op.name == "bfloat16_matmul":  # its second operand is [n, k]
+        b = b._replace(strides=(*b.strides[:-2], b.strides[-1], b.strides[-2]))
     batch = batch_axes(node, a, b)
     m, n, k = node.out.shape[-2], node.out.shape[-1], node.inputs[0].shape[-1]
     rows = a.strides[-2]

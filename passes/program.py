@@ -83,6 +83,9 @@ class GemmStep:
 
     `epilogue` is a kernel without reduce axes over (rows, columns), or (batch, rows, columns) when `batch` is not empty,
     applied to each finished tile; it reads c.
+
+    form: "" when all three have `dtype`. "bfloat16": a and b are, read in pairs along K, and c is float32. "int8": a holds unsigned bytes,
+    b packed weights (its strides mean nothing), c int32.
     """
 
     dtype: DType
@@ -95,6 +98,12 @@ class GemmStep:
     c: Matrix
     epilogue: KernelStep | None = None
     node: Node | None = None
+    form: str = ""
+
+    @property
+    def operand_dtype(self) -> str:
+        """What its kernels are named after."""
+        return self.form or self.dtype.name
 
 
 @dataclass(slots=True)

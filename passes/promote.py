@@ -141,6 +141,8 @@ def _random_bits(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
 def _matmul(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
     x, y = inputs
     m, k, n = x.shape[-2], x.shape[-1], y.shape[-1]
+    if x.dtype is dtypes.bfloat16 and k % 2 == 0 and node.out.type.numel * k:
+        return b.cast(b.bfloat16_matmul(x, transposed(b, y)), x.dtype)
     if x.dtype.category == FLOAT and x.dtype.itemsize == 2:
         product = b.matmul(b.cast(x, dtypes.float32), b.cast(y, dtypes.float32))
         return b.cast(_matmul(b, product.node, product.node.inputs) or product, x.dtype)

@@ -35,7 +35,8 @@ def _step(program: Program, step: Step, trips: tuple[int, ...]) -> int:
     if isinstance(step, GemmStep):
         shapes = {"a": (step.m, step.k), "b": (step.k, step.n), "c": (step.m, step.n)}
         for name, (rows, columns) in shapes.items():
-            _matrix(program, step, name, getattr(step, name), (*step.batch, rows, columns), trips)
+            if (step.form, name) != ("int8", "b"):  # packed weights are read as a whole
+                _matrix(program, step, name, getattr(step, name), (*step.batch, rows, columns), trips)
         return 3 + (_kernel(program, step.epilogue, trips, step) if step.epilogue is not None else 0)
     places = [*step.inputs, *step.outputs]
     values: list[Value] = [*step.node.inputs, *step.node.outputs] if step.outputs else []
@@ -141,7 +142,8 @@ def _stored(kernel: Kernel, access: int, given: _Arguments) -> Span:
 
 # -- matrices and whole buffers ----------------------------------------------------------------------------------------------
 def _matrix(program: Program, step: GemmStep, name: str, matrix: Matrix, sizes: Sequence[int], trips: tuple[int, ...]) -> None:
-    _inside(program, step, f"matrix {name}", matrix.ref, _box(sizes, matrix.strides), step.dtype.name, trips)
+    dtype = step.dtype.name if name == "c" else {"int8": "uint8"}.get(step.operand_dtype, step.operand_dtype)
+    _inside(program, step, f"matrix {name}", matrix.ref, _box(sizes, matrix.strides), dtype, trips)
 
 
 def _whole(program: Program, step: Step, what: str, value: Value, ref: Ref, trips: tuple[int, ...]) -> None:

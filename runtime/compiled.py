@@ -15,7 +15,7 @@ import numpy as np
 
 from treadle.codegen import emit, gemm, jit, phases
 from treadle.codegen.gemm_plan import GemmStep as GemmCall
-from treadle.codegen.gemm_plan import Layout, gemm_step
+from treadle.codegen.gemm_plan import Layout, gemm_step, int8_step
 from treadle.codegen.llvm_text import Module
 from treadle.codegen.routines import emit_routine
 from treadle.codegen.target import host
@@ -117,7 +117,7 @@ def print_program(program: Program) -> str:
                 lines.append(f"{indent}{names['loop', step.kernel]} sizes {step.sizes}  {_refs(step)}")
             elif isinstance(step, GemmStep):
                 epilogue = f" then {names['tile', step.epilogue.kernel]}" if step.epilogue else ""
-                lines.append(f"{indent}gemm {step.dtype.name} batch {step.batch} {step.m}x{step.n}x{step.k}  {_refs(step)}{epilogue}")
+                lines.append(f"{indent}gemm {step.operand_dtype} batch {step.batch} {step.m}x{step.n}x{step.k}  {_refs(step)}{epilogue}")
             elif isinstance(step, RoutineStep):
                 lines.append(f"{indent}{names['routine', step.routine]} ({step.routine.family}) units {step.units}  {_refs(step)}")
             elif isinstance(step, LoopStep):
@@ -140,10 +140,12 @@ def compile_graph(graph: Graph) -> CompiledPlan:
 
 
 def _compile_graph(graph: Graph, progress: Progress) -> CompiledPlan:
-    watch = dump.watch(graph)
+    recorded, watch = graph, dump.watch(graph)
     if watch is not None:
         graph = watch.graph
     program = compile_to_program(graph, None if watch is None else watch.after)
+    if timing.ACTIVE is not None:
+        timing.ACTIVE.compiled(recorded, program)
     if engine.CHECK == "bounds":
         from treadle.runtime import bounds
         log.log("compile", f"bounds: {bounds.check(program)} accesses stay inside their buffers")
@@ -358,8 +360,18 @@ class CompiledPlan:
 
 def matrix_call(step: GemmStep) -> GemmCall:
     """Which matrix kernel computes the step, and on what units."""
+    if step.form == "int8":
+        return int8_step(step.m, step.n, step.k, step.a.strides[-2], step.c.strides[-2], threads.num_threads())
     a, b, c = (_layout(m.strides) for m in (step.a, step.b, step.c))
+    if step.form == "bfloat16":
+        a, b = (_in_pairs(layout) for layout in (a, b))
+        return gemm_step("bfloat16", step.m, step.n, step.k // 2, a, b, c, step.batch, threads.num_threads())
     return gemm_step(step.dtype.name, step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
+
+
+def _in_pairs(layout: Layout) -> Layout:
+    """Strides in words of two numbers; the axis along which numbers lie side by side becomes one along which words do."""
+    return Layout(*[s if s == 1 else s // 2 for s in (layout.row, layout.column)], layout.outer // 2, layout.inner // 2)
 
 
 def _layout(strides: tuple[int, ...]) -> Layout:

@@ -11,6 +11,7 @@ from treadle.ir.ops import (
     matmul,
     normalization,
     optimizer,
+    quantized,
     recurrent,
     reduce,
     scan,
