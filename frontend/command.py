@@ -6,12 +6,13 @@ import os
 import runpy
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from treadle.inspection import page
 from treadle.ir.graph import Graph
-from treadle.runtime import engine
+from treadle.passes.program import walk
+from treadle.runtime import engine, timing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,18 +54,33 @@ class Seen:
 
 def _inspect(script: Path, arguments: list[str], output: Path, count: int) -> int:
     seen = Seen()
+    recording = timing.Recording(totals=True)
     engine.observers.append(seen.note)
+    recording.begin()
     try:
         status = _run(script, arguments)
         engine.flush("inspect")
     finally:
         engine.observers.remove(seen.note)
+        recording.finish()
     graphs = seen.most(count)
     total = sum(1 for graph in seen.graphs.values() if graph.outputs)
     note = "" if len(graphs) == total else f"{len(graphs)} of {total} graphs, those that ran most operations"
-    output.write_text(page(script.name, graphs, note), encoding="utf-8", errors="replace")
+    output.write_text(page(script.name, graphs, note, _times(recording)), encoding="utf-8", errors="replace")
     print(f"{output}: {len(graphs)} of {total} graphs that {script} ran", file=sys.stderr)
     return status
+
+
+def _times(recording: timing.Recording) -> Callable[[Graph], list[tuple[int, int]]]:
+    """For each launch of a graph's program, as it ran: how often, and nanoseconds in all."""
+    programs = {id(graph): program for graph, program in recording.programs}
+    totals = recording.totals or {}
+
+    def of(graph: Graph) -> list[tuple[int, int]]:
+        program = programs.get(id(graph))
+        entries = [totals.get(id(step)) for step in walk(program.steps)] if program is not None else []
+        return [(0, 0) if entry is None else (entry[1], entry[2]) for entry in entries]
+    return of
 
 
 def _run(script: Path, arguments: list[str]) -> int:

@@ -75,19 +75,23 @@ class Inspection:
         return f"{self.mlir}\n\n{self.plan}"
 
 
-def page(title: str, graphs: Sequence[Graph], note: str = "") -> str:
-    """A self-contained HTML page that shows how these recorded graphs compile."""
+def page(title: str, graphs: Sequence[Graph], note: str = "",
+         times: Callable[[Graph], Sequence[tuple[int, int]]] = lambda graph: ()) -> str:
+    """A self-contained HTML page that shows how these recorded graphs compile.
+
+    times(graph): for each launch of its program, how often it ran and how many nanoseconds that took in all.
+    """
     from treadle.runtime import html
-    return html.page(title, [_describe(graph) for graph in graphs], note)
+    return html.page(title, [_describe(graph, times(graph)) for graph in graphs], note)
 
 
-def _describe(graph: Graph) -> dict[str, Any]:
+def _describe(graph: Graph, times: Sequence[tuple[int, int]]) -> dict[str, Any]:
     from treadle.runtime import report
     graph = report.tagged(graph)
     stages = [("recorded", graph)]
     program = compile_to_program(graph, lambda name, result: stages.append((name, result)))
     text = compiled.module_text(compiled.named_kernels(program))
-    return report.describe(dump.title(graph), stages, program, text, jit.assembly(text))
+    return report.describe(dump.title(graph), stages, program, text, jit.assembly(text), times)
 
 
 def inspect(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Inspection:

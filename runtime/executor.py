@@ -336,6 +336,11 @@ def log_events(address: int) -> dict[int, Plan]:
     return before
 
 
+def logged_plans() -> dict[int, Plan]:
+    """The plans that have an event log, by the address of their header."""
+    return dict(_logged)
+
+
 def all_plans() -> list[Plan]:
     """Every plan there is; other threads may be making some."""
     while True:

@@ -50,6 +50,7 @@ function stage() {
   const found = graph().stages[state.stage];
   return found.same === undefined ? found : graph().stages[found.same];
 }
+const timed = () => graph().steps.some(step => step.us !== undefined);
 const chosen = () => state.node >= 0 ? stage().nodes[state.node] : null;
 
 function kin(node) {
@@ -124,7 +125,8 @@ const show = {
   },
   plan(place) {
     graph().plan.forEach((text, i) => {
-      const line = put(place, "div", text);
+      const time = i ? graph().steps[i - 1].us : undefined;
+      const line = put(place, "div", (time === undefined ? "" : time.toFixed(1).padStart(9) + " us").padEnd(timed() ? 14 : 0) + text);
       if (!i) return;
       if (state.step === i - 1) line.classList.add("chosen");
       else if (chosen() && chosen().steps.includes(i - 1)) line.classList.add("kin");
@@ -203,6 +205,10 @@ function launch(place, number) {
   pick(title, {step: number, node: -1});
   put(place, "pre", step.line);
   put(place, "p", amount(step.bytes) + " bytes read and written, " + amount(step.flops) + " floating-point operations", "dim");
+  if (step.us !== undefined) {
+    put(place, "p", "ran " + step.runs + " times, " + step.us.toFixed(1) + " us each, " + (100 * step.roofline).toFixed(0)
+        + " % of what this machine can do at best", "time");
+  }
   fold(place, "Kernel IR", step.kernel, true);
   for (const key of step.code) {
     fold(place, "LLVM IR of " + key, graph().codes[key].llvm, false);

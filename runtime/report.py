@@ -19,8 +19,10 @@ from treadle.ir.graph import Graph, Node, Value, rewrite
 from treadle.ir.text import format_type, print_graph
 from treadle.passes.program import GemmStep, KernelStep, Program, RoutineStep, Step, walk
 from treadle.runtime import compiled
+from treadle.runtime.machine import machine
 
 Stages = Sequence[tuple[str, Graph]]
+Times = Sequence[tuple[int, int]]
 
 CONTEXT = 4  # lines of the program shown above and below an op's
 _NODE_LINE = re.compile(r'^\s*(?:%\d+(?::\d+)? = )?"treadle\.(?!yield")')
@@ -70,8 +72,9 @@ def every_node(graph: Graph) -> Iterator[Node]:
 
 
 # -- one graph -------------------------------------------------------------------------------------------------------------
-def describe(title: str, stages: Stages, program: Program, llvm: str, assembly: str) -> dict[str, Any]:
-    """The graph's part of the page. `stages` begins with the (tagged) graph as recorded; llvm and assembly are of its kernels."""
+def describe(title: str, stages: Stages, program: Program, llvm: str, assembly: str, times: Times = ()) -> dict[str, Any]:
+    """The graph's part of the page. `stages` begins with the (tagged) graph as recorded; llvm and assembly are of its kernels; `times`
+    says of each launch, if anything is known, how often it ran and how many nanoseconds that took in all."""
     places = _Places()
     steps = list(walk(program.steps))
     homes = _Homes(steps)
@@ -91,6 +94,10 @@ def describe(title: str, stages: Stages, program: Program, llvm: str, assembly: 
     codes = {**_functions(llvm, assembly, list(named.values())), **_products(steps)}
     plan = compiled.print_program(program).splitlines()
     launches = [_launch(program, step, line.strip(), named, places) for step, line in zip(steps, plan[1:], strict=True)]
+    for (runs, taken), step, launch in zip(times, steps, launches, strict=False):
+        if runs:
+            best = machine().seconds(*work.work_of(program, step))
+            launch.update(runs=runs, us=taken / runs / 1e3, roofline=best * 1e9 * runs / taken)
     return {"title": title, "stages": shown, "plan": plan, "steps": launches, "codes": codes, "places": places.found}
 
 
@@ -232,19 +239,39 @@ def _product_key(step: GemmStep) -> str:
 
 
 def _products(steps: Sequence[Step]) -> dict[str, dict[str, str]]:
-    """The code of matrix products: the entry, the loops around the tiles, and the innermost kernel."""
+    """The code of matrix products: the entry and what it calls, of kernels that differ in their size only one."""
     found: dict[str, dict[str, str]] = {}
     for step in steps:
-        if not isinstance(step, GemmStep) or _product_key(step) in found:
-            continue
-        symbol = compiled.matrix_call(step).symbol
-        kind, dtype = symbol.split("_")[1:]
-        llvm, assembly = _product_texts(dtype)
-        defined = _DEFINE.findall(llvm)
-        prefix = "micro_" if kind == "blocked" else f"{kind}_"
-        inner = [n for n in defined if n.startswith(prefix) and n[-1].isdigit() and "_body_" not in n]
-        names = [symbol, *[n for n in defined if n.startswith((f"{kind}_body", "macro" if kind == "blocked" else "-"))],
-                 inner[-1] if kind == "blocked" else inner[min(step.m, len(inner)) - 1]]
-        found[_product_key(step)] = {"llvm": "\n\n".join(_llvm_of(llvm, n) for n in names),
-                                     "asm": "\n\n".join(_assembly_of(assembly, n) for n in names)}
+        if isinstance(step, GemmStep) and _product_key(step) not in found:
+            symbol = compiled.matrix_call(step).symbol
+            llvm, assembly = _product_texts(symbol.rsplit("_", 1)[1])
+            names = _called(llvm, symbol, min(step.m, 8))
+            found[_product_key(step)] = {"llvm": "\n\n".join(_llvm_of(llvm, n) for n in names),
+                                         "asm": "\n\n".join(_assembly_of(assembly, n) for n in names)}
     return found
+
+
+_FAMILY = re.compile(r"(.*_)(\d+|\d+x\d+)$")
+
+
+def _called(llvm: str, symbol: str, rows: int) -> list[str]:
+    """`symbol` and the functions of the module that it calls. Of a family numbered by rows the one for `rows`, of one numbered by rows and
+    columns the largest."""
+    defined = _DEFINE.findall(llvm)
+    families: dict[str, list[str]] = {}
+    for name in defined:
+        family = _FAMILY.match(name)
+        families.setdefault(family[1] if family else name, []).append(name)
+    chosen = {name: members[-1] if "x" in name.rsplit("_", 1)[1:][-1] else members[min(rows, len(members)) - 1]
+              for members in families.values() for name in members if len(members) > 1}
+    tables = {table: re.findall(r"@([\w.$]+)", line) for table, line in re.findall(r"^@([\w.$]+) = (.*)$", llvm, re.M)}
+    order, known = [symbol], {symbol}
+    for name in order:  # grows while it is walked
+        text = _llvm_of(llvm, name)
+        for used in dict.fromkeys(re.findall(r"@([\w.$]+)", text)):
+            for target in tables.get(used, [used]):
+                target = chosen.get(target, target)
+                if target in defined and target not in known:
+                    known.add(target)
+                    order.append(target)
+    return order

@@ -59,9 +59,15 @@ def span(kind: str, name: str, what: Any = None) -> Iterator[None]:
 
 
 class Recording:
-    """Events from `begin` to `finish`. RuntimeError when another recording is on."""
+    """Events from `begin` to `finish`. RuntimeError when another recording is on.
 
-    def __init__(self) -> None:
+    totals: instead of events, which take memory for as long as the program runs, only how often each step ran and how long it took in
+    all, and the programs that were compiled meanwhile. Such a recording ends when another one begins.
+    """
+
+    def __init__(self, totals: bool = False) -> None:
+        self.totals: dict[int, list[Any]] | None = {} if totals else None  # by the step's id: the step, runs, nanoseconds
+        self.programs: list[tuple[Any, Any]] = []  # graph and program
         self.events: list[Event] = []
         self.synchronize = False  # run what is pending at both ends of a range
         self.lost = 0  # events that found the log full
@@ -70,6 +76,8 @@ class Recording:
     def begin(self) -> None:
         global ACTIVE
         from treadle.runtime import engine
+        if ACTIVE is not None and ACTIVE.totals is not None:
+            ACTIVE.finish()
         with _lock:
             if ACTIVE is not None:
                 raise RuntimeError("a profiler is running already: stop it before another one starts")
@@ -78,17 +86,25 @@ class Recording:
         self._new_log()
 
     def finish(self) -> None:
-        """No more events; those of runs that are under way in other threads are lost."""
+        """No more events; those of runs that are under way in other threads are lost. Nothing happens the second time."""
         global ACTIVE
         from treadle.runtime import engine, executor
+        if ACTIVE is not self:
+            return
         engine.observers.remove(_ignore)
         plans = executor.log_events(0)
         ACTIVE = None
-        self._drain(plans)
+        self._drain(self._logs, plans)
         self.events.sort(key=lambda e: (e.start, -e.end))
 
     def note(self, kind: str, name: str, start: int, what: Any = None, end: int | None = None) -> None:
-        self.events.append(Event(kind, name, start, now() if end is None else end, threading.get_ident(), what))
+        if self.totals is None:
+            self.events.append(Event(kind, name, start, now() if end is None else end, threading.get_ident(), what))
+
+    def compiled(self, graph: Any, program: Any) -> None:
+        """A graph was lowered to a program, whose steps events name."""
+        if self.totals is not None:
+            self.programs.append((graph, program))
 
     def flushed(self, reason: str) -> None:
         """Called before each flush: also the moment to make room."""
@@ -96,6 +112,10 @@ class Recording:
         self.note("flush", reason, at, end=at)
         if self._logs[-1][0] > LOG_EVENTS // 2:
             self._new_log()
+            if self.totals is not None:
+                from treadle.runtime import executor
+                self._drain(self._logs[:-2], executor.logged_plans())
+                del self._logs[:-2]
 
     def _new_log(self) -> None:
         """The old one is kept for those who are writing to it."""
@@ -106,9 +126,9 @@ class Recording:
         self._logs.append(log)
         executor.log_events(int(log.ctypes.data))
 
-    def _drain(self, plans: dict[int, Any]) -> None:
+    def _drain(self, logs: list[np.ndarray], plans: dict[int, Any]) -> None:
         from treadle.codegen import executor as layout
-        for log in self._logs:
+        for log in logs:
             count = min(int(log[0]), LOG_EVENTS)
             self.lost += max(int(log[0]) - LOG_EVENTS, 0)
             table = log[layout.LOG_HEADER_WORDS:][:count * layout.EVENT_WORDS].reshape(count, layout.EVENT_WORDS)
@@ -116,8 +136,15 @@ class Recording:
                 plan = plans.get(header)
                 if plan is None:  # begun, but not written: its run is still under way
                     continue
-                if operation:
+                if self.totals is not None:
+                    self._add(plan.tag_at(operation) if operation else None, end - start)
+                elif operation:
                     self.events.append(Event("step", "", start, end, thread, plan.tag_at(operation)))
                 else:
                     self.events.append(Event("plan", "plan", start, end, thread))
-        self._logs.clear()
+
+    def _add(self, tag: Any, taken: int) -> None:
+        if tag is not None and self.totals is not None:
+            entry = self.totals.setdefault(id(tag[1]), [tag[1], 0, 0])
+            entry[1] += tag[2]
+            entry[2] += taken

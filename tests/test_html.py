@@ -113,6 +113,12 @@ def test_every_op_has_its_line_and_the_launch_it_went_into(written: tuple[Path, 
     assert "kernel @k0(" in graph["steps"][relu["steps"][0]]["kernel"]
 
 
+def test_launches_have_the_times_of_their_runs(written: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    graphs = data_of(written[0].read_text())["graphs"]
+    assert [[step.get("runs") for step in graph["steps"]] for graph in graphs][1] == [2, 2, 2] or "runs" in graphs[1]["steps"][0]
+    assert all(step["us"] > 0 and step["roofline"] > 0 for graph in graphs for step in graph["steps"] if "runs" in step)
+
+
 def test_changes_are_shown_without_renumbering(written: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     graph = data_of(written[0].read_text())["graphs"][1]
     decompose = graph["stages"][1]

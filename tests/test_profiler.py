@@ -209,6 +209,26 @@ def test_a_full_log_loses_events_and_says_so(fast: None, monkeypatch: pytest.Mon
     assert sum(e.name == "matmul" for e in prof.events()) == 9
 
 
+def test_totals_stay_small_and_make_way_for_a_profile(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w = compiled_layer(12, 16)
+    monkeypatch.setattr(timing, "LOG_EVENTS", 8)
+    recording = timing.Recording(totals=True)
+    recording.begin()
+    for _ in range(40):
+        layer(x, w)
+    assert len(recording._logs) <= 2
+    fresh = treadle.ones(15)
+    for _ in range(3):
+        fresh.exp().sum().item()
+    with profiler.profile() as prof:
+        layer(x, w)
+    assert timing.ACTIVE is None and prof.events()
+    recording.finish()
+    assert recording.totals is not None and recording.events == [] and recording.lost == 0
+    assert sorted(runs for _, runs, _ in recording.totals.values()) == [1, 40, 40]
+    assert [len(program.steps) for _, program in recording.programs] == [1]
+
+
 def test_tables_sort_and_limit(fast: None) -> None:
     x, w = compiled_layer(11, 16)
     with profiler.profile(with_flops=True) as prof:
