@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 
+from treadle.codegen.gemm_amx import emit_amx
 from treadle.codegen.gemm_int8 import int8_text
 from treadle.codegen.gemm_micro import ZERO, Tile, ceil_div, emit_micro_kernels, product_tile
 from treadle.codegen.gemm_pack import emit_pack
@@ -40,6 +41,9 @@ def gemm_text(target: Target, dtype: str) -> str:
     for kind, emit in (("blocked", _emit_blocked), ("dot", _emit_dot), ("stream", _emit_stream)):
         emit(module, tile)
         _emit_entry(module, tile, kind)
+    if dtype == "bfloat16" and target.has("amx-bf16"):
+        emit_amx(module, tile)
+        _emit_entry(module, tile, "amx")
     return module.text()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from treadle.codegen.gemm_micro import Tile, product_tile
 from treadle.codegen.gemm_small import GROUP
-from treadle.codegen.target import host
+from treadle.codegen.target import host, matrix_unit
 
 
 class Word(IntEnum):
@@ -80,6 +80,8 @@ class GemmStep:
 
 # Columns of a panel of packed int8 weights, on every CPU.
 INT8_PANEL = 32
+# Products of bfloat16 numbers large enough for the matrix unit: rows or columns, words of K; longer rows do not fit its buffers.
+AMX_ROWS, AMX_WORDS, AMX_MOST = 16, 16, 1 << 13
 # Multiply-adds that pay for waking another thread.
 THREAD_WORK = 100_000
 # At most so many rows use dot products when both operands lie along K.
@@ -120,6 +122,8 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
         if kind is not None:
             swapped, (a, b, c), (m, n) = True, other, (n, m)
     kind = kind or "blocked"
+    if dtype == "bfloat16" and m >= AMX_ROWS and n >= AMX_ROWS and AMX_WORDS <= k <= AMX_MOST and matrix_unit() and a.column == b.row == 1:
+        kind = "amx"
     pack_b = kind == "blocked" and _packs_b(tile, (m, n, k), b)
     count = batch[0] * batch[1]
     weights = (16 if a.column == 1 else 8, (16 if b.row == 1 else 8) if pack_b else 2)
@@ -178,7 +182,7 @@ def _cut(tile: Tile, kind: str, sizes: tuple[int, int, int], batch: int, threads
     if wanted <= batch or batch >= 4 * threads:
         return m, n
     pieces = -(-wanted // max(batch, 1))
-    if kind != "blocked":
+    if kind not in ("blocked", "amx"):
         return m, _share(n, pieces, tile.lanes)
     cuts = [(_share(m, down, 1), _share(n, pieces // down, tile.columns)) for down in range(1, pieces + 1)]
     cost = lambda cut: cut[0] * cut[1] + weights[0] * cut[0] + weights[1] * cut[1]

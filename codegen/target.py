@@ -1,7 +1,9 @@
 """What the emitters need to know about a CPU: its vector width and how many vector registers it has."""
 from __future__ import annotations
 
+import ctypes
 import functools
+import sys
 from dataclasses import dataclass
 
 import llvmlite.binding as llvm
@@ -50,3 +52,15 @@ def host() -> Target:
     """The CPU this process runs on."""
     features = llvm.get_host_cpu_features().flatten()
     return describe(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
+
+
+_SYS_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+
+
+@functools.cache
+def matrix_unit() -> bool:
+    """Whether this process may multiply bfloat16 tiles (Intel AMX). Linux grants that to a process that asks, once."""
+    target = host()
+    if target.arch != "x86_64" or target.vector_bits != 512 or not target.has("amx-bf16") or not sys.platform.startswith("linux"):
+        return False
+    return ctypes.CDLL(None).syscall(_SYS_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0
