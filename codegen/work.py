@@ -20,7 +20,10 @@ MOST_NAMES = 6  # ops that a title spells out
 
 
 class Work(NamedTuple):
-    """Floating-point operations, bytes moved, and the floating type that most of it is done in ("" without any)."""
+    """Operations, bytes moved, and the type that most arithmetic is done in ("" without any): of a product, that of its operands.
+
+    The type matters in kernels only when it is wider: they compute 16-bit floats in float32.
+    """
 
     flops: int
     bytes: int
@@ -62,12 +65,13 @@ def work_of(program: Program, step: Step) -> Work:
         return Work(_flops(step.kernel, step.sizes), _bytes(program, step), _dtype(step.kernel))
     if isinstance(step, GemmStep):
         batch = prod(step.batch)
-        moved = (step.m * step.k + step.k * step.n + step.m * step.n) * batch * step.dtype.itemsize
+        moved = (step.m * step.k + step.k * step.n) * batch * by_name(step.operand_dtype).itemsize
+        moved += step.m * step.n * batch * step.dtype.itemsize
         flops = 2 * batch * step.m * step.n * step.k
         if step.epilogue is not None:
             flops += _flops(step.epilogue.kernel, step.epilogue.sizes)
             moved += _bytes(program, step.epilogue) - 2 * batch * step.m * step.n * step.dtype.itemsize  # the tile is at hand
-        return Work(flops, max(moved, 0), step.dtype.name)
+        return Work(flops, max(moved, 0), step.operand_dtype)
     if isinstance(step, LoopStep):
         inner = [work_of(program, s) for s in step.body]
         return Work(step.trip * sum(w.flops for w in inner), step.trip * sum(w.bytes for w in inner), "")
@@ -120,4 +124,5 @@ def _bytes(program: Program, step: KernelStep) -> int:
 
 def _dtype(kernel: Kernel) -> str:
     floats = [i.dtype for i in kernel.body if by_name(i.dtype).category == FLOAT]
-    return max(dict.fromkeys(floats), key=floats.count) if floats else ""
+    found = max(dict.fromkeys(floats), key=floats.count) if floats else ""
+    return "float32" if found in ("float16", "bfloat16") else found

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from treadle.codegen import emit, jit
+from treadle.codegen.gemm_micro import Tile, multiply_add, product_tile
 from treadle.codegen.llvm_text import Function, Module, Val, const
 from treadle.codegen.phases import launches
 from treadle.codegen.target import host
@@ -25,6 +26,7 @@ from treadle.runtime import executor, memory, threads
 WORKING_SETS = (192 << 10, 1536 << 10, 12 << 20, 192 << 20)
 SECONDS = 0.03        # how long a figure is measured, at least
 CHAIN = 4096          # multiply-adds of one accumulator in one unit
+WORD = {"float32": 1, "float64": 1, "bfloat16": 2, "int8": 4}  # numbers that one lane multiplies at once
 TRIAD = Kernel((Axis(PARALLEL),), (Access("float32", False, (UNIT,)), Access("float32", False, (UNIT,)), Access("float32", True, (UNIT,))),
                ("float32",), 0, (Instr("load", "float32", (), (0,)), Instr("load", "float32", (), (1,)),
                                  Instr("scalar", "float32", (), (0,)), Instr("mul", "float32", (1, 2)),
@@ -42,8 +44,8 @@ class Machine:
     def seconds(self, flops: int, nbytes: int, dtype: str) -> float:
         """The least time that so much work takes here: what its arithmetic or its memory traffic needs, whichever is longer.
 
-        Traffic is held against the bandwidth of the smallest measured working set that is at least as large. 16-bit floats count
-        as float32, in which they are computed.
+        Traffic is held against the bandwidth of the smallest measured working set that is at least as large. float16 counts as float32,
+        in which it is computed. Matrix units (AMX) are not measured: with them a product may do better than this.
         """
         level = next((i for i, size in enumerate(WORKING_SETS) if nbytes <= size), len(WORKING_SETS) - 1)
         return max(flops / self.peak.get(dtype, self.peak["float32"]), nbytes / self.bandwidth[level])
@@ -66,8 +68,8 @@ def machine() -> Machine:
 
 def measure() -> Machine:
     """Measure now. Other work on the machine makes the figures worse."""
-    peak = {name: _peak(name, scalar) for name, scalar in (("float32", "float"), ("float64", "double"))}
-    return Machine(tuple([_bandwidth(size) for size in WORKING_SETS]), peak, threads.num_threads())
+    bandwidth = tuple([_bandwidth(size) for size in WORKING_SETS])
+    return Machine(bandwidth, {dtype: _peak(dtype) for dtype in WORD}, threads.num_threads())
 
 
 def _best(plan: executor.Plan, buffers: list[int], scalars: tuple[float, ...] = ()) -> float:
@@ -101,30 +103,31 @@ def _bandwidth(size: int) -> float:
     return 12 * n * trip / _best(plan, [error.ptr, *[a.ptr for a in arrays]], (0.5,))
 
 
-def _peak(name: str, scalar: str) -> float:
-    """Floating-point operations a second of independent multiply-adds in registers, on all threads."""
-    lanes = host().lanes(scalar)
+def _peak(dtype: str) -> float:
+    """Operations a second of independent multiply-adds in registers, as matrix kernels for `dtype` do them, on all threads."""
+    tile = product_tile(host(), dtype)
     accumulators = host().registers // 2 - 2
-    address = _code(_chains(scalar, lanes, accumulators)).address("chains")
+    address = _code(_chains(tile, accumulators)).address("chains")
     units = threads.num_threads() * 8
     builder = executor.PlanBuilder()
     builder.step(address, [0], units, 1)
     error = memory.allocate(executor.ERROR_CELL_BYTES)
-    return 2 * lanes * accumulators * CHAIN * units / _best(builder.build(1), [error.ptr])
+    return 2 * WORD[dtype] * tile.lanes * accumulators * CHAIN * units / _best(builder.build(1), [error.ptr])
 
 
-def _chains(scalar: str, lanes: int, accumulators: int) -> str:
+def _chains(tile: Tile, accumulators: int) -> str:
     """A kernel whose units are chains of multiply-adds, enough of them side by side to hide their latency."""
     module = Module()
     low, high, scratch = Val("i64", "%lo"), Val("i64", "%hi"), Val("ptr", "%scratch")
     f = Function(module, "chains", [Val("ptr", "%args"), low, high, scratch])
-    ty = f"<{lanes} x {scalar}>"
-    factor, addend = const(ty, 0.5), const(ty, 1.0)
+    one = const(tile.vector, 1 if tile.scalar[0] == "i" else 1.0)
+    f.store(one, scratch, tile.align)
+    factor = f.op(f"load volatile {tile.vector}, {scratch}, align {tile.align}", tile.vector)  # a number nobody can know beforehand
     with f.loop(low, high):
-        with f.loop(const("i64", 0), const("i64", CHAIN), carried=[const(ty, float(i)) for i in range(accumulators)]) as chain:
-            chain.next([f.fma(v, factor, addend) for v in chain.values])
+        with f.loop(const("i64", 0), const("i64", CHAIN), carried=[one] * accumulators) as chain:
+            chain.next([multiply_add(f, tile, factor, factor, v) for v in chain.values])
         for i, value in enumerate(chain.values):
-            f.store(value, f.gep(scratch, i * lanes, scalar))
+            f.store(value, f.gep(scratch, i * tile.lanes, tile.scalar), tile.align)
     f.line("ret void")
     f.finish()
     return module.text()
@@ -140,7 +143,7 @@ def _cache_path(count: int) -> Path | None:
     directory = jit.cache_directory()
     if directory is None:
         return None
-    facts = (platform.node(), host().cpu, host().features, os.cpu_count(), count, WORKING_SETS)
+    facts = (platform.node(), host().cpu, host().features, os.cpu_count(), count, WORKING_SETS, tuple(WORD))
     return directory / f"machine-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.json"
 
 
@@ -153,7 +156,7 @@ def _read(path: Path | None) -> Machine | None:
     except (OSError, ValueError, KeyError, TypeError):  # somebody else's file, or half of one: measure again
         return None
     figures = (*found.bandwidth, *found.peak.values())
-    return found if len(found.bandwidth) == len(WORKING_SETS) and "float32" in found.peak and min(figures) > 0 else None
+    return found if len(found.bandwidth) == len(WORKING_SETS) and set(found.peak) == set(WORD) and min(figures) > 0 else None
 
 
 def _write(path: Path | None, found: Machine) -> None:

@@ -5,6 +5,7 @@ nothing is recorded, a plan's run reads one word for it, and `span` compares a g
 """
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -148,3 +149,12 @@ class Recording:
             entry = self.totals.setdefault(id(tag[1]), [tag[1], 0, 0])
             entry[1] += tag[2]
             entry[2] += taken
+
+
+def _after_fork() -> None:
+    """The parent's recording is none of the child's business."""
+    if ACTIVE is not None:
+        ACTIVE.finish()
+
+
+os.register_at_fork(after_in_child=_after_fork)

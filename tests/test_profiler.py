@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,23 @@ def test_totals_stay_small_and_make_way_for_a_profile(fast: None, monkeypatch: p
     assert [len(program.steps) for _, program in recording.programs] == [1]
 
 
+def test_a_forked_child_starts_afresh(fast: None) -> None:
+    x, w = compiled_layer(13, 16)
+    with profiler.profile() as prof:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                with profiler.profile() as own:
+                    layer(x, w)
+                status = 0 if [e.name for e in own.events()].count("matmul") == 1 else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        layer(x, w)
+    assert [e.name for e in prof.events()].count("matmul") == 1
+
+
 def test_tables_sort_and_limit(fast: None) -> None:
     x, w = compiled_layer(11, 16)
     with profiler.profile(with_flops=True) as prof:
@@ -265,8 +283,17 @@ def test_the_machine_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pyte
 def test_the_least_time_is_arithmetics_or_memorys() -> None:
     figures = machine.Machine((4e9, 3e9, 2e9, 1e9), {"float32": 1e9, "float64": 5e8}, 1)
     assert figures.seconds(10**9, 0, "float32") == 1 and figures.seconds(10**9, 0, "float64") == 2
-    assert figures.seconds(10**9, 0, "bfloat16") == 1 and figures.seconds(0, 4000, "") == 1e-6
+    assert figures.seconds(10**9, 0, "float16") == 1 and figures.seconds(0, 4000, "") == 1e-6
     assert figures.seconds(0, 10**9, "float32") == 1
+
+
+def test_work_of_products_of_small_numbers() -> None:
+    from treadle.ir import dtypes
+    from treadle.passes.program import GemmStep, Matrix, Program, Ref
+    place = Matrix(Ref(0), (1, 1))
+    for form, size in (("", 4), ("bfloat16", 2), ("int8", 1)):
+        step = GemmStep(dtypes.float32, (3,), 4, 5, 6, place, place, place, form=form)
+        assert work.work_of(Program(), step) == (2 * 3 * 4 * 5 * 6, 3 * (size * (4 * 6 + 6 * 5) + 4 * 4 * 5), form or "float32")
 
 
 def test_work_of_what_is_no_step() -> None:
