@@ -95,7 +95,11 @@ def _describe(graph: Graph, times: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def inspect(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Inspection:
-    """Call `fn(*args, **kwargs)` and show what it recorded. What was pending before is computed first."""
+    """Call `fn(*args, **kwargs)` and show what it recorded. What was pending before is computed first.
+
+    Of a compiled function, the function itself is called: a replay would record nothing. RuntimeError when nothing is recorded.
+    """
+    fn = getattr(fn, "__treadle_compiled__", fn)
     engine.flush("inspect")
     seen: list[Graph] = []
     engine.observers.append(seen.append)

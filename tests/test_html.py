@@ -155,6 +155,16 @@ def test_inspect_has_a_page_too() -> None:
     assert inner and any(n["steps"] for n in inner)
 
 
+def test_inspect_looks_into_compiled_functions() -> None:
+    x = treadle.ones(6)
+    step = treadle.compile(lambda: (x.exp() + 1).sum())
+    for _ in range(3):
+        step()
+    assert step.last.hits and [n.op.name for n in treadle.inspect(step).graph.nodes if n.op] == ["exp", "add", "sum"]
+    with pytest.raises(RuntimeError, match="inspect: the call recorded no operation"):
+        treadle.inspect(lambda: None)
+
+
 def test_tagging_changes_nothing_else() -> None:
     b = Builder()
     b.loc = ("program.py", 7)
