@@ -130,7 +130,7 @@ def _bf16(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
             word = _as(f, value, words)
             half = f.binary("shl", word, const(words, 16)) if low else f.binary("and", word, const(words, -65536))
             halves.append(_as(f, half, a.ty))
-        c = multiply_add(f, plain, *halves, c)
+        c = multiply_add(f, plain, halves[0], halves[1], c)
     return c
 
 

@@ -114,7 +114,7 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
     m, n, k = sizes
     a, b, c = layouts
     tile = product_tile(host(), dtype)
-    kind = _small_kind(sizes, layouts)
+    kind = "amx" if dtype == "bfloat16" and _fits_tiles(sizes, layouts) else _small_kind(sizes, layouts)
     swapped = False
     if kind is None and n < m:
         other = b.transposed, a.transposed, c.transposed
@@ -122,8 +122,6 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
         if kind is not None:
             swapped, (a, b, c), (m, n) = True, other, (n, m)
     kind = kind or "blocked"
-    if dtype == "bfloat16" and m >= AMX_ROWS and n >= AMX_ROWS and AMX_WORDS <= k <= AMX_MOST and matrix_unit() and a.column == b.row == 1:
-        kind = "amx"
     pack_b = kind == "blocked" and _packs_b(tile, (m, n, k), b)
     count = batch[0] * batch[1]
     weights = (16 if a.column == 1 else 8, (16 if b.row == 1 else 8) if pack_b else 2)
@@ -148,6 +146,13 @@ def int8_step(m: int, n: int, k: int, a_row: int, c_row: int, threads: int = 1) 
     words = (m, n, k // 4, a_row // 4, 1, 0, 0, c_row, 1, 1, 0, 0, 0, 0, 0, 0, height, width, 0, 0)
     grain = max(1, -(-units // max(1, m * n * k // 4 // THREAD_WORK)))
     return GemmStep("gemm_packed_int8", words, False, units, grain)
+
+
+def _fits_tiles(sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout]) -> bool:
+    """Whether the matrix unit is there, and worth its setting up."""
+    m, n, k = sizes
+    a, b, _ = layouts
+    return min(m, n) >= AMX_ROWS and AMX_WORDS <= k <= AMX_MOST and a.column == b.row == 1 and matrix_unit()
 
 
 def _small_kind(sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout]) -> str | None:

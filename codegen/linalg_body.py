@@ -155,7 +155,8 @@ class Element:
         if op.name == "random_bits":
             place = self.affine(linearize(self.index, node.out.shape), linearize(self.index, self.twin.out.shape))
             at = self.body.write(f"arith.index_cast {place} : index to i64", "i64")
-            return random_bits(self.body, *[self.operand(a, b) for a, b in pairs], at)
+            seed, offset = [self.operand(a, b) for a, b in pairs]
+            return random_bits(self.body, seed, offset, at)
         args = [self.operand(a, b) for a, b in pairs]
         if op.name in ("cat", "pad", "slice_scatter"):
             return self._chosen(args)

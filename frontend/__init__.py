@@ -54,8 +54,9 @@ from treadle.types import *
 _install()
 
 # isort: split
-from treadle import cpu, cuda, linalg, nn, optim, random, utils
+from treadle import amp, cpu, cuda, linalg, nn, optim, random, utils
 from treadle import ops as _ops
+from treadle.amp.autocasting import autocast, get_autocast_dtype, is_autocast_available, is_autocast_enabled
 from treadle.anomaly import detect_anomaly as _detect_anomaly
 from treadle.anomaly import is_anomaly_check_nan_enabled, is_anomaly_enabled
 from treadle.anomaly import set_detect_anomaly as _set_detect_anomaly
@@ -83,11 +84,15 @@ pi, e, inf, nan = math.pi, math.e, math.inf, math.nan
 newaxis = None
 
 
-_LAZY = ("backends", "distributions", "func", "profiler", "testing")  # imported when first used, so that they cost nothing before
+# Imported when first used, so that they cost nothing before.
+_LAZY = ("ao", "backends", "distributions", "func", "profiler", "quantization", "testing")
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         import importlib
         return importlib.import_module(f"treadle.{name}")
+    if name in ("qint8", "quint8"):
+        from treadle.quantization import config
+        return getattr(config, name)
     raise AttributeError(f"module 'treadle' has no attribute {name!r}")

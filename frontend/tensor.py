@@ -188,6 +188,8 @@ def current(t: Tensor, storage: Storage) -> Data:
 
 def apply(op: Op, inputs: Iterable[Any], attrs: Attrs = ()) -> Any:
     """Record `op` on tensors and Python numbers, and on the tape when a gradient may flow through it."""
+    if op.autocast and STATE.here.autocast is not None:
+        return STATE.here.autocast.record(op, inputs, attrs)
     datas = []
     track = False
     for x in inputs:
@@ -280,6 +282,8 @@ def unary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
         data = input._data if storage is None else current(input, storage)
         edge = input._edge
         state = STATE.here
+        if op.autocast and state.autocast is not None:
+            return apply(op, (input,))
         if edge is not None:
             if not (state.grad and differentiable):
                 edge = None
@@ -332,6 +336,8 @@ def binary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
         else:
             return foreign(input, other, out)
         state = STATE.here
+        if op.autocast and state.autocast is not None:
+            return apply(op, (input, other))
         tracked = (edge is not None or other_edge is not None) and state.grad and differentiable
         if tracked and (no_rule or window):
             return apply(op, (input, other))

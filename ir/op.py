@@ -71,6 +71,7 @@ class Op:
     onnx: str = ""
     differentiable: bool = True
     domain: tuple[float, float] | None = None  # where samples for gradients may lie
+    autocast: bool = False  # whether mixed precision has a say in the operands' types
     routine: str = ""  # the family of `treadle.ir.routine` that computes it
     rules: tuple[VjpRule | None, ...] | VjpRule | None = None
 

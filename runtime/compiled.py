@@ -371,7 +371,8 @@ def matrix_call(step: GemmStep) -> GemmCall:
 
 def _in_pairs(layout: Layout) -> Layout:
     """Strides in words of two numbers; the axis along which numbers lie side by side becomes one along which words do."""
-    return Layout(*[s if s == 1 else s // 2 for s in (layout.row, layout.column)], layout.outer // 2, layout.inner // 2)
+    row, column = [s if s == 1 else s // 2 for s in (layout.row, layout.column)]
+    return Layout(row, column, layout.outer // 2, layout.inner // 2)
 
 
 def _layout(strides: tuple[int, ...]) -> Layout:

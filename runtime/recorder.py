@@ -230,13 +230,14 @@ class ThreadState:
     `steady`: backward passes follow each other and nobody looks at a value: see `backward_done`.
     """
 
-    __slots__ = ("capture", "eager", "grad", "inference", "steady", "trace")
+    __slots__ = ("autocast", "capture", "eager", "grad", "inference", "steady", "trace")
 
     def __init__(self) -> None:
         self.trace = fresh_trace()
         self.grad = True
         self.inference = False
         self.steady = False
+        self.autocast: Any = None  # the mode of mixed precision
         self.capture: Any = None
         self.eager = eager_by_default()
 

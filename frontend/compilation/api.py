@@ -50,12 +50,13 @@ class CompiledFunction:
         if state.capture is not None or state.eager:
             return self.function(*args, **kwargs)
         last = self.last
-        if last is not None and last.grad is state.grad and last.inference is state.inference and last.default is dtypes.default_float():
+        if last is not None and last.grad is state.grad and last.inference is state.inference and last.autocast is state.autocast \
+                and last.default is dtypes.default_float():
             result = last.function(args, kwargs)
             if result is not MISS:
                 last.hits += 1
                 return result
-        for replay in self.replays.get((state.grad, state.inference, dtypes.default_float()), ()):
+        for replay in self.replays.get((state.grad, state.inference, state.autocast, dtypes.default_float()), ()):
             if replay is not last:
                 result = replay.function(args, kwargs)
                 if result is not MISS:
@@ -72,7 +73,7 @@ class CompiledFunction:
             return self.function(*args, **kwargs)
         self.fruitless = 1 if self.last is not None and self.last.hits > self.paid else self.fruitless + 1
         self.paid = 0 if self.last is None else self.last.hits
-        key = (state.grad, state.inference, dtypes.default_float())
+        key = (state.grad, state.inference, state.autocast, dtypes.default_float())
         known = self.replays.setdefault(key, [])
         if known and (log.enabled("recompile") or len(self.recompiles) < 20):
             self._note_difference(known[0], args, kwargs)
@@ -101,14 +102,14 @@ class CompiledFunction:
         try:
             new_args, new_kwargs = locate_arguments(capture, args, kwargs)
             result = watch.call(self.function, *new_args, **new_kwargs)
-            if key != (state.grad, state.inference, dtypes.default_float()):
-                capture.refuse("leaves the grad mode or the default dtype changed")
+            if key != (state.grad, state.inference, state.autocast, dtypes.default_float()):
+                capture.refuse("leaves the grad mode, autocast or the default dtype changed")
             joint = None if capture.reasons else _joint(capture, trace, result)
             replay = self._finish(state, capture, args, kwargs, result, trace, joint)
         finally:
             state.capture = None
         if replay is not None:
-            replay.grad, replay.inference, replay.default = key
+            replay.grad, replay.inference, replay.autocast, replay.default = key
             known.insert(0, replay)
             del known[MAX_REPLAYS:]
             self.last = replay

@@ -527,6 +527,7 @@ class Replay:
         self.early, self.plan, self.names, self.places = early, plan, names, places
         self.hits = 0
         self.grad, self.inference, self.default = True, False, None  # the modes it holds for, set by its function
+        self.autocast: Any = None
         body = [f"        if not ({c}): return MISS" for c in early]
         body += [f"        {line}" for line in lines[:checked]]
         after = [f"    {line}" for line in lines[checked:]]

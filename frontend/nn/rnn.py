@@ -11,6 +11,7 @@ from treadle.nn import functional as F
 from treadle.nn import init
 from treadle.nn.module import Module
 from treadle.nn.parameter import Parameter
+from treadle.runtime.recorder import STATE
 from treadle.tensor import Tensor
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
@@ -92,7 +93,7 @@ class RNNBase(Module):
     def check_input(self, input: Tensor) -> None:
         """ValueError for a dtype unlike the weights', RuntimeError for a wrong number of dimensions or features."""
         dtype = self.weight_ih_l0.dtype
-        if input.dtype != dtype:
+        if input.dtype != dtype and STATE.here.autocast is None:
             raise ValueError(f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
                              f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})")
         if input.dim() != 3:

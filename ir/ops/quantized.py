@@ -54,10 +54,15 @@ declare("quantize", Kind.COMPOSITE, "x scale zero", "dtype", type_rule=_quantize
         samples=[(((3, 4), np.array(0.02, np.float32), np.array(7, np.int32)), (dtypes.uint8,)),
                  (((3, 4), np.array([[0.1], [0.02], [0.5]], np.float32), np.zeros((3, 1), np.int32)), (dtypes.int8,))],
         doc="round(x / scale) + zero, clamped to `dtype` (uint8, int8 or int32).")
-declare("dequantize", Kind.COMPOSITE, "q scale zero",
-        type_rule=lambda t: t[0].with_(shape=broadcast_shapes("dequantize", *[x.shape for x in t]), dtype=dtypes.float32),
-        decompose=_dequantize, differentiable=False,
-        samples=[((np.array([[1, -3], [0, 127]], np.int8), np.array(0.5, np.float32), np.array(2, np.int32)), ())], doc="(q - zero) * scale, in float32.")
+
+
+def _dequantize_type(types: Types) -> TensorType:
+    return types[0].with_(shape=broadcast_shapes("dequantize", *[t.shape for t in types]), dtype=dtypes.float32)
+
+
+declare("dequantize", Kind.COMPOSITE, "q scale zero", type_rule=_dequantize_type, decompose=_dequantize, differentiable=False,
+        samples=[((np.array([[1, -3], [0, 127]], np.int8), np.array(0.5, np.float32), np.array(2, np.int32)), ())],
+        doc="(q - zero) * scale, in float32.")
 
 
 # -- packed weights ------------------------------------------------------------------------------------------------------
@@ -148,15 +153,14 @@ def _rows(b: Any, x: Any) -> Any:
 
 
 def _row_ranges(b: Any, rows: Any, symmetric: bool, per_tensor: bool) -> tuple[Any, Any]:
-    """Scale and zero point (int32) of each row, or of all rows, [m or 1, 1]; both ranges contain 0."""
+    """Scale and zero point (int32) of each row, or of all rows, [m or 1, 1]; ranges contain 0. A row with NaN stays NaN."""
     dims = (0, 1) if per_tensor else (1,)
     if symmetric:
         top = b.amax(b.abs(rows), dims, True)
-        scale = b.where(b.gt(top, 0.0), b.div(top, 127.0), 1.0)
-        return scale, 128
+        return b.where(b.le(top, 0.0), 1.0, b.div(top, 127.0)), 128
     low, high = b.minimum(b.amin(rows, dims, True), 0.0), b.maximum(b.amax(rows, dims, True), 0.0)
     span = b.sub(high, low)
-    scale = b.where(b.gt(span, 0.0), b.div(span, 255.0), 1.0)
+    scale = b.where(b.le(span, 0.0), 1.0, b.div(span, 255.0))
     return scale, b.cast(b.round(b.div(b.neg(low), scale)), dtypes.int32)
 
 

@@ -1,0 +1,76 @@
+"""The int8 linear layer, and how its parameters are made."""
+from __future__ import annotations
+
+from typing import Any
+
+import treadle
+from treadle.nn.linear import Linear
+from treadle.nn.module import Module
+from treadle.passes import quantize as passes
+from treadle.quantization.config import QConfig
+from treadle.tensor import EMITTER, Tensor
+
+
+def bounds_of(low: float, high: float, symmetric: bool) -> tuple[float, int]:
+    """Scale and zero point of unsigned bytes for the range, which is widened to contain 0."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if symmetric:
+        top = max(-low, high)
+        return (top / 127.0 if top else 1.0), 128
+    scale = (high - low) / 255.0 or 1.0
+    return scale, round(-low / scale)
+
+
+class QuantizedLinear(Module):
+    """x (..., in_features) -> x @ weight.T + bias with int8 weights; buffers hold the packed weights, scales, sums of rows and bias.
+
+    `x_scale` and `x_zero` are buffers of a static layer. No gradient flows through it.
+    """
+
+    def __init__(self, in_features: int, out_features: int, weights: passes.Weights, config: QConfig,
+                 bounds: tuple[float, int] | None = None) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.config = in_features, out_features, config
+        for name, value in zip(passes.Weights._fields, weights, strict=True):
+            self.register_buffer(name, value)
+        self.static = bounds is not None
+        if bounds is not None:
+            self.register_buffer("x_scale", treadle.tensor(bounds[0]))
+            self.register_buffer("x_zero", treadle.tensor(bounds[1], dtype=treadle.int32))
+
+    @classmethod
+    def from_float(cls, layer: Linear, config: QConfig, bounds: tuple[float, int] | None = None) -> QuantizedLinear:
+        """The layer's parameters quantized; `bounds` from calibration make it static."""
+        with treadle.no_grad():
+            bias = None if layer.bias is None else layer.bias.detach()
+            weights = passes.prepare(EMITTER, layer.weight.detach(), bias, config.scheme)
+        return cls(layer.in_features, layer.out_features, weights, config, bounds)
+
+    def forward(self, input: Tensor) -> Tensor:
+        weights = passes.Weights(self.packed, self.scale, self.sums, self.bias)
+        fixed = (self.x_scale, self.x_zero) if self.static else None
+        found: Tensor = passes.linear(EMITTER, input, weights, self.config.scheme, fixed)
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """Of all its buffers."""
+        return sum(int(b.numel()) * b.element_size() for b in self.buffers())
+
+    def dequantized_weight(self) -> Tensor:
+        """The weights that it stands for, (out, in) in float32."""
+        panels, words, width, group = self.packed.shape
+        rows = self.packed.permute(0, 2, 1, 3).reshape(panels * width, words * group)[:self.out_features, :self.in_features]
+        return rows.to(treadle.float32) * self.scale.reshape(-1, 1)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, {'static' if self.static else 'dynamic'} int8"
+
+
+def sqnr(wanted: Any, found: Any) -> float:
+    """Signal to quantization noise, in dB."""
+    signal = float((wanted.double() ** 2).sum())
+    noise = float(((wanted.double() - found.double()) ** 2).sum())
+    if noise == 0.0:
+        return float("inf")
+    return float("-inf") if signal == 0.0 else 10.0 * float(treadle.log10(treadle.tensor(signal / noise, dtype=treadle.float64)))
