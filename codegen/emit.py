@@ -61,7 +61,7 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, target: Target) -> No
     f = Function(module, name, [Val("ptr", "%args"), Val("i64", "%lo"), Val("i64", "%hi"), Val("ptr", "%scratch")])
     module.software_half = target.arch == "x86_64" and not target.has("f16c")
     with f.if_(f.compare("slt", Val("i64", "%lo"), Val("i64", "%hi"))):
-        _Emitter(f, kernel, schedule(kernel, target)).units(Val("i64", "%lo"), Val("i64", "%hi"))
+        KernelEmitter(f, kernel, schedule(kernel, target)).units(Val("i64", "%lo"), Val("i64", "%hi"))
     f.line("ret void")
     f.finish()
 
@@ -80,7 +80,7 @@ def emit_tile(module: Module, kernel: Kernel, name: str, target: Target) -> None
     columns = len(kernel.axes) - 1
     plan = schedule(kernel, target)
     nest = Loops(columns, False, tuple(range(columns)), (), -1, 0)
-    emitter = _Emitter(f, kernel, Schedule(nest, plan.width, plan.copies))
+    emitter = KernelEmitter(f, kernel, Schedule(nest, plan.width, plan.copies))
     if len(kernel.axes) == 3:
         emitter.enter(0, batch)
     with f.loop(row_lo, row_hi) as rows:
@@ -100,7 +100,7 @@ def emit_module(kernels: Sequence[tuple[str, Kernel]], target: Target) -> str:
     return module.text()
 
 
-class _Emitter(Points):
+class KernelEmitter(Points):
     """The loop nest: units, lanes, sweeps."""
 
     # -- units -------------------------------------------------------------------------------------------------------

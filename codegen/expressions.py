@@ -166,11 +166,26 @@ def report(site: Site, bad: Val, code: int, value: Val, bound: Val) -> None:
     lanes = lanes_of(bad.ty)
     bad = bad if site.mask is None else f.binary("and", bad, site.mask)
     fault = f.call(f"llvm.vector.reduce.or.v{lanes}i1", "i1", bad) if lanes > 1 else bad
+    if f.module.many_threads:
+        _report_first(site, fault, code, value, bound)
+        return
     with f.if_(fault):
         f.store(const("i64", 0), f.gep(site.error, 1, "i64"))
         f.store(_first(f, bad, value), f.gep(site.error, 2, "i64"))
         f.store(_first(f, bad, bound), f.gep(site.error, 3, "i64"))
         f.store(const("i64", code), site.error)
+
+
+def _report_first(site: Site, fault: Val, code: int, value: Val, bound: Val) -> None:
+    """Of many threads with a fault one writes: the one that claims the cell's second word."""
+    f = site.f
+    with f.if_(fault):
+        claim = f.gep(site.error, 1, "i64")
+        found = f.op(f"cmpxchg {claim}, i64 0, i64 1 monotonic monotonic", "{ i64, i1 }")
+        with f.if_(f.op(f"extractvalue {found}, 1", "i1")):
+            for word, given in ((2, value), (3, bound)):
+                f.store(given if given.ty == "i64" else f.cast("sext", given, "i64"), f.gep(site.error, word, "i64"))
+            f.store(const("i64", code), site.error)
 
 
 def _first(f: Function, bad: Val, value: Val) -> Val:

@@ -71,6 +71,8 @@ class Module:
     def __init__(self) -> None:
         # Set for CPUs without float16 conversions, where LLVM would call a library this process does not have.
         self.software_half = False
+        # Set for GPUs: many threads run a function at once, and one of them claims the error cell.
+        self.many_threads = False
         self.functions: list[str] = []
         self.declarations: dict[str, str] = {}
         self.globals: list[str] = []
