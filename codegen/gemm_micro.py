@@ -16,7 +16,7 @@ CACHE_LINE = 64
 CACHE_LINE = 64
 
 
-_PRODUCTS = {"bf16": "bfloat16", "dpbf16ps": "bfloat16", "u8s8": "int8", "vpdpbusd": "int8"}
+_PRODUCTS = {"bf16": "bfloat16", "dpbf16ps": "bfloat16", "u8s8": "int8", "vpdpbusd": "int8", "usdot": "int8"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Tile:
     vectors: int
     masked: bool
     fused: bool
-    product: str = ""  # how words are multiplied: as numbers, or what `multiply_add` says of "bf16", "dpbf16ps", "u8s8", "vpdpbusd"
+    product: str = ""  # how words are multiplied: "" as numbers, else a name of `_WORDS`
     depth: int = 384
     height: int = 84
     width: int = 4096
@@ -75,10 +75,11 @@ def product_tile(target: Target, dtype: str) -> Tile:
         native = target.vector_bits == 512 and target.has("avx512bf16")
         return replace(tile_for(target, "float"), product="dpbf16ps" if native else "bf16")
     if dtype == "int8":
-        native = target.vector_bits == 512 and target.has("avx512vnni")
+        native = target.has({512: "avx512vnni", 256: "avxvnni"}.get(target.vector_bits, "none"))
         tile = tile_for(target, "i32")
         shape = tile if target.vector_bits > 128 else replace(tile, rows=4, vectors=4 if target.registers == 32 else 2)
-        return replace(shape, product="vpdpbusd" if native else "u8s8")
+        usdot = target.arch == "aarch64" and target.has("i8mm")
+        return replace(shape, product="vpdpbusd" if native else "usdot" if usdot else "u8s8")
     return tile_for(target, {"float32": "float", "float64": "double"}[dtype])
 
 
@@ -138,6 +139,10 @@ def _vpdpbusd(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
     return f.call(f"llvm.x86.avx512.vpdpbusd.{32 * tile.lanes}", c.ty, c, a, b)
 
 
+def _usdot(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
+    return f.call("llvm.aarch64.neon.usdot.v4i32.v16i8", c.ty, c, _as(f, a, "<16 x i8>"), _as(f, b, "<16 x i8>"))
+
+
 def _u8s8(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
     """Two products of 16-bit numbers, which never overflow, are added at a time: `pmaddwd` where there is one."""
     lanes = lanes_of(a.ty)
@@ -155,7 +160,7 @@ def _u8s8(f: Function, tile: Tile, a: Val, b: Val, c: Val) -> Val:
     return c
 
 
-_WORDS = {"dpbf16ps": _dpbf16ps, "bf16": _bf16, "vpdpbusd": _vpdpbusd, "u8s8": _u8s8}
+_WORDS = {"dpbf16ps": _dpbf16ps, "bf16": _bf16, "vpdpbusd": _vpdpbusd, "usdot": _usdot, "u8s8": _u8s8}
 
 
 def ceil_div(f: Function, a: Val, b: Val | int) -> Val:

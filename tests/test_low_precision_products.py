@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import re
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
@@ -27,7 +29,8 @@ def without(target: Target, *features: str) -> Target:
 
 
 AVX512 = [f.lstrip("+") for f in host().features.split(",") if f.lstrip("+-").startswith(("avx512", "amx"))]
-TARGETS = {"host": host(), "no dot product": without(host(), "avx512vnni", "avx512bf16", "amx-bf16"), "no avx512": without(host(), *AVX512)}
+TARGETS = {"host": host(), "no dot product": without(host(), "avx512vnni", "avx512bf16", "amx-bf16"), "no avx512": without(host(), *AVX512),
+           "plain avx2": without(host(), *AVX512, "avxvnni")}
 
 
 def pack(w: np.ndarray) -> np.ndarray:
@@ -58,6 +61,17 @@ def test_bytes_are_exact(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
         step = int8_step(m, n, k, k, n, threads)
         launch(module.address("gemm_packed_int8"), step.arguments(x.ctypes.data, packed.ctypes.data, c.ctypes.data), step.units)
         np.testing.assert_array_equal(c, x.astype(np.int32) @ w.T.astype(np.int32), err_msg=f"{m}x{n}x{k}")
+
+
+@pytest.mark.parametrize(("features", "instruction"), [("+neon", "mul"), ("+neon,+i8mm", "usdot")])
+def test_arm_kernels_assemble(features: str, instruction: str) -> None:
+    target = describe("aarch64-unknown-linux-gnu", "generic", features)
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    module = llvm.parse_assembly(int8_text(target))
+    machine = llvm.Target.from_triple(target.triple).create_target_machine(cpu=target.cpu, features=features, opt=1)
+    inner = re.findall(r"^micro_i32_4x\d:.*?^\.Lfunc_end", machine.emit_assembly(module), re.M | re.S)
+    assert inner and instruction in inner[-1]
 
 
 def test_extreme_bytes_do_not_saturate() -> None:
