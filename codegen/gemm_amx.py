@@ -15,6 +15,8 @@ TILE_ROWS, TILE_WORDS = 16, 16
 BLOCK = 2 * TILE_ROWS
 # Bytes of packed A, of packed B and of the whole.
 A_BYTES, B_BYTES = 1 << 20, 8 << 20
+# Of results that are in the second-level cache still when the epilogue reads them.
+C_BYTES = 1 << 18
 _COPY_BYTES = 4 * BLOCK * BLOCK
 
 
@@ -90,11 +92,13 @@ def _emit_body(module: Module, tile: Tile) -> None:
     padded = f.mul(ceil_div(f, k, TILE_WORDS), TILE_WORDS)
     panel_bytes = f.mul(padded, 4 * BLOCK)
     most = [f.smax(f.binary("udiv", const("i64", size), panel_bytes), const("i64", 1)) for size in (A_BYTES, B_BYTES)]
-    height, width = [f.mul(panels, BLOCK) for panels in most]
+    most_rows, width = [f.mul(panels, BLOCK) for panels in most]
     packed_a, packed_b = f.gep(scratch, _COPY_BYTES, "i8"), f.gep(scratch, _COPY_BYTES + A_BYTES, "i8")
     _tile_op(f, "ldtilecfg", Val("ptr", "@amx_config"))
     with f.loop(ZERO, columns, width) as block:
         wide = f.smin(width, f.sub(columns, block.index))
+        fit = f.mul(f.smax(f.binary("udiv", const("i64", C_BYTES // (4 * BLOCK)), f.smax(wide, const("i64", 1))), const("i64", 1)), BLOCK)
+        height = f.smin(most_rows, fit)
         _pack_b(f, tile, wide, k, padded, f.gep(b, f.mul(block.index, _arg(f, Word.B_COLUMN)), "i32"), packed_b)
         with f.loop(ZERO, rows, height) as high:
             lines = f.smin(height, f.sub(rows, high.index))
