@@ -1,8 +1,12 @@
 """Graphs as upstream MLIR: IREE, an independent compiler, verifies and runs the text, and the results are the interpreter's."""
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -228,3 +232,13 @@ def test_gradients_of_products_and_gathers() -> None:
     module = load(joined(texts))
     for name, arrays, wanted in cases:
         agree(call(module, name, arrays), wanted, name)
+
+
+def test_the_readmes_command(tmp_path: Path) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (program,) = re.findall(r"```python\n((?:(?!```).)*layer\.mlir.*?)```", readme, re.S)
+    (command,) = re.findall(r"`(iree-compile [^`]*)`", readme)
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "PATH": path})
+    assert (tmp_path / "layer.vmfb").stat().st_size > 0
