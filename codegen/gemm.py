@@ -43,7 +43,7 @@ def gemm_text(target: Target, dtype: str) -> str:
         _emit_entry(module, tile, kind)
     if dtype == "bfloat16" and target.has("amx-bf16"):
         emit_amx(module, tile)
-        _emit_entry(module, tile, "amx")
+        _emit_entry(module, tile, "amx", "i16")
     return module.text()
 
 
@@ -67,7 +67,7 @@ def _call(f: Function, name: str, *arguments: Val) -> None:
 
 
 # -- from units to tiles ---------------------------------------------------------------------------------------------
-def _emit_entry(module: Module, tile: Tile, kind: str) -> None:
+def _emit_entry(module: Module, tile: Tile, kind: str, element: str = "") -> None:
     """`gemm_<kind>_<dtype>(args, lo, hi, scratch)`: units count columns of tiles fastest, then rows, then the batch."""
     low, high = Val("i64", "%lo"), Val("i64", "%hi")
     f = Function(module, f"gemm_{kind}_{tile.dtype}", [Val("ptr", "%args"), low, high, Val("ptr", "%scratch")])
@@ -79,16 +79,16 @@ def _emit_entry(module: Module, tile: Tile, kind: str) -> None:
         column = f.mul(f.sub(unit.index, f.mul(line, across)), width)
         batch = f.binary("udiv", line, down)
         row = f.mul(f.sub(line, f.mul(batch, down)), height)
-        a = _corner(f, tile, Word.A, batch, [(row, Word.A_ROW)])
-        b = _corner(f, tile, Word.B, batch, [(column, Word.B_COLUMN)])
-        c = _corner(f, tile, Word.C, batch, [(row, Word.C_ROW), (column, Word.C_COLUMN)])
+        a = _corner(f, element or tile.scalar, Word.A, batch, [(row, Word.A_ROW)])
+        b = _corner(f, element or tile.scalar, Word.B, batch, [(column, Word.B_COLUMN)])
+        c = _corner(f, tile.scalar, Word.C, batch, [(row, Word.C_ROW), (column, Word.C_COLUMN)])
         rows, columns = f.smin(height, f.sub(m, row)), f.smin(width, f.sub(n, column))
         _call(f, f"{kind}_body_{tile.suffix}", Val("ptr", "%args"), a, b, c, rows, columns, row, column, batch, Val("ptr", "%scratch"))
     f.line("ret void")
     f.finish()
 
 
-def _corner(f: Function, tile: Tile, operand: Word, batch: Val, offsets: list[tuple[Val, Word]]) -> Val:
+def _corner(f: Function, element: str, operand: Word, batch: Val, offsets: list[tuple[Val, Word]]) -> Val:
     """The address of an operand at a batch element (two strides) plus (index, stride) offsets."""
     inner_count = _arg(f, Word.INNER_BATCH)
     outer = f.binary("udiv", batch, inner_count)
@@ -97,7 +97,7 @@ def _corner(f: Function, tile: Tile, operand: Word, batch: Val, offsets: list[tu
     place = f.add(f.mul(outer, _arg(f, first)), f.mul(inner, _arg(f, Word(first + 1))))
     for index, stride in offsets:
         place = f.add(place, f.mul(index, _arg(f, stride)))
-    return f.gep(_arg(f, operand, "ptr"), place, tile.scalar)
+    return f.gep(_arg(f, operand, "ptr"), place, element)
 
 
 def _emit_epilogue(module: Module) -> None:

@@ -1,13 +1,14 @@
 """Products of bfloat16 matrices on Intel's matrix unit (AMX): tiles of 16 rows of 64 bytes, eight of them.
 
-Four tiles hold 32 x 32 results while two of A and two of B are multiplied, sixteen words of K at a time. Rows of A are copied and panels
-of B packed so that K is a whole number of such steps; edges of C are finished in a copy. See the Intel Architecture Instruction Set
+Four tiles hold 32 x 32 results while two of A and two of B are multiplied, sixteen words (pairs of numbers) of K at a time. Rows of A are
+copied and panels of B packed so that K is a whole number of such steps; edges of C are finished in a copy. An operand that is contiguous
+the other way has two of its lines interleaved into words. See the Intel Architecture Instruction Set
 Extensions Programming Reference, chapter 3. A process must ask for
 the tiles first: `treadle.codegen.target.matrix_unit`.
 """
 from __future__ import annotations
 
-from treadle.codegen.gemm_micro import ZERO, Tile, ceil_div
+from treadle.codegen.gemm_micro import ZERO, Tile, ceil_div, lane_mask
 from treadle.codegen.gemm_plan import Word
 from treadle.codegen.llvm_text import Function, Module, Val, const
 
@@ -31,6 +32,8 @@ def emit_amx(module: Module, tile: Tile) -> None:
         module.declare(f"llvm.x86.{name}", signature)
     _emit_micro(module)
     _emit_copy_rows(module)
+    _emit_interleave(module)
+    _emit_pack_a(module, tile)
     _emit_body(module, tile)
 
 
@@ -69,16 +72,64 @@ def _emit_micro(module: Module) -> None:
 
 
 def _emit_copy_rows(module: Module) -> None:
-    """Rows of A, `k` words each, to rows of `padded` words that end in zeros."""
+    """Rows of A, `k` words each and `a_row` numbers apart, to rows of `padded` words that end in zeros."""
     rows, k, padded, a, a_row, to = (Val("i64", "%rows"), Val("i64", "%k"), Val("i64", "%padded"), Val("ptr", "%a"), Val("i64", "%a_row"),
                                      Val("ptr", "%to"))
     f = Function(module, "amx_copy_rows", [rows, k, padded, a, a_row, to], linkage="internal", attributes="nounwind noinline")
     f.module.declare("llvm.memcpy.p0.p0.i64", "void (ptr, ptr, i64, i1)")
     f.module.declare("llvm.memset.p0.i64", "void (ptr, i8, i64, i1)")
     with f.loop(ZERO, rows) as row:
-        source, target = f.gep(a, f.mul(row.index, a_row), "i32"), f.gep(to, f.mul(row.index, padded), "i32")
+        source, target = f.gep(a, f.mul(row.index, a_row), "i16"), f.gep(to, f.mul(row.index, padded), "i32")
         f.line(f"call void @llvm.memcpy.p0.p0.i64({target}, {source}, {f.mul(k, 4)}, i1 false)")
         f.line(f"call void @llvm.memset.p0.i64({f.gep(target, k, 'i32')}, i8 0, {f.mul(f.sub(padded, k), 4)}, i1 false)")
+    f.line("ret void")
+    f.finish()
+
+
+def _emit_interleave(module: Module) -> None:
+    """Up to 32 columns of lines that are `pitch` numbers apart: lines 2i and 2i + 1 become 32 words, lines past the last zeros."""
+    count, k, padded, source, pitch, to = (Val("i64", "%count"), Val("i64", "%k"), Val("i64", "%padded"), Val("ptr", "%source"),
+                                           Val("i64", "%pitch"), Val("ptr", "%to"))
+    f = Function(module, "amx_interleave", [count, k, padded, source, pitch, to], linkage="internal", attributes="nounwind noinline")
+    shorts, words = f"<{TILE_WORDS} x i16>", f"<{TILE_WORDS} x i32>"
+    name = f"llvm.masked.load.v{TILE_WORDS}i16.p0"
+    masks = [lane_mask(f, TILE_WORDS, f.smax(f.sub(count, start), ZERO)) for start in (0, TILE_WORDS)]
+    f.module.declare(name, f"{shorts} (ptr, {masks[0].ty}, {shorts})")
+    with f.loop(ZERO, k) as step:
+        first = f.gep(source, f.mul(f.mul(step.index, 2), pitch), "i16")
+        for start, mask in zip((0, TILE_WORDS), masks, strict=True):
+            halves = []
+            for line in (first, f.gep(first, pitch, "i16")):
+                place = f.gep(line, start, "i16")
+                loaded = f.op(f"call {shorts} @{name}(ptr align 2 {place.name}, {mask}, {shorts} zeroinitializer)", shorts)
+                halves.append(f.cast("zext", loaded, "i32"))
+            word = f.binary("or", halves[0], f.binary("shl", halves[1], const(words, 16)))
+            f.store(word, f.gep(to, f.add(f.mul(step.index, BLOCK), start), "i32"), 4)
+    f.line(f"call void @llvm.memset.p0.i64({f.gep(to, f.mul(k, BLOCK), 'i32')}, i8 0, {f.mul(f.sub(padded, k), 4 * BLOCK)}, i1 false)")
+    f.line("ret void")
+    f.finish()
+
+
+def _emit_pack_a(module: Module, tile: Tile) -> None:
+    """Rows of A to rows of `padded` words, copied, or interleaved into `temporary` and transposed."""
+    rows, k, padded, a, a_row, a_column, to, temporary = (Val("i64", "%rows"), Val("i64", "%k"), Val("i64", "%padded"), Val("ptr", "%a"),
+                                                          Val("i64", "%a_row"), Val("i64", "%a_column"), Val("ptr", "%to"),
+                                                          Val("ptr", "%temporary"))
+    f = Function(module, "amx_pack_a", [rows, k, padded, a, a_row, a_column, to, temporary], linkage="internal")
+    along, across, done = f.label("along"), f.label("across"), f.label("done")
+    f.branch_if(f.compare("eq", a_column, const("i64", 1)), along, across)
+    f.start(along)
+    f.line(f"call void @amx_copy_rows({rows}, {k}, {padded}, {a}, {a_row}, {to})")
+    f.branch(done)
+    f.start(across)
+    with f.loop(ZERO, rows, BLOCK) as part:
+        count = f.smin(const("i64", BLOCK), f.sub(rows, part.index))
+        f.line(f"call void @amx_interleave({count}, {k}, {padded}, {f.gep(a, part.index, 'i16')}, {a_column}, {temporary})")
+        target = f.gep(to, f.mul(part.index, padded), "i32")
+        arguments = [padded, const("i64", BLOCK), temporary, const("i64", BLOCK), const("i64", 1), target, padded]
+        f.line(f"call void @pack_panel_{tile.suffix}({', '.join(map(str, arguments))})")
+    f.branch(done)
+    f.start(done)
     f.line("ret void")
     f.finish()
 
@@ -93,17 +144,18 @@ def _emit_body(module: Module, tile: Tile) -> None:
     panel_bytes = f.mul(padded, 4 * BLOCK)
     most = [f.smax(f.binary("udiv", const("i64", size), panel_bytes), const("i64", 1)) for size in (A_BYTES, B_BYTES)]
     most_rows, width = [f.mul(panels, BLOCK) for panels in most]
-    packed_a, packed_b = f.gep(scratch, _COPY_BYTES, "i8"), f.gep(scratch, _COPY_BYTES + A_BYTES, "i8")
+    packed_a, temporary, packed_b = (f.gep(scratch, _COPY_BYTES + n * A_BYTES, "i8") for n in range(3))
     _tile_op(f, "ldtilecfg", Val("ptr", "@amx_config"))
     with f.loop(ZERO, columns, width) as block:
         wide = f.smin(width, f.sub(columns, block.index))
         fit = f.mul(f.smax(f.binary("udiv", const("i64", C_BYTES // (4 * BLOCK)), f.smax(wide, const("i64", 1))), const("i64", 1)), BLOCK)
         height = f.smin(most_rows, fit)
-        _pack_b(f, tile, wide, k, padded, f.gep(b, f.mul(block.index, _arg(f, Word.B_COLUMN)), "i32"), packed_b)
+        _pack_b(f, tile, wide, k, padded, f.gep(b, f.mul(block.index, _arg(f, Word.B_COLUMN)), "i16"), packed_b)
         with f.loop(ZERO, rows, height) as high:
             lines = f.smin(height, f.sub(rows, high.index))
-            source = f.gep(a, f.mul(high.index, _arg(f, Word.A_ROW)), "i32")
-            f.line(f"call void @amx_copy_rows({lines}, {k}, {padded}, {source}, {_arg(f, Word.A_ROW)}, {packed_a})")
+            source = f.gep(a, f.mul(high.index, _arg(f, Word.A_ROW)), "i16")
+            packing = [lines, k, padded, source, _arg(f, Word.A_ROW), _arg(f, Word.A_COLUMN), packed_a, temporary]
+            f.line(f"call void @amx_pack_a({', '.join(map(str, packing))})")
             with f.loop(ZERO, wide, BLOCK) as panel, f.loop(ZERO, lines, BLOCK) as part:
                 place = f.add(f.mul(f.add(high.index, part.index), _arg(f, Word.C_ROW)), f.add(block.index, panel.index))
                 _block(f, padded, f.smin(const("i64", BLOCK), f.sub(lines, part.index)),
@@ -120,11 +172,20 @@ def _pack_b(f: Function, tile: Tile, columns: Val, k: Val, padded: Val, b: Val, 
     """Panels of 32 columns: the words of one k side by side, and zeros after the last."""
     with f.loop(ZERO, columns, BLOCK) as panel:
         count = f.smin(const("i64", BLOCK), f.sub(columns, panel.index))
-        source, target = f.gep(b, f.mul(panel.index, _arg(f, Word.B_COLUMN)), "i32"), f.gep(to, f.mul(panel.index, padded), "i32")
-        arguments = [count, k, source, _arg(f, Word.B_COLUMN), _arg(f, Word.B_ROW), target, const("i64", BLOCK)]
+        source, target = f.gep(b, f.mul(panel.index, _arg(f, Word.B_COLUMN)), "i16"), f.gep(to, f.mul(panel.index, padded), "i32")
+        along, across, done = f.label("along"), f.label("across"), f.label("done")
+        f.branch_if(f.compare("eq", _arg(f, Word.B_ROW), const("i64", 1)), along, across)
+        f.start(along)
+        pitch = f.binary("lshr", _arg(f, Word.B_COLUMN), const("i64", 1))
+        arguments = [count, k, source, pitch, const("i64", 1), target, const("i64", BLOCK)]
         f.line(f"call void @pack_panel_{tile.suffix}({', '.join(map(str, arguments))})")
         rest = f.gep(target, f.mul(k, BLOCK), "i32")
         f.line(f"call void @llvm.memset.p0.i64({rest}, i8 0, {f.mul(f.sub(padded, k), 4 * BLOCK)}, i1 false)")
+        f.branch(done)
+        f.start(across)
+        f.line(f"call void @amx_interleave({count}, {k}, {padded}, {source}, {_arg(f, Word.B_ROW)}, {target})")
+        f.branch(done)
+        f.start(done)
 
 
 def _block(f: Function, k: Val, rows: Val, columns: Val, a: Val, b: Val, c: Val) -> None:

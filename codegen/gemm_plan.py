@@ -114,7 +114,7 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
     m, n, k = sizes
     a, b, c = layouts
     tile = product_tile(host(), dtype)
-    kind = "amx" if dtype == "bfloat16" and _fits_tiles(sizes, layouts) else _small_kind(sizes, layouts)
+    kind = _small_kind(sizes, layouts)
     swapped = False
     if kind is None and n < m:
         other = b.transposed, a.transposed, c.transposed
@@ -148,11 +148,26 @@ def int8_step(m: int, n: int, k: int, a_row: int, c_row: int, threads: int = 1) 
     return GemmStep("gemm_packed_int8", words, False, units, grain)
 
 
-def _fits_tiles(sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout]) -> bool:
-    """Whether the matrix unit is there, and worth its setting up."""
-    m, n, k = sizes
-    a, b, _ = layouts
-    return min(m, n) >= AMX_ROWS and AMX_WORDS <= k <= AMX_MOST and a.column == b.row == 1 and matrix_unit()
+def fits_tiles(m: int, n: int, k: int) -> bool:
+    """Whether the matrix unit computes a product of bfloat16 numbers: it is there, and worth its setting up."""
+    return min(m, n) >= AMX_ROWS and AMX_WORDS <= k // 2 <= AMX_MOST and k % 2 == 0 and matrix_unit()
+
+
+@functools.lru_cache(maxsize=4096)
+def tiles_step(m: int, n: int, k: int, a: Layout, b: Layout, c: Layout, batch: tuple[int, ...] = (), threads: int = 1) -> GemmStep:
+    """As `gemm_step`, for bfloat16 A and B on the matrix unit (`fits_tiles`); C is float32.
+
+    Each of A and B is contiguous along one of its axes; where that is K, strides are even. All strides count numbers.
+    """
+    tile = product_tile(host(), "bfloat16")
+    outer, inner = (1, 1, *batch)[-2:]
+    count = outer * inner
+    height, width = _cut(tile, "amx", (m, n, k // 2), count, threads, (16, 16))
+    units = count * -(-m // height) * -(-n // width)
+    words = (m, n, k // 2, a.row, a.column, b.row, b.column, c.row, c.column, max(1, inner), a.outer, a.inner, b.outer, b.inner, c.outer,
+             c.inner, height, width, 0, 0)
+    grain = max(1, -(-units // max(1, count * m * n * k // 4 // THREAD_WORK)))
+    return GemmStep("gemm_amx_bfloat16", words, False, units, grain)
 
 
 def _small_kind(sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout]) -> str | None:

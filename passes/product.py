@@ -89,9 +89,16 @@ def has_kernel(node: Node) -> bool:
     return node.op.name in FORMS or (node.op.name == "matmul" and node.out.dtype.category == FLOAT)
 
 
-def _paired(value: Value) -> Operand:
-    """An operand whose last axis is contiguous and is read two numbers at a time."""
+def reads_across(m: int, n: int, k: int) -> bool:
+    """Whether the host's kernel for bfloat16 also reads operands that are contiguous across K. Replaced by the runtime."""
+    return False
+
+
+def _paired(value: Value, across: bool) -> Operand:
+    """An operand whose last axis is contiguous and is read two numbers at a time; or, where `across`, the axis before it is."""
     operand = fold_view(value)
+    if across and operand.strides[-2] == 1 and operand.strides[-1] > 1 and min(operand.strides) >= 0:
+        return operand
     even = operand.offset % 2 == 0 and all(s >= 0 and s % 2 == 0 for s in operand.strides[:-1])
     return operand if even and operand.strides[-1] == 1 else plain(value)
 
@@ -100,7 +107,9 @@ def fold_operands(node: Node) -> list[Operand]:
     """Both operands of a product; one that views make unreadable is read as the contiguous value it is."""
     assert node.op is not None
     if node.op.name == "bfloat16_matmul":
-        return [_paired(value) for value in node.inputs]
+        x, y = node.inputs
+        across = reads_across(x.shape[-2], y.shape[-2], x.shape[-1])
+        return [_paired(value, across) for value in node.inputs]
     if node.op.name == "int8_matmul":
         return [plain(value) for value in node.inputs]
     found = []

@@ -15,7 +15,7 @@ import numpy as np
 
 from treadle.codegen import emit, gemm, jit, phases
 from treadle.codegen.gemm_plan import GemmStep as GemmCall
-from treadle.codegen.gemm_plan import Layout, gemm_step, int8_step
+from treadle.codegen.gemm_plan import Layout, fits_tiles, gemm_step, int8_step, tiles_step
 from treadle.codegen.llvm_text import Module
 from treadle.codegen.routines import emit_routine
 from treadle.codegen.target import host
@@ -24,6 +24,7 @@ from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.kernel import Kernel, print_kernel
 from treadle.ir.routine import Routine, print_routine
+from treadle.passes import product
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import (
     ErrorCell,
@@ -41,6 +42,8 @@ from treadle.passes.program import (
 from treadle.runtime import dump, engine, executor, log, memory, native, threads, timing
 from treadle.runtime.launch import bind, make_launch
 from treadle.runtime.progress import Progress
+
+product.reads_across = fits_tiles
 
 # "loop": launched on its own; "tile": a matrix product's epilogue; "routine"
 Form = tuple[str, Kernel | Routine]
@@ -363,6 +366,8 @@ def matrix_call(step: GemmStep) -> GemmCall:
     if step.form == "int8":
         return int8_step(step.m, step.n, step.k, step.a.strides[-2], step.c.strides[-2], threads.num_threads())
     a, b, c = (_layout(m.strides) for m in (step.a, step.b, step.c))
+    if step.form == "bfloat16" and fits_tiles(step.m, step.n, step.k):
+        return tiles_step(step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
     if step.form == "bfloat16":
         a, b = (_in_pairs(layout) for layout in (a, b))
         return gemm_step("bfloat16", step.m, step.n, step.k // 2, a, b, c, step.batch, threads.num_threads())

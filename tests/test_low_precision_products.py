@@ -14,9 +14,9 @@ from treadle import ops
 from treadle.codegen import gemm_plan
 from treadle.codegen.gemm import gemm_text
 from treadle.codegen.gemm_int8 import int8_text
-from treadle.codegen.gemm_plan import GemmStep, Layout, gemm_step, int8_step
+from treadle.codegen.gemm_plan import GemmStep, Layout, gemm_step, int8_step, tiles_step
 from treadle.codegen.jit import compile_text
-from treadle.codegen.target import Target, describe, host
+from treadle.codegen.target import Target, describe, host, matrix_unit
 from treadle.ir import dtypes
 from treadle.ir.ops.quantized import packed_shape
 
@@ -86,8 +86,6 @@ def test_bfloat16_words(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Native, emulated and in tiles: every kind of kernel within the error of a float32 sum."""
     target = TARGETS[which]
     monkeypatch.setattr("treadle.codegen.gemm_plan.host", lambda: target)
-    if not target.has("amx-bf16"):
-        monkeypatch.setattr("treadle.codegen.gemm_plan.matrix_unit", lambda: False)
     gemm_plan._plan.cache_clear()
     module = compile_text(gemm_text(target, "bfloat16"), passes=False)
     rng = np.random.default_rng(0)
@@ -105,6 +103,21 @@ def test_bfloat16_words(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def words_step(m: int, n: int, k: int, threads: int) -> GemmStep:
     return gemm_step("bfloat16", m, n, k // 2, Layout(k // 2), Layout(1, k // 2), Layout(n), (), threads)
+
+
+@pytest.mark.skipif(not matrix_unit(), reason="no matrix unit for bfloat16")
+@pytest.mark.parametrize(("across_a", "across_b"), [(True, False), (False, True), (True, True)])
+def test_tiles_read_operands_either_way(across_a: bool, across_b: bool) -> None:
+    module = compile_text(gemm_text(host(), "bfloat16"), passes=False)
+    rng = np.random.default_rng(0)
+    for m, n, k, threads in itertools.product((16, 33, 66), (17, 32, 70), (32, 34, 130), (1, 2)):
+        x, y = (rng.standard_normal(s).astype(dtypes.bfloat16.np) for s in ((m, k), (n, k)))
+        a, b = np.ascontiguousarray(x.T) if across_a else x, np.ascontiguousarray(y.T) if across_b else y
+        c = np.full((m, n), np.nan, np.float32)
+        layouts = Layout(1, m) if across_a else Layout(k), Layout(n, 1) if across_b else Layout(1, k)
+        step = tiles_step(m, n, k, *layouts, Layout(n), (), threads)
+        launch(module.address(step.symbol), step.arguments(a.ctypes.data, b.ctypes.data, c.ctypes.data), step.units)
+        np.testing.assert_allclose(c, x.astype(np.float64) @ y.T.astype(np.float64), atol=1e-5 * k, err_msg=f"{m}x{n}x{k}")
 
 
 def test_bfloat16_matmul_of_views() -> None:
