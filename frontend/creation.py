@@ -127,7 +127,7 @@ def to_array(t: Tensor) -> np.ndarray:
 
 def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:
     """A new tensor with a copy of `data`: numbers, nested sequences, arrays or tensors."""
-    device_name(device)
+    where = device_name(device)
     dtype = None if dtype is None else as_dtype(dtype)
     array = _to_array(data, (dtypes.default_float() if dtype is None else dtypes.float64).np)
     if dtype is None:
@@ -136,7 +136,10 @@ def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, require
         array = array.astype(np.int64)
     if isinstance(data, int) and not isinstance(data, bool) and dtype.category == 1 and not _fits(data, dtype):
         raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
-    return _finish(adopt(np.array(array, dtype.np, order="C", copy=True)), requires_grad)
+    made = adopt(np.array(array, dtype.np, order="C", copy=True))
+    if where != "cpu":
+        made = apply(op_table.TABLE["to_device"], (made,), (where,))
+    return _finish(made.pin_memory() if pin_memory else made, requires_grad)
 
 
 def _fits(value: int, dtype: DType) -> bool:
@@ -147,8 +150,8 @@ def _fits(value: int, dtype: DType) -> bool:
 def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
     """`data` itself when it is a tensor of the right dtype; shares memory with numpy arrays when it can."""
     if isinstance(data, Tensor):
-        return data if dtype is None or data.dtype is dtype else data.to(dtype)
-    if isinstance(data, np.ndarray) and (dtype is None or dtypes.from_numpy(data.dtype) is dtype):
+        return data.to(device=device, dtype=dtype)
+    if isinstance(data, np.ndarray) and device is None and (dtype is None or dtypes.from_numpy(data.dtype) is dtype):
         from treadle.interop import from_numpy
         return from_numpy(data)
     return tensor(data, dtype=dtype, device=device)

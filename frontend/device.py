@@ -48,8 +48,8 @@ def device_name(where: Any) -> str:
         return "cpu"
     found = where if isinstance(where, device) else device(where)
     if found.type == "cuda":
-        raise RuntimeError(f"device '{found}' is not available: Treadle found no usable CUDA device. "
-                           "Install the driver and the extra: pip install 'treadle[cuda]'.")
+        from treadle.runtime import cuda_driver
+        return cuda_driver.device(found.index).name_in_ir
     if found.type != "cpu":
         raise RuntimeError(f"device '{found}' is not supported")
     return "cpu"

@@ -166,7 +166,7 @@ def row(x: Tensor, index: int) -> Tensor:
     index += data.type.shape[0] if index < 0 else 0
     cut = ((index, *starts), (index + 1, *stops), steps)
     if (x._edge is not None or storage.export is not None or x._seen != storage.version or data.buffer is None
-            or STATE.here.capture is not None):
+            or STATE.here.capture is not None or data.type.device != "cpu"):
         return view(RESHAPE, view(SLICE, x, cut), reshape[1])
     type = tensor_type(stops, data.type.dtype, data.type.device)
     size = type.dtype.itemsize * count

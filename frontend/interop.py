@@ -25,6 +25,9 @@ def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
         raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
     if force:
         return to_array(t).copy()
+    if t._data.type.device != "cpu":
+        raise TypeError(f"can't convert {t._data.type.device} device type tensor to numpy. "
+                        "Use Tensor.cpu() to copy the tensor to host memory first.")
     storage = storage_of(t)
     if storage.export is None or not still_shared(storage):
         base = read(storage.base)

@@ -27,6 +27,7 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.random import Generator
 from treadle.runtime import engine
+from treadle.runtime.recorder import computed
 from treadle.tensor import Tensor, alias, apply, assign, check_writable, fast_path, read, storage_of, wrap
 
 
@@ -250,6 +251,20 @@ def _data_ptr(self: Tensor) -> int:
     return int(data.buffer.ptr) + layout.layout_of(self)[2] * data.type.dtype.itemsize
 
 
+def _is_pinned(self: Tensor) -> bool:
+    data = read(self)
+    if data.buffer is None or data.buffer.owner is None:
+        return False
+    from treadle.runtime.cuda_memory import is_pinned
+    return is_pinned(data.buffer)
+
+
+def _get_device(self: Tensor) -> int:
+    """The number of its CUDA device, -1 for the CPU."""
+    name = self._data.type.device
+    return -1 if name == "cpu" else int(name.partition(":")[2])
+
+
 PROPERTIES: dict[str, Any] = {
     "shape": property(lambda self: layout.Size(self._data.type.shape)),
     "dtype": property(lambda self: self._data.type.dtype),
@@ -282,9 +297,9 @@ FACTS: dict[str, Callable[..., Any]] = {
     "size": _size, "stride": _stride, "dim": lambda self: len(self._data.type.shape), "ndimension": lambda self: len(self._data.type.shape),
     "numel": lambda self: self._data.type.numel, "nelement": lambda self: self._data.type.numel,
     "element_size": lambda self: self._data.type.dtype.itemsize, "is_contiguous": layout.is_contiguous,
-    "storage_offset": lambda self: layout.layout_of(self)[2], "data_ptr": _data_ptr, "get_device": lambda self: -1,
+    "storage_offset": lambda self: layout.layout_of(self)[2], "data_ptr": _data_ptr, "get_device": _get_device,
     "is_floating_point": lambda self: self._data.type.dtype.category == FLOAT, "is_complex": lambda self: False,
-    "is_signed": lambda self: self._data.type.dtype.signed, "is_pinned": lambda self: False, "is_inference": lambda self: False,
+    "is_signed": lambda self: self._data.type.dtype.signed, "is_pinned": _is_pinned, "is_inference": lambda self: False,
     "is_same_size": lambda self, other: self._data.type.shape == other._data.type.shape,
 }
 
@@ -300,8 +315,10 @@ def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, non_bloc
             dtype = as_dtype(arg)
         elif not isinstance(arg, bool | legacy.memory_format) and arg is not None:
             device = arg
-    if device is not None:
-        device_name(device)
+    name = self._data.type.device if device is None else device_name(device)
+    if name != self._data.type.device:
+        self = apply(TABLE["to_device"], (self,), (name,))
+        copy = False
     if dtype is not None and dtype is not self._data.type.dtype:
         return apply(TABLE["cast"], (self,), (as_dtype(dtype),))
     return clone(self) if copy else self
@@ -316,9 +333,24 @@ def contiguous(self: Tensor, memory_format: Any = None) -> Tensor:
     return self if layout.is_contiguous(self) else clone(self)
 
 
-def _cuda(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    device_name("cuda")
-    return self
+def _cuda(self: Tensor, device: Any = None, non_blocking: bool = False, memory_format: Any = None) -> Tensor:
+    """The tensor on a CUDA device: by default where it is, if it is on one, else the current one."""
+    if device is None and self._data.type.device != "cpu":
+        return self
+    return to(self, device="cuda" if device is None else device, non_blocking=non_blocking)
+
+
+def _pin_memory(self: Tensor, device: Any = None) -> Tensor:
+    """A copy in page-locked memory, which the device reads while the host goes on."""
+    if self._data.type.device != "cpu":
+        raise RuntimeError(f"cannot pin '{self._data.type.device}': only dense CPU tensors can be pinned")
+    from treadle.runtime import cuda_driver, cuda_memory
+    cuda_driver.driver()
+    data = read(self)
+    engine.materialize(data, "pin_memory")
+    buffer = cuda_memory.pinned(data.type.nbytes)
+    engine.memory.as_numpy(buffer, (data.type.nbytes,), "u1")[:] = engine.memory.as_numpy(data.buffer, (data.type.nbytes,), "u1")
+    return wrap(computed(data.type, buffer))
 
 
 def _detach_(self: Tensor) -> Tensor:
@@ -330,8 +362,8 @@ CASTS = {"float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float
          "int": dtypes.int32, "short": dtypes.int16, "char": dtypes.int8, "byte": dtypes.uint8, "bool": dtypes.bool_}
 
 CONVERSIONS: dict[str, Callable[..., Any]] = {
-    "to": to, "clone": clone, "contiguous": contiguous, "cpu": lambda self, *a, **k: self, "cuda": _cuda,
-    "pin_memory": lambda self, *a: self,
+    "to": to, "clone": clone, "contiguous": contiguous, "cpu": lambda self, *a, **k: to(self, device="cpu"), "cuda": _cuda,
+    "pin_memory": _pin_memory,
     "type_as": lambda self, other: cast(self, other._data.type.dtype), "detach": alias, "detach_": _detach_,
     "share_memory_": lambda self: self, "is_shared": lambda self: False, "requires_grad_": _requires_grad_,
     "view": shaping.view_method, "reshape": shaping.reshape, "permute": shaping.permute, "expand": shaping.expand,

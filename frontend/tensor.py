@@ -473,7 +473,7 @@ def _window(op: Op, data: Data, attrs: Attrs) -> Data | None:
     """
     if op.name == "reshape":
         return computed(view_type(op, data.type, attrs), data.buffer)
-    if op.name != "slice":
+    if op.name != "slice" or data.type.device != "cpu":
         return None
     shape = data.type.shape
     starts, stops, steps = attrs

@@ -94,7 +94,7 @@ class Plan:
         """False for the interpreter, else the compiled form."""
         with self.lock:
             self.runs += 1
-            if self.runs < COMPILE_AT:
+            if self.runs < COMPILE_AT and not elsewhere(self.graph):
                 return False
             if self.compiled is None:
                 self.compiled = COMPILE(self.graph)
@@ -111,14 +111,22 @@ CHECK = check.mode()
 recorder.every_line = bool(CHECK)
 
 
+def elsewhere(graph: Graph) -> bool:
+    """Whether some value lives on another device than the CPU."""
+    return any(v.type.device != "cpu" for v in graph.inputs) or any(o.type.device != "cpu" for node in graph.nodes for o in node.outputs)
+
+
 def COMPILE(graph: Graph) -> Any:
     """Replaced by `treadle.runtime.compiled` when it loads; False keeps the interpreter."""
     from treadle.runtime.compiled import compile_graph
+    compiler: Callable[[Graph], Any] = compile_graph
+    if elsewhere(graph):
+        from treadle.runtime.placement import PlacedPlan as compiler
     collects = gc.isenabled()
     gc.disable()  # planning makes many objects and no garbage: collections would only walk them, again and again
     try:
         with timing.span("compile", "compile a plan", graph):
-            return compile_graph(graph)
+            return compiler(graph)
     finally:
         if collects:
             gc.enable()
@@ -178,7 +186,7 @@ def _own(array: np.ndarray, type: TensorType, inputs: list[np.ndarray]) -> memor
         array = np.array(array, order="C", copy=True)
     elif any(array is x for x in inputs):
         array = array.copy()
-    return memory.from_numpy(array)
+    return memory.placed(memory.from_numpy(array), type.device)
 
 
 def _references(values: list[Data], baseline: int) -> bytes:

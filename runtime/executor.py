@@ -54,6 +54,18 @@ class Table:
 Argument = int | BufferRef | ScalarRef | Table
 
 
+@dataclass(frozen=True)
+class TableParts:
+    """A plan table's words, where its frame begins, and copies of its relocations, toggles and operations, with the steps' tags."""
+
+    words: np.ndarray
+    frame: int
+    relocations: np.ndarray
+    toggles: np.ndarray
+    operations: np.ndarray
+    tags: list[Any]
+
+
 @dataclass
 class _Step:
     function: int
@@ -117,6 +129,14 @@ class PlanBuilder:
         if len(types) != n_scalars:
             raise ValueError(f"{n_scalars} scalars but {len(types)} types in {types!r}")
         return Plan(_Layout(self._top, n_buffers, n_scalars), types, list(_tags(self._top)))
+
+    def lay_out(self, n_buffers: int, scalar_types: str) -> TableParts:
+        """The same table for a walker other than the native one: words that hold positions are left as positions."""
+        made = _Layout(self._top, n_buffers, len(scalar_types))
+        words = np.array([w & _WORD_MASK for w in made.words], dtype=np.uint64)
+        start, count = made.words[1], made.words[2]
+        return TableParts(words, made.frame, np.array(made.relocations, np.int64), np.array(made.toggles, np.int64),
+                          np.array(made.words[start:start + count * layout.OPERATION_WORDS], np.int64), list(_tags(self._top)))
 
     def _body(self) -> list[_Step | _Loop]:
         return self._open[-1].body if self._open else self._top

@@ -73,6 +73,10 @@ class Buffer:
     def __repr__(self) -> str:
         return f"Buffer(ptr={self.ptr:#x}, nbytes={self.nbytes})"
 
+    def host(self) -> Buffer:
+        """The content in the host's memory."""
+        return self
+
     @property
     def __array_interface__(self) -> dict[str, Any]:
         """The bytes as numpy sees them; an array made from it keeps this buffer alive."""
@@ -276,5 +280,14 @@ same_bytes: Callable[[int, int, int], bool] = _same_bytes
 
 
 def array_of(buffer: Buffer, type: TensorType) -> np.ndarray:
-    """The value in `buffer` as an array that shares its memory."""
-    return as_numpy(buffer, type.shape, type.dtype.np)
+    """The value in `buffer` as an array that shares its memory; of a value on another device, a copy."""
+    return as_numpy(buffer if type.device == "cpu" else buffer.host(), type.shape, type.dtype.np)
+
+
+def placed(buffer: Buffer, device: str) -> Buffer:
+    """The buffer, or a copy of it on the device."""
+    if device == "cpu":
+        return buffer
+    from treadle.runtime.placement import move
+    found: Buffer = move(buffer, device)
+    return found

@@ -11,6 +11,7 @@ from treadle.ir.ops import (
     matmul,
     normalization,
     optimizer,
+    placement,
     quantized,
     recurrent,
     reduce,
