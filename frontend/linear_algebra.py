@@ -13,6 +13,7 @@ from treadle.ir.types import normalize_dim
 from treadle.layout import PERMUTE, RESHAPE
 from treadle.reductions import amax, amin, numpy_names, sum
 from treadle.shaping import atleast_2d, cat, diagonal, meshgrid, movedim, reshape, stack, unsqueeze
+from treadle.runtime.recorder import STATE
 from treadle.tensor import Tensor, apply
 
 MATMUL = TABLE["matmul"]
@@ -125,6 +126,8 @@ def _combine(base: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:
         product = apply(MUL, (product, alpha))
     if beta == 0:
         return product
+    if STATE.here.autocast is not None:
+        base = cast(base, product.dtype)
     return apply(ADD, (base if beta == 1 else apply(MUL, (base, beta)), product))
 
 
