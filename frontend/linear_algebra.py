@@ -12,8 +12,8 @@ from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import normalize_dim
 from treadle.layout import PERMUTE, RESHAPE
 from treadle.reductions import amax, amin, numpy_names, sum
-from treadle.shaping import atleast_2d, cat, diagonal, meshgrid, movedim, reshape, stack, unsqueeze
 from treadle.runtime.recorder import STATE
+from treadle.shaping import atleast_2d, cat, diagonal, meshgrid, movedim, reshape, stack, unsqueeze
 from treadle.tensor import Tensor, apply
 
 MATMUL = TABLE["matmul"]
