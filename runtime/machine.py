@@ -93,7 +93,7 @@ def _bandwidth(size: int) -> float:
     builder = executor.PlanBuilder()
     builder.begin_loop(trip)
     for launch in launches(TRIAD, (n,)):
-        arguments = [executor.BufferRef(0), n, *[executor.BufferRef(i) for i in (1, 2, 3)], executor.ScalarRef(0)]
+        arguments: list[executor.Argument] = [executor.BufferRef(0), n, *[executor.BufferRef(i) for i in (1, 2, 3)], executor.ScalarRef(0)]
         builder.step(address, arguments, launch.units, launch.grain)
     builder.end_loop()
     plan = builder.build(4, 1, "f")

@@ -130,7 +130,9 @@ class _Homes:
         self.by_line: dict[Any, list[int]] = {}
         for number, step in enumerate(steps):
             for node in work.nodes_of(step):
-                for table, key in ((self.by_node, id(node)), (self.by_origin, origin(node)), (self.by_line, node.loc)):
+                places: tuple[tuple[dict[Any, list[int]], Any], ...] = (
+                    (self.by_node, id(node)), (self.by_origin, origin(node)), (self.by_line, node.loc))
+                for table, key in places:
                     found = table.setdefault(key, [])
                     if number not in found:
                         found.append(number)

@@ -232,7 +232,7 @@ def _gate_function() -> Any:
     """The autograd.Function behind the gates, made on first use so that importing nn needs no autograd."""
     global _gate
     if _gate is None:
-        class Gate(treadle.autograd.Function):  # type: ignore[name-defined]
+        class Gate(treadle.autograd.Function):
             """Identity on its tensors; its backward hands all gradients to a callback."""
 
             @staticmethod
