@@ -193,17 +193,47 @@ class _Writer:
         kind = self.value_type(node.out)
         name = "linalg.matmul" if len(x.shape) == len(y.shape) == 2 else _batched(node)
         if name.startswith("linalg.generic"):
-            element = mlir_type(element_type(node.out.dtype.name))
-            self.env[node.out] = result = self.fresh()
-            inner = [self.fresh() for _ in range(5)]
-            self.line(f"{result} = {name} {operands} outs({start} : {kind}) {{")
-            self.line(f"^bb0({', '.join([f'{v}: {element}' for v in inner[:3]])}):")
-            self.line(f"  {inner[3]} = arith.mulf {inner[0]}, {inner[1]} : {element}")
-            self.line(f"  {inner[4]} = arith.addf {inner[2]}, {inner[3]} : {element}")
-            self.line(f"  linalg.yield {inner[4]} : {element}")
-            self.line(f"}} -> {kind}{self.location(node)}")
+            self.env[node.out] = self.contraction(node, name, operands, start)
         else:
             self.env[node.out] = self.write(f"{name} {operands} outs({start} : {kind}) -> {kind}{self.location(node)}")
+
+    def contraction(self, node: Node, head: str, operands: str, start: str) -> str:
+        """Sums of products; factors are widened to the type of the sums first."""
+        out, kind = node.out.dtype.name, self.value_type(node.out)
+        body = ScalarBody(self.indent + "  ", self.names)
+        kinds = [element_type(d) for d in (*[v.dtype.name for v in node.inputs], out)]
+        x, y, total = [Val(k, body.fresh()) for k in kinds]
+        factors = [body.from_memory(v, n.dtype.name) for v, n in zip((x, y), node.inputs, strict=True)]
+        wide = [body.apply("cast", (n.dtype.name,), out, [v]) if v.ty != total.ty else v for v, n in zip(factors, node.inputs, strict=True)]
+        product = body.apply("mul", (out, out), out, wide)
+        result = body.apply("add", (out, out), out, [total, product])
+        name = self.fresh()
+        self.line(f"{name} = {head} {operands} outs({start} : {kind}) {{")
+        self.line(f"^bb0({', '.join([f'{v.name}: {mlir_type(v.ty)}' for v in (x, y, total)])}):")
+        self.lines += body.lines
+        self.line(f"  linalg.yield {result.name} : {mlir_type(result.ty)}")
+        self.line(f"}} -> {kind}{self.location(node)}")
+        return name
+
+    def _bfloat16_matmul(self, node: Node) -> None:
+        x, y = node.inputs
+        start = self.filled(node.out, Element.literal(0, node.out.dtype.name))
+        operands = f"ins({self.env[x]}, {self.env[y]} : {self.value_type(x)}, {self.value_type(y)})"
+        self.env[node.out] = self.contraction(node, _batched(node, True), operands, start)
+
+    def _int8_matmul(self, node: Node) -> None:
+        """The packed weights are put back in rows, and those that only fill the last panel dropped."""
+        x, w = node.inputs
+        panels, words, width, group = w.shape
+        n, k = node.attr("n"), words * group
+        rows, flat = f"tensor<{panels}x{width}x{words}x{group}xi8>", f"tensor<{panels * width}x{k}xi8>"
+        fresh = self.write(f"tensor.empty() : {rows}")
+        name = self.write(f"linalg.transpose ins({self.env[w]} : {self.value_type(w)}) outs({fresh} : {rows}) permutation = [0, 2, 1, 3]")
+        name = self.write(f"tensor.collapse_shape {name} [[0, 1], [2, 3]] : {rows} into {flat}")
+        name = self.write(f"tensor.extract_slice {name}[0, 0] [{n}, {k}] [1, 1] : {flat} to tensor<{n}x{k}xi8>")
+        start = self.filled(node.out, Element.literal(0, node.out.dtype.name))
+        operands = f"ins({self.env[x]}, {name} : {self.value_type(x)}, tensor<{n}x{k}xi8>)"
+        self.env[node.out] = self.contraction(node, _batched(node, True), operands, start)
 
     def _slice(self, node: Node) -> None:
         x = node.inputs[0]
@@ -355,14 +385,14 @@ def _groups(ours: list[tuple[int, int]], wanted: list[tuple[int, int]]) -> tuple
     return left, right
 
 
-def _batched(node: Node) -> str:
-    """The head of a generic contraction whose operands' leading axes may be broadcast."""
+def _batched(node: Node, rows: bool = False) -> str:
+    """The head of a generic contraction whose operands' leading axes may be broadcast; `rows`: the second is [..., n, k]."""
     rank = len(node.out.shape)
     batch = [f"d{i}" for i in range(rank - 2)]
     m, n, k = f"d{rank - 2}", f"d{rank - 1}", f"d{rank}"
     maps = []
-    for value, inner in [(node.inputs[0], [m, k]), (node.inputs[1], [k, n])]:
-        lead = value.shape[:-2]
+    for value, inner in [(node.inputs[0], [m, k]), (node.inputs[1], [n, k] if rows else [k, n])]:
+        lead = value.shape[:-2] if rank > 2 else ()
         axes = ["0" if size == 1 and node.out.shape[i] != 1 else batch[i] for i, size in enumerate(lead, rank - 2 - len(lead))]
         maps.append(axes + inner)
     maps.append([*batch, m, n])
