@@ -37,7 +37,7 @@ def kernel_function(module: Module, name: str, words: int, threads: int = BLOCK)
 def emit_kernel(module: Module, kernel: Kernel, name: str, mapping: Mapping) -> None:
     """Add one variant of the kernel to the module. `Unsupported` when it has no form there."""
     f = kernel_function(module, name, argument_words(kernel))
-    emitter = _Emitter(f, kernel, mapping)
+    emitter = KernelPoints(f, kernel, mapping)
     if mapping.kind == MAP:
         emitter.map()
     elif mapping.kind == THREAD:
@@ -51,7 +51,7 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, mapping: Mapping) -> 
 class _Phases(Phases):
     """Parts are merged by all threads that share a row."""
 
-    def __init__(self, f: Function, kernel: Kernel, emitter: _Emitter) -> None:
+    def __init__(self, f: Function, kernel: Kernel, emitter: KernelPoints) -> None:
         super().__init__(f, kernel)
         self.memory = global_pointer(f, self.memory)
         self.emitter = emitter
@@ -64,7 +64,7 @@ class _Phases(Phases):
         return emitter.merged(p.fold, loop.values)
 
 
-class _Emitter(KernelEmitter):
+class KernelPoints(KernelEmitter):
     """One variant of a kernel."""
 
     def __init__(self, f: Function, kernel: Kernel, mapping: Mapping) -> None:
@@ -243,14 +243,15 @@ class _Emitter(KernelEmitter):
         if self.group > 1 and self.info.row_stores:
             (barrier if self.group > 32 else warp_barrier)(f)  # nobody reads any more what is written over
             with f.if_(f.compare("eq", self.thread, ZERO)):
-                self._row_stores()
+                self.finish()
         else:
-            self._row_stores()
+            self.finish()
         if self.phases is not None:
             f.branch(end)
             f.start(end)
 
-    def _row_stores(self) -> None:
+    def finish(self) -> None:
+        """Store what is stored once for each point."""
         for access, value in self.info.row_stores:
             self.write(access, value)
 

@@ -27,7 +27,8 @@ class Unsupported(Exception):
 INTRINSICS = frozenset("""fma fabs copysign floor ceil trunc roundeven sqrt smax smin umax umin abs ctlz cttz ctpop bswap bitreverse
     fshl fshr scmp ucmp uadd.sat usub.sat is.fpclass assume lifetime.start lifetime.end memcpy memset""".split())
 THREAD_INTRINSICS = re.compile(r"""nvvm\.(read\.ptx\.sreg\.(tid|ntid|ctaid|nctaid)\.[xyz]|barrier0|barrier\.cta\.sync\.aligned\.all|
-    bar\.warp\.sync|shfl\.sync\.(bfly|up|idx)\.i32)$""".replace("\n    ", ""))
+    bar\.warp\.sync|shfl\.sync\.(bfly|up|idx)\.i32|idp4a\.u\.s|cp\.async\.(cg\.shared\.global\.16\.s|commit\.group|wait\.group)|
+    ldmatrix\.sync\.aligned\.m8n8\.x4\.b16\.p3|mma\.m16n8k16\.row\.col\.bf16)$""".replace("\n    ", ""))
 _DECLARED = re.compile(r"^declare [^@\n]*@([\w.$]+)\(", re.MULTILINE)
 _TYPES = re.compile(r"(\.(v\d+)?(f16|bf16|f32|f64|i\d+|p\d*))+$")
 _WIDE = re.compile(r"^(?!target ).*(?<![%@\w.])i(128|256)\b", re.MULTILINE)

@@ -5,17 +5,19 @@ compute) runs on the host between copies; `print_launches` shows it.
 """
 from __future__ import annotations
 
+import hashlib
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from treadle.codegen import executor as layout
-from treadle.codegen import kernel_reference, ptx_emit, ptx_mapping
+from treadle.codegen import kernel_reference, ptx_emit, ptx_gemm, ptx_mapping
 from treadle.codegen.llvm_text import Module
-from treadle.codegen.ptx_mapping import Mapping
+from treadle.codegen.ptx_mapping import BLOCK, Mapping
 from treadle.codegen.ptx_target import Unsupported, to_ptx
 from treadle.ir.dtypes import DType, by_name
 from treadle.ir.graph import Graph
@@ -58,18 +60,22 @@ class HostRun(NamedTuple):
     label: str
 
 
-_CODE: dict[tuple[Kernel, Mapping, str], Code | str] = {}  # or why there is none
+_CODE: dict[tuple[tuple, str], Code | str] = {}  # or why there is none
 
 
 def kernel_code(kernel: Kernel, mapping: Mapping, architecture: str) -> Code:
     """The PTX of a variant. `Unsupported` when it has none."""
-    key = kernel, mapping, architecture
+    return _code((kernel, mapping), architecture, mapping.kind, lambda module, name: ptx_emit.emit_kernel(module, kernel, name, mapping))
+
+
+def _code(what: tuple, architecture: str, word: str, emit: Callable[[Module, str], None]) -> Code:
+    key = what, architecture
     found = _CODE.get(key)
     if found is None:
-        name = f"treadle_{mapping.kind}_{abs(hash((kernel, mapping))) % (1 << 40):010x}"
+        name = f"treadle_{word}_{hashlib.sha256(repr(what).encode()).hexdigest()[:12]}"
         module = Module()
         try:
-            ptx_emit.emit_kernel(module, kernel, name, mapping)
+            emit(module, name)
             text = module.text()
             found = Code(name, to_ptx(text, architecture), "cmpxchg" in text)
         except Unsupported as error:
@@ -78,6 +84,41 @@ def kernel_code(kernel: Kernel, mapping: Mapping, architecture: str) -> Code:
     if isinstance(found, str):
         raise Unsupported(found)
     return found
+
+
+def product_variant(step: GemmStep, place: Callable[[Ref], tuple[int, int]]) -> tuple[ptx_gemm.Gemm, bool]:
+    """The variant that computes a product, and whether it applies the epilogue too."""
+    form = step.form or step.dtype.name
+    a, b = ((0, 1), (0, 1)) if form == "int8" else (step.a.strides[-2:], step.b.strides[-2:])
+    wide = all(o % 16 == 0 and m.ref.step % 16 == 0 and m.ref.other < 0 for m in (step.a, step.b) for o in (place(m.ref)[1],))
+    wide = wide and step.k % 8 == 0 and all(s % 8 == 0 for s in (*step.a.strides[:-1], *step.b.strides[:-2], step.b.strides[-1]))
+    epilogue, product = None, -1
+    if step.epilogue is not None:
+        layout_of = argument_layout(step.epilogue.kernel)
+        reads = [i for i, access in enumerate(step.epilogue.kernel.accesses) if not access.writes
+                 and step.epilogue.arguments[layout_of.index(("pointer", i))] == step.c.ref]
+        loads = [i.opcode for i in step.epilogue.kernel.body if i.opcode.startswith("load") and reads and i.params[0] == reads[0]]
+        if len(reads) == 1 and loads == ["load"]:
+            epilogue, product = step.epilogue.kernel, reads[0]
+    gemm = ptx_gemm.choose(form, (step.m, step.n, step.k), (a[0], a[1]), (b[0], b[1]), wide, epilogue, product, prod(step.batch))
+    return gemm, epilogue is not None
+
+
+def product_words(step: GemmStep) -> list[Any]:
+    """The arguments of `ptx_gemm.WORDS`."""
+    sides = []
+    for m in (step.a, step.b, step.c):
+        *batch, row, column = m.strides
+        sides.append((row, column, *(0, 0, *batch)[-2:]))
+    a, b, c = sides
+    inner = step.batch[-1] if step.batch else 1
+    return [step.a.ref, step.b.ref, step.c.ref, step.m, step.n, step.k, *a[:2], *b[:2], *c[:2], max(inner, 1), prod(step.batch),
+            *a[2:], *b[2:], *c[2:]]
+
+
+def product_code(gemm: ptx_gemm.Gemm, architecture: str) -> Code:
+    """The PTX of a product. `Unsupported` when it, or its epilogue, has none."""
+    return _code(gemm, architecture, f"gemm_{gemm.form}", lambda module, name: ptx_gemm.emit_gemm(module, gemm, name))
 
 
 def known_arguments(step: KernelStep, place: Callable[[Ref], tuple[int, int]]) -> list[object]:
@@ -172,8 +213,22 @@ class CudaPlan(CompiledPlan):
             return found
 
     def _emit_gemm(self, builder: executor.PlanBuilder, step: GemmStep) -> None:
-        self._emit_product(builder, step)
-        if step.epilogue is not None:
+        gemm, joined = product_variant(step, self._ref)
+        try:
+            code = product_code(gemm, self.device.architecture)
+        except Unsupported:
+            self._emit_product(builder, step)
+            joined = False
+        else:
+            self.faults = self.faults or code.faults
+            batch = prod(step.batch)
+            if step.m and step.n and batch:
+                arguments = [*(step.epilogue.arguments if joined and step.epilogue else ()), *product_words(step)]
+                where = ptx_gemm.grid(gemm, step.m, step.n, batch)
+                nodes = (step.epilogue.nodes if joined and step.epilogue else ()) or (() if step.node is None else (step.node,))
+                self._put(builder, [self._argument(a) for a in arguments],
+                          Launch(self._function(code), where, (BLOCK, 1, 1), 0, nodes, f"{code.name} grid {where}"))
+        if step.epilogue is not None and not joined:
             self._emit_kernel(builder, step.epilogue)
 
     # -- on the host -------------------------------------------------------------------------------------------------
@@ -384,8 +439,10 @@ def kernel_texts(graph: Graph, architecture: str) -> tuple[dict[str, str], list[
             if isinstance(step, KernelStep):
                 add(step)
             elif isinstance(step, GemmStep):
-                others.append(f"product of {step.dtype.name}")
-                if step.epilogue is not None:
+                gemm, joined = product_variant(step, place)
+                code = product_code(gemm, architecture)
+                texts[code.name] = code.ptx
+                if step.epilogue is not None and not joined:
                     add(step.epilogue)
             elif isinstance(step, LoopStep):
                 walk(step.body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 from treadle.ir.op import Kind, declare
 from treadle.ir.types import tensor_type
 
-declare("to_device", Kind.ELEMENTWISE, "x", "device", type_rule=lambda t, device: tensor_type(t[0].shape, t[0].dtype, device),
-        reference=lambda x, device: x.copy(), scalar="copy", vjp=(lambda b, g, x_type: b.to_device(g, x_type.device),),
+declare("to_device", Kind.COMPOSITE, "x", "device", type_rule=lambda t, device: tensor_type(t[0].shape, t[0].dtype, device),
+        reference=lambda x, device: x.copy(), decompose=lambda b, x, device: b.copy(x),
+        vjp=(lambda b, g, x_type: b.to_device(g, x_type.device),),
         samples=[(((3, 4),), ("cpu",))], onnx="Identity", doc="The same elements on another device.")
