@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 from treadle.codegen import jit
-from treadle.codegen.linalg import print_linalg
 from treadle.ir.graph import Graph
 from treadle.ir.text import print_graph
 from treadle.passes.pipeline import compile_to_program, prepare
@@ -41,10 +40,12 @@ class Inspection:
     @cached_property
     def linalg(self) -> str:
         """The optimized graph in func, linalg, tensor, arith, math and scf: what upstream MLIR tools compile."""
+        from treadle.codegen.linalg import print_linalg  # not needed to run anything
         return print_linalg(self.optimized)
 
     def dynamic_linalg(self, other: "Inspection") -> str:
         """One such function for all sizes in which this and `other`, the same call with other sizes, differ."""
+        from treadle.codegen.linalg import print_linalg  # not needed to run anything
         return print_linalg(self.optimized, other.optimized)
 
     @cached_property
