@@ -24,7 +24,7 @@ EXTREMES = {"cummax": "amax", "cummin": "amin"}
 
 def emit_scan(f: Function, routine: Routine, args: dict[str, Val], low: Val, high: Val, scratch: Val) -> None:
     """The body of a scan routine for the units [low, high)."""
-    scan = _Scan(f, routine, args, scratch)
+    scan = RoutineScan(f, routine, args, scratch)
     rows, columns, end = f.label("rows"), f.label("columns"), f.label("end")
     f.branch_if(f.compare("eq", args["inner"], const("i64", 1)), rows, columns)
     f.start(rows)
@@ -40,7 +40,7 @@ def emit_scan(f: Function, routine: Routine, args: dict[str, Val], low: Val, hig
     f.start(end)
 
 
-class _Scan:
+class RoutineScan:
     """Emits rows and columns; a state is [value] or, for extremes, [value, position]."""
 
     def __init__(self, f: Function, routine: Routine, args: dict[str, Val], scratch: Val) -> None:

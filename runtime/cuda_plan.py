@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from treadle.codegen import executor as layout
-from treadle.codegen import kernel_reference, ptx_emit, ptx_gemm, ptx_mapping
+from treadle.codegen import kernel_reference, ptx_emit, ptx_gemm, ptx_mapping, ptx_routines
 from treadle.codegen.llvm_text import Module
 from treadle.codegen.ptx_mapping import BLOCK, Mapping
 from treadle.codegen.ptx_target import Unsupported, to_ptx
@@ -119,6 +119,11 @@ def product_words(step: GemmStep) -> list[Any]:
 def product_code(gemm: ptx_gemm.Gemm, architecture: str) -> Code:
     """The PTX of a product. `Unsupported` when it, or its epilogue, has none."""
     return _code(gemm, architecture, f"gemm_{gemm.form}", lambda module, name: ptx_gemm.emit_gemm(module, gemm, name))
+
+
+def routine_code(variant: ptx_routines.Variant, architecture: str) -> Code:
+    """The PTX of a routine. `Unsupported` when it has none."""
+    return _code(variant, architecture, variant.routine.family, lambda module, name: ptx_routines.emit_routine(module, variant, name))
 
 
 def known_arguments(step: KernelStep, place: Callable[[Ref], tuple[int, int]]) -> list[object]:
@@ -289,8 +294,22 @@ class CudaPlan(CompiledPlan):
                   HostRun(run, count + len(whole), step.nodes, f"host: kernel, because {why}"))
 
     def _emit_routine(self, builder: executor.PlanBuilder, step: RoutineStep) -> None:
-        if step.outputs:
-            self._emit_node(builder, HostStep(step.node, step.inputs, step.outputs))
+        try:
+            variant, found, room = ptx_routines.launches(step.routine, step.arguments, step.units, step.node.inputs[0].type.numel)
+            code = routine_code(variant, self.device.architecture)
+        except Unsupported:
+            if step.outputs:
+                self._emit_node(builder, HostStep(step.node, step.inputs, step.outputs))
+            return
+        self.faults = self.faults or code.faults
+        winners = 0
+        if room:
+            self._partials.append(self.device.allocate(room))
+            winners = self._partials[-1].ptr
+        for item in found:
+            words = [winners if w == ptx_routines.WINNERS else w for w in item.words]
+            self._put(builder, [*[self._argument(a) for a in step.arguments], *words],
+                      Launch(self._function(code), item.grid, item.block, 0, (step.node,), f"{code.name} grid {item.grid} block {item.block}"))
 
     def _emit_node(self, builder: executor.PlanBuilder, step: HostStep) -> None:
         """An op by its numpy reference."""
@@ -446,6 +465,13 @@ def kernel_texts(graph: Graph, architecture: str) -> tuple[dict[str, str], list[
                     add(step.epilogue)
             elif isinstance(step, LoopStep):
                 walk(step.body)
+            elif isinstance(step, RoutineStep):
+                try:
+                    variant, *_ = ptx_routines.launches(step.routine, step.arguments, step.units, step.node.inputs[0].type.numel)
+                    code = routine_code(variant, architecture)
+                    texts[code.name] = code.ptx
+                except Unsupported as error:
+                    others.append(f"{step.node.op.name if step.node.op else step.routine.family}: {error}")
             else:
                 others.append(step.node.op.name if step.node.op else "input")
     walk(program.steps)
