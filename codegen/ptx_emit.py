@@ -30,7 +30,9 @@ def kernel_function(module: Module, name: str, words: int, threads: int = BLOCK)
     if 8 * words > PARAMETER_BYTES:
         raise Unsupported(f"its {words} arguments do not fit the {PARAMETER_BYTES} bytes of a launch")
     module.many_threads = True
-    return Function(module, name, [Val("ptr", "%args")], linkage="ptx_kernel", attributes=f'nounwind "nvvm.maxntid"="{threads}"',
+    # One block for each multiprocessor suffices: the assembler shall not spill to make room for more.
+    attributes = f'nounwind "nvvm.maxntid"="{threads}" "nvvm.minctasm"="1"'
+    return Function(module, name, [Val("ptr", "%args")], linkage="ptx_kernel", attributes=attributes,
                     param_attributes=f"byval([{words} x i64]) align 8")
 
 

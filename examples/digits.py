@@ -46,7 +46,8 @@ class Net(nn.Module):
 
 def accuracy(model: nn.Module, data: TensorDataset) -> float:
     model.eval()
-    x, y = data.tensors
+    where = next(model.parameters()).device
+    x, y = (t.to(where) for t in data.tensors)
     with torch.no_grad():
         right = (model(x).argmax(1) == y).float().mean().item()
     model.train()
@@ -58,12 +59,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
     train, test = load(args.seed)
     loader = DataLoader(train, batch_size=args.batch_size, shuffle=True, drop_last=True)
-    model = Net()
+    model = Net().to(args.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
     interpreted, compiled = [], []
@@ -71,7 +73,7 @@ def main() -> None:
         total = 0.0
         for x, y in loader:
             before, start = torch.stats()["interpreted_runs"], time.perf_counter()
-            loss = F.cross_entropy(model(x), y)
+            loss = F.cross_entropy(model(x.to(args.device)), y.to(args.device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

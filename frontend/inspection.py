@@ -19,11 +19,15 @@ class Inspection:
     graph: the recorded IR (of the last flush, when the call needed several; all are in `graphs`); optimized: after the
     graph passes; mlir: the graph as text; kernels: kernel IR by name; llvm: their LLVM IR; asm: the host's assembly;
     plan: the launches in order with sizes and memory; html: a page with all of it, for every graph of the call.
+
+    On a CUDA device (`device="cuda"`, which needs none to be there): ptx: PTX by kernel name; sass: what the device executes,
+    where ptxas and nvdisasm are installed; on_host: what would not run on the device.
     """
 
-    def __init__(self, result: Any, graphs: list[Graph]) -> None:
+    def __init__(self, result: Any, graphs: list[Graph], device: str = "cpu") -> None:
         self.result = result
         self.graphs = graphs
+        self.device = device
 
     @property
     def graph(self) -> Graph:
@@ -69,6 +73,33 @@ class Inspection:
         return compiled.print_program(self.program)
 
     @cached_property
+    def _cuda(self) -> tuple[dict[str, str], list[str]]:
+        from treadle.runtime.cuda_plan import kernel_texts
+        from treadle.runtime.placement import without_device
+        if not self.device.startswith("cuda"):
+            raise RuntimeError(f'inspect: there is no PTX for device {self.device!r}; ask for it with inspect(fn, ..., device="cuda")')
+        return kernel_texts(without_device(self.graph), self._architecture)
+
+    @cached_property
+    def _architecture(self) -> str:
+        from treadle import cuda
+        from treadle.codegen.ptx_target import architecture_for
+        return architecture_for(*cuda.get_device_capability()) if cuda.is_available() else "sm_80"
+
+    @property
+    def ptx(self) -> dict[str, str]:
+        return self._cuda[0]
+
+    @property
+    def on_host(self) -> list[str]:
+        return self._cuda[1]
+
+    @cached_property
+    def sass(self) -> dict[str, str]:
+        from treadle.runtime.cuda_tools import disassemble
+        return {name: disassemble(text, self._architecture) for name, text in self.ptx.items()}
+
+    @cached_property
     def html(self) -> str:
         return page("inspect", self.graphs)
 
@@ -95,8 +126,10 @@ def _describe(graph: Graph, times: Sequence[tuple[int, int]]) -> dict[str, Any]:
     return report.describe(dump.title(graph), stages, program, text, jit.assembly(text), times)
 
 
-def inspect(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Inspection:
+def inspect(fn: Callable[..., Any], *args: Any, device: str = "cpu", **kwargs: Any) -> Inspection:
     """Call `fn(*args, **kwargs)` and show what it recorded. What was pending before is computed first.
+
+    device="cuda" shows the same computation on a CUDA device, wherever the arguments are.
 
     Of a compiled function, the function itself is called: a replay would record nothing. RuntimeError when nothing is recorded.
     """
@@ -111,4 +144,4 @@ def inspect(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Inspection:
         engine.observers.remove(seen.append)
     if not seen:
         raise RuntimeError("inspect: the call recorded no operation whose result is kept")
-    return Inspection(result, seen)
+    return Inspection(result, seen, device)

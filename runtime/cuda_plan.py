@@ -143,7 +143,7 @@ def known_arguments(step: KernelStep, place: Callable[[Ref], tuple[int, int]]) -
 class CudaPlan(CompiledPlan):
     """The launches of one graph on one device. `run` may be called from any thread."""
 
-    __slots__ = ("cell", "device", "faults", "items", "labels", "lock", "table")
+    __slots__ = ("device", "faults", "labels", "lock", "rooms", "table")
 
     def __init__(self, program: Program, device: Device, number_types: list[DType]) -> None:
         self.device, self.program, self.number_types = device, program, number_types
@@ -160,11 +160,11 @@ class CudaPlan(CompiledPlan):
         self.faults = False
         self.labels: list[str] = []
         self.lock = threading.Lock()
-        self.cell = device.allocate(executor.ERROR_CELL_BYTES)
-        self.error_address = self.cell.ptr
+        self.rooms: list[int] = []  # bytes of further memory for each run, behind the other buffers
+        self.error_address = 0
         builder = executor.PlanBuilder()
         self._emit(builder, program.steps)
-        self.table = Table(builder, 2 + len(self.places), self.scalar_types)
+        self.table = Table(builder, 2 + len(self.places) + len(self.rooms), self.scalar_types)
 
     # -- building ----------------------------------------------------------------------------------------------------
     def _emit(self, builder: executor.PlanBuilder, steps: list[Step]) -> None:
@@ -199,15 +199,19 @@ class CudaPlan(CompiledPlan):
         self.faults = self.faults or code.faults
         function = self._function(code)
         arguments = [self._argument(a) for a in step.arguments]
-        partials = 0
-        if found[0].parts:
-            self._partials.append(self.device.allocate(ptx_mapping.workspace(step.kernel, step.sizes, found)))
-            partials = self._partials[-1].ptr
+        partials = self._room(ptx_mapping.workspace(step.kernel, step.sizes, found))
         spare = ptx_emit.argument_words(step.kernel) - len(arguments)
         for item in found:
-            words = [item.phase, item.parts, item.length, partials] if spare else []
+            words: list[Any] = [item.phase, item.parts, item.length, partials] if spare else []
             self._put(builder, [*arguments, *words],
                       Launch(function, item.grid, item.block, 0, step.nodes, f"{code.name} grid {item.grid} block {item.block}"))
+
+    def _room(self, nbytes: int) -> executor.Argument:
+        """The address of further memory that every run has of its own."""
+        if not nbytes:
+            return 0
+        self.rooms.append(nbytes)
+        return executor.BufferRef(1 + len(self.places) + len(self.rooms))
 
     def _function(self, code: Code) -> Any:
         with self.device.lock:
@@ -302,14 +306,12 @@ class CudaPlan(CompiledPlan):
                 self._emit_node(builder, HostStep(step.node, step.inputs, step.outputs))
             return
         self.faults = self.faults or code.faults
-        winners = 0
-        if room:
-            self._partials.append(self.device.allocate(room))
-            winners = self._partials[-1].ptr
+        winners = self._room(room)
         for item in found:
-            words = [winners if w == ptx_routines.WINNERS else w for w in item.words]
+            words: list[Any] = [winners if w == ptx_routines.WINNERS else w for w in item.words]
+            label = f"{code.name} grid {item.grid} block {item.block}"
             self._put(builder, [*[self._argument(a) for a in step.arguments], *words],
-                      Launch(self._function(code), item.grid, item.block, 0, (step.node,), f"{code.name} grid {item.grid} block {item.block}"))
+                      Launch(self._function(code), item.grid, item.block, 0, (step.node,), label))
 
     def _emit_node(self, builder: executor.PlanBuilder, step: HostStep) -> None:
         """An op by its numpy reference."""
@@ -339,16 +341,17 @@ class CudaPlan(CompiledPlan):
     def run(self, buffers: Sequence[memory.Buffer], scalars: Sequence[Any]) -> list[Any] | None:
         """Results in the graph's order; None when a kernel found a fault in the data."""
         device = self.device.enter()
-        arena = device.allocate(self.arena)
+        cell, arena = device.allocate(executor.ERROR_CELL_BYTES), device.allocate(self.arena)
         outs = [device.allocate(self.program.buffers[b].nbytes) for b in self.outputs]
-        pointers = [self.error_address, arena.ptr, *[b.ptr for b in buffers], *[b.ptr for b in outs]]
+        rooms = [device.allocate(n) for n in self.rooms]
+        pointers = [b.ptr for b in (cell, arena, *buffers, *outs, *rooms)]
         numbers = [convert(scalars[i]) for i, convert in self.convert]
         with self.lock:
             if self.faults:
-                call("cuMemsetD8Async", self.error_address, 0, executor.ERROR_CELL_BYTES, device.stream())
+                call("cuMemsetD8Async", cell.ptr, 0, executor.ERROR_CELL_BYTES, device.stream())
             if not self.table.run(device, pointers, numbers):
                 return None
-            if self.faults and cuda_memory.read_bytes(device, self.error_address, 8) != bytes(8):
+            if self.faults and cuda_memory.read_bytes(device, cell.ptr, 8) != bytes(8):
                 return None
         return self._results(dict(zip(self.outputs, outs, strict=True)), buffers)
 
