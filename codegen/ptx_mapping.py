@@ -24,6 +24,7 @@ BLOCK = 256
 MAX_BLOCKS = 8192          # of a grid: threads walk on from there
 VECTOR_BYTES = 16
 MOST_WORK = 64
+SQUARE = 16                # threads side by side where reads and writes run along different axes
 SHORT_ROW, WARP_ROW = 16, 1024
 ENOUGH_THREADS, ENOUGH_ROWS, MOST_PARTS = 1 << 15, 256, 256
 COLUMN_PART, ROW_PART = 32, 8192
@@ -31,13 +32,15 @@ COLUMN_PART, ROW_PART = 32, 8192
 
 class Mapping(NamedTuple):
     """A variant of a kernel's code. lane: the axis spread over neighbouring threads (-1: none). width: neighbours a thread takes
-    together, in accesses of up to 16 bytes when `wide`. tail: the lane axis may end within a group of neighbours."""
+    together, in accesses of up to 16 bytes when `wide`. tail: the lane axis may end within a group of neighbours. rows: an axis along
+    which a load is contiguous that is strided along the lanes: blocks are squares of both."""
 
     kind: str
     lane: int
     width: int = 1
     wide: bool = False
     tail: bool = False
+    rows: int = -1
 
 
 class Launch(NamedTuple):
@@ -52,7 +55,8 @@ class Launch(NamedTuple):
 
 def nest(kernel: Kernel, mapping: Mapping) -> Loops:
     """The loop nest of a variant: `outer` are the parallel axes without the lane axis, `folds` the reduce axes without it."""
-    parallel = tuple(a for a, axis in enumerate(kernel.axes) if axis.kind == PARALLEL and a != mapping.lane)
+    parallel = tuple(a for a, axis in enumerate(kernel.axes) if axis.kind == PARALLEL and a not in (mapping.lane, mapping.rows))
+    parallel += (mapping.rows,) if mapping.rows >= 0 else ()
     folds = tuple(a for a, axis in enumerate(kernel.axes) if axis.kind == REDUCE and a != mapping.lane)
     return Loops(mapping.lane, mapping.lane >= 0 and kernel.axes[mapping.lane].kind == REDUCE, parallel, folds, -1, 0)
 
@@ -64,6 +68,9 @@ def choose(kernel: Kernel, sizes: Sequence[int], arguments: Sequence[object]) ->
     folded = [a for a, axis in enumerate(kernel.axes) if axis.kind == REDUCE]
     lane = loops(kernel).lane
     if not folded:
+        rows = loops(kernel).rows
+        if rows >= 0 and sizes[rows] >= SQUARE and sizes[lane] >= SQUARE:
+            return Mapping(MAP, lane, rows=rows)
         width, tail = _width(kernel, sizes, arguments, lane)
         return Mapping(MAP, lane, width, width > 1, tail)
     reduced = prod(sizes[a] for a in folded)
@@ -111,6 +118,8 @@ def _aligned(kernel: Kernel, access: int, width: int, given: dict) -> bool:
     place = given["pointer", access]
     if not (isinstance(place, tuple) and all(o % size == 0 for o in place)):
         return False
+    if kernel.accesses[access].strides.count(UNIT) > 1:
+        return False  # the windows of an unfold
     strides = [given["stride", access, a] for a, c in enumerate(kernel.accesses[access].strides) if c == RUNTIME]
     strides += [given["slot", i.params[2]] for i in kernel.body if i.opcode == "load_at" and i.params[0] == access]
     return all(isinstance(s, int) and s % width == 0 for s in strides)
@@ -123,7 +132,7 @@ def launches(kernel: Kernel, sizes: tuple[int, ...], mapping: Mapping) -> list[L
     rows = prod(sizes[a] for a in loop_nest.outer)
     if mapping.kind == MAP:
         across = 1 if mapping.lane < 0 else -(-sizes[mapping.lane] // mapping.width)
-        return [Launch(*_spread(across, rows, 1))] if across * rows else []
+        return [Launch(*_spread(across, rows, 1, mapping.rows >= 0))] if across * rows else []
     columns = 1 if loop_nest.lane_folds else sizes[mapping.lane]
     if rows * columns == 0:
         return []
@@ -138,9 +147,9 @@ def launches(kernel: Kernel, sizes: tuple[int, ...], mapping: Mapping) -> list[L
     return found
 
 
-def _spread(across: int, rows: int, parts: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def _spread(across: int, rows: int, parts: int, square: bool = False) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Threads over two dimensions of points, neighbours first."""
-    x = min(BLOCK, max(8, 1 << max(across - 1, 0).bit_length()))
+    x = SQUARE if square else min(BLOCK, max(8, 1 << max(across - 1, 0).bit_length()))
     y = BLOCK // x if rows > 1 else 1
     blocks = min(-(-across // x), MAX_BLOCKS)
     return (blocks, min(-(-rows // y), max(1, MAX_BLOCKS // blocks)), parts), (x, y, 1)

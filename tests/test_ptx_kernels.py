@@ -82,6 +82,19 @@ def test_neighbours_move_together() -> None:
     assert not check(kernel, (64,), operands).wide  # nothing is aligned
 
 
+def test_windows_are_not_read_together() -> None:
+    kernel = Kernel((P, P), (reads(UNIT, UNIT), writes(RUNTIME, UNIT)), (), 0, (load(0),), ((1, 0),))
+    x = np.arange(40, dtype=np.float32)
+    assert not check(kernel, (6, 8), [Operand(x, 0, (1, 1)), Operand(np.zeros(48, np.float32), 0, (8, 1))]).wide
+
+
+def test_transposes_in_squares() -> None:
+    kernel = Kernel((P, P), (reads(UNIT, RUNTIME), writes(RUNTIME, UNIT)), (), 0, (load(0),), ((1, 0),))
+    assert check(kernel, (50, 70)).rows == 0
+    deep = Kernel((P, P, P), (reads(RUNTIME, UNIT, RUNTIME), writes(RUNTIME, RUNTIME, UNIT)), (), 0, (load(0),), ((1, 0),))
+    assert check(deep, (3, 20, 17)).rows == 1
+
+
 @pytest.mark.parametrize("kernel", REDUCE_KERNELS, ids=lambda k: f"{k.body[1].params[0]}-{k.body[0].dtype}")
 def test_reduces(kernel: Kernel) -> None:
     for sizes in ((5, 40), (3, 7), (2, 2500), (70, 33)):
