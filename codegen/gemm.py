@@ -10,7 +10,7 @@ import functools
 
 from treadle.codegen.gemm_amx import emit_amx
 from treadle.codegen.gemm_int8 import int8_text
-from treadle.codegen.gemm_micro import ZERO, Tile, ceil_div, emit_micro_kernels, product_tile
+from treadle.codegen.gemm_micro import CACHE_LINE, ZERO, Tile, ceil_div, emit_micro_kernels, product_tile
 from treadle.codegen.gemm_pack import emit_pack
 from treadle.codegen.gemm_plan import Word
 from treadle.codegen.gemm_small import GROUP, emit_small_kernels
@@ -19,7 +19,14 @@ from treadle.codegen.llvm_text import Function, Module, Val, const
 from treadle.codegen.target import Target, host
 
 # Columns of C finished before the epilogue sees them: few enough to be in the second-level cache still.
-EPILOGUE_COLUMNS = 256
+# These columns of B are in the second-level cache too, beside the block of A.
+GROUP_COLUMNS = 256
+# Panels of A that walk through a group together: few enough that their rows of C are found without page table walks.
+BLOCK_PANELS = 6
+# So many panels of A read strips of B in place; for more of them the first one leaves them packed, unless B lies well.
+IN_PLACE_PANELS = 2
+# B's rows of a block cover at most so many bytes then, which the tables of pages reach.
+IN_PLACE_BYTES = 1 << 20
 
 # Every body computes rows x columns of C at (row, column) of batch element `batch`; pointers are to the tile's corner.
 BODY_PARAMETERS = [
@@ -34,7 +41,7 @@ def gemm_text(target: Target, dtype: str) -> str:
         return int8_text(target)
     module = Module()
     tile = product_tile(target, dtype)
-    emit_micro_kernels(module, tile)
+    emit_micro_kernels(module, tile, copying=True)
     emit_pack(module, tile)
     emit_small_kernels(module, tile)
     _emit_epilogue(module)
@@ -117,30 +124,25 @@ def _emit_epilogue(module: Module) -> None:
 
 # -- blocked: packed panels and register tiles -----------------------------------------------------------------------
 def _emit_blocked(module: Module, tile: Tile) -> None:
-    """Blocks of N, K, M from the outside in: B's block stays in the last cache, A's in the second, a panel of B in the first."""
+    """Blocks of K, then of M: A's block stays in the second-level cache while strips of B go past it."""
     f = Function(module, f"blocked_body_{tile.suffix}", BODY_PARAMETERS, linkage="internal")
     args, a, b, c, rows, columns, row, column, batch, scratch = BODY_PARAMETERS
     k = _arg(f, Word.K)
     depth = ceil_div(f, k, f.smax(ceil_div(f, k, tile.depth), const("i64", 1)))
     height = ceil_div(f, rows, ceil_div(f, rows, tile.height))
     _emit_macro(module, tile)
-    with f.loop(ZERO, columns, tile.width) as block:
-        width = f.smin(const("i64", tile.width), f.sub(columns, block.index))
-        here = f.add(column, block.index)
-        b_block = f.gep(b, f.mul(block.index, _arg(f, Word.B_COLUMN)), tile.scalar)
-        c_block = f.gep(c, block.index, tile.scalar)
-        with f.if_(f.compare("eq", k, ZERO)):
-            _fill_zeros(f, tile, c_block, rows, width)
-            _call(f, "epilogue", args, row, rows, here, width, batch)
-        with f.loop(ZERO, k, f.smax(depth, const("i64", 1))) as deep:
-            steps = f.smin(depth, f.sub(k, deep.index))
-            b_panel, b_row = _prepare_b(f, tile, b_block, deep.index, steps, width, scratch)
-            with f.loop(ZERO, rows, height) as high:
-                lines = f.smin(height, f.sub(rows, high.index))
-                a_place = f.add(f.mul(high.index, _arg(f, Word.A_ROW)), f.mul(deep.index, _arg(f, Word.A_COLUMN)))
-                c_place = f.mul(high.index, _arg(f, Word.C_ROW))
-                _call(f, f"macro_{tile.suffix}", args, f.gep(a, a_place, tile.scalar), b_panel, b_row,
-                      f.gep(c_block, c_place, tile.scalar), lines, width, f.add(row, high.index), here, batch, deep.index, steps, scratch)
+    with f.if_(f.compare("eq", k, ZERO)):
+        _fill_zeros(f, tile, c, rows, columns)
+        _call(f, "epilogue", args, row, rows, column, columns, batch)
+    with f.loop(ZERO, k, f.smax(depth, const("i64", 1))) as deep:
+        steps = f.smin(depth, f.sub(k, deep.index))
+        b_place = f.gep(b, f.mul(deep.index, _arg(f, Word.B_ROW)), tile.scalar)
+        with f.loop(ZERO, rows, height) as high:
+            lines = f.smin(height, f.sub(rows, high.index))
+            a_place = f.add(f.mul(high.index, _arg(f, Word.A_ROW)), f.mul(deep.index, _arg(f, Word.A_COLUMN)))
+            c_place = f.mul(high.index, _arg(f, Word.C_ROW))
+            _call(f, f"macro_{tile.suffix}", args, f.gep(a, a_place, tile.scalar), b_place, f.gep(c, c_place, tile.scalar), lines,
+                  columns, f.add(row, high.index), column, batch, deep.index, steps, scratch)
     f.line("ret void")
     f.finish()
 
@@ -152,59 +154,83 @@ def _fill_zeros(f: Function, tile: Tile, c: Val, rows: Val, columns: Val) -> Non
         f.line(f"call void @llvm.memset.p0.i64({start}, i8 0, {f.mul(columns, tile.align)}, i1 false)")
 
 
-def _prepare_b(f: Function, tile: Tile, b: Val, k: Val, steps: Val, width: Val, scratch: Val) -> tuple[Val, Val]:
-    """Pack the block of B, unless it is read in place. Returns its address and row stride (0: packed)."""
-    source = f.gep(b, f.mul(k, _arg(f, Word.B_ROW)), tile.scalar)
-    packed = f.gep(scratch, tile.packed_a_bytes, "i8")
-    wanted = f.compare("ne", _arg(f, Word.PACK_B), ZERO)
-    with f.if_(wanted):
-        strides = _arg(f, Word.B_COLUMN), _arg(f, Word.B_ROW)
-        _call(f, f"pack_b_{tile.suffix}", width, const("i64", tile.columns), steps, source, *strides, packed)
-    return f.select(wanted, packed, source), f.select(wanted, ZERO, _arg(f, Word.B_ROW))
-
-
 MACRO_PARAMETERS = [
-    Val("ptr", "%args"), Val("ptr", "%a"), Val("ptr", "%b"), Val("i64", "%b_row"), Val("ptr", "%c"), Val("i64", "%rows"),
-    Val("i64", "%columns"), Val("i64", "%row"), Val("i64", "%column"), Val("i64", "%batch"), Val("i64", "%first"),
-    Val("i64", "%steps"), Val("ptr", "%scratch"),
+    Val("ptr", "%args"), Val("ptr", "%a"), Val("ptr", "%b"), Val("ptr", "%c"), Val("i64", "%rows"), Val("i64", "%columns"),
+    Val("i64", "%row"), Val("i64", "%column"), Val("i64", "%batch"), Val("i64", "%first"), Val("i64", "%steps"), Val("ptr", "%scratch"),
 ]
 
 
 def _emit_macro(module: Module, tile: Tile) -> None:
-    """Pack a block of A, multiply it by the block of B, and run the epilogue when this was the last of K."""
+    """Pack a block of A, multiply it by the strips of B, and run the epilogue when this was the last of K."""
     f = Function(module, f"macro_{tile.suffix}", MACRO_PARAMETERS, linkage="internal", attributes="nounwind noinline")
-    args, a, b, b_row, c, rows, columns, row, column, batch, first, steps, scratch = MACRO_PARAMETERS
-    height = ceil_div(f, rows, ceil_div(f, rows, tile.rows))
-    panel_size = f.mul(steps, tile.pack)
+    args, a, b, _, rows, columns, row, column, batch, first, steps, scratch = MACRO_PARAMETERS
+    packs = f.compare("ne", _arg(f, Word.PACK_B), ZERO)
+    resting = _reads_in_place(f, tile, b, rows, steps)
+    no = Val("i1", "false")
+    copies, in_place = f.select(packs, no, f.select(resting, no, Val("i1", "true"))), f.select(packs, no, resting)
+    height = f.select(copies, const("i64", tile.rows), ceil_div(f, rows, ceil_div(f, rows, tile.rows)))
+    panel_size, strip_size = f.mul(steps, tile.pack), f.mul(steps, tile.columns)
+    packed = f.gep(scratch, tile.packed_a_bytes, "i8")
     _call(f, f"pack_a_{tile.suffix}", rows, height, steps, a, _arg(f, Word.A_ROW), _arg(f, Word.A_COLUMN), scratch)
     final = f.compare("sge", f.add(first, steps), _arg(f, Word.K))
-    packed = f.compare("eq", b_row, ZERO)
-    stride = f.select(packed, const("i64", tile.columns), b_row)
-    ahead = f.select(packed, f.mul(steps, tile.columns), const("i64", tile.columns))
-    with f.loop(ZERO, columns, EPILOGUE_COLUMNS) as group:
-        end = f.smin(columns, f.add(group.index, EPILOGUE_COLUMNS))
-        with f.loop(group.index, end, tile.columns) as strip:
-            source = f.gep(b, f.mul(strip.index, f.select(packed, steps, const("i64", 1))), tile.scalar)
-            width = f.smin(const("i64", tile.columns), f.sub(end, strip.index))
-            with f.loop(ZERO, rows, height) as panel:
-                place = f.mul(f.binary("udiv", panel.index, height), panel_size)
-                target = f.gep(c, f.add(f.mul(panel.index, _arg(f, Word.C_ROW)), strip.index), tile.scalar)
-                _register_tile(f, tile, f.smin(height, f.sub(rows, panel.index)), width,
-                               [steps, f.gep(scratch, place, tile.scalar), source, stride, target], ahead)
+    block = f.mul(height, BLOCK_PANELS)
+    with f.loop(ZERO, columns, GROUP_COLUMNS) as group:
+        end = f.smin(columns, f.add(group.index, GROUP_COLUMNS))
+        source = f.gep(b, f.mul(group.index, _arg(f, Word.B_COLUMN)), tile.scalar)
+        with f.if_(packs):
+            strides = _arg(f, Word.B_COLUMN), _arg(f, Word.B_ROW)
+            _call(f, f"pack_b_{tile.suffix}", f.sub(end, group.index), const("i64", tile.columns), steps, source, *strides, packed)
+        with f.loop(ZERO, rows, block, [scratch]) as high:
+            fresh = f.select(f.compare("eq", high.index, ZERO), copies, Val("i1", "false"))
+            bounds = high.index, f.smin(rows, f.add(high.index, block)), height
+            with f.loop(group.index, end, tile.columns, [source, packed]) as strip:
+                width = f.smin(const("i64", tile.columns), f.sub(end, strip.index))
+                _strip(f, tile, bounds, high.values[0], [*strip.values, f.select(copies, fresh, in_place)], strip.index, width, fresh)
+                strip.next([f.gep(strip.values[0], tile.columns, tile.scalar), f.gep(strip.values[1], strip_size, tile.scalar)])
+            high.next([f.gep(high.values[0], f.mul(panel_size, BLOCK_PANELS), tile.scalar)])
         with f.if_(final):
             _call(f, "epilogue", args, row, rows, f.add(column, group.index), f.sub(end, group.index), batch)
     f.line("ret void")
     f.finish()
 
 
-def _register_tile(f: Function, tile: Tile, rows: Val, width: Val, operands: list[Val], ahead: Val) -> None:
-    """Call the micro-kernel of this many rows and columns; tiles without masks finish edges in a copy."""
+def _reads_in_place(f: Function, tile: Tile, b: Val, rows: Val, steps: Val) -> Val:
+    """Whether each panel reads strips of B where they are: few panels, or vectors of B within cache lines near each other."""
+    row_bytes = f.mul(_arg(f, Word.B_ROW), tile.align)
+    place = f.binary("or", f.op(f"ptrtoint {b} to i64", "i64"), row_bytes)
+    straight = f.compare("eq", f.binary("and", place, const("i64", CACHE_LINE - 1)), ZERO)
+    near = f.compare("sle", f.mul(row_bytes, steps), const("i64", IN_PLACE_BYTES))
+    few = f.compare("sle", rows, const("i64", IN_PLACE_PANELS * tile.rows))
+    return f.binary("or", few, f.binary("and", straight, near))
+
+
+def _strip(f: Function, tile: Tile, bounds: tuple[Val, Val, Val], a: Val, b: list[Val], column: Val, width: Val, fresh: Val) -> None:
+    """Some packed panels of A times one strip of B: in place, packed, or (`fresh`) packed by the first panel for the others.
+
+    `b`: the strip's address in place and packed, and whether the first panel reads it in place.
+    """
+    steps, c = Val("i64", "%steps"), Val("ptr", "%c")
+    low, high, height = bounds
+    source, packed, in_place = b
+    fixed = const("i64", tile.columns)
+    start = [f.select(in_place, source, packed), f.select(in_place, _arg(f, Word.B_ROW), fixed)]
+    ahead = f.select(in_place, fixed, f.mul(steps, tile.columns))
+    with f.loop(low, high, height, [*start, f.cast("zext", fresh, "i64"), a]) as panel:
+        place, stride, extra, lines_of_a = panel.values
+        target = f.gep(c, f.add(f.mul(panel.index, _arg(f, Word.C_ROW)), column), tile.scalar)
+        lines = f.smin(height, f.sub(high, panel.index))
+        _register_tile(f, tile, lines, f.add(lines, extra), width, [steps, lines_of_a, place, stride, target], [ahead, packed])
+        panel.next([f.select(fresh, packed, place), f.select(fresh, fixed, stride), ZERO, f.gep(lines_of_a, f.mul(steps, tile.pack), tile.scalar)])
+
+
+def _register_tile(f: Function, tile: Tile, rows: Val, kind: Val, width: Val, operands: list[Val], soon: list[Val]) -> None:
+    """Call the micro-kernel in row `kind` of the table; tiles without masks finish edges in a copy."""
     c_row = _arg(f, Word.C_ROW)
     again = f.compare("ne", Val("i64", "%first"), ZERO)
     vectors = ceil_div(f, width, tile.lanes) if tile.masked else const("i64", tile.vectors)
-    index = f.add(f.mul(rows, tile.vectors + 1), vectors)
+    index = f.add(f.mul(kind, tile.vectors + 1), vectors)
     kernel = f.load(f.gep(Val("ptr", f"@micro_{tile.suffix}"), index, "ptr"), "ptr")
-    direct = f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, again, ahead]))})"
+    direct = f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, again, *soon]))})"
     if tile.masked:
         f.line(direct)
         return
@@ -214,18 +240,18 @@ def _register_tile(f: Function, tile: Tile, rows: Val, width: Val, operands: lis
     f.line(direct)
     f.branch(done)
     f.start(edge)
-    _edge_tile(f, tile, kernel, rows, width, operands, again, ahead)
+    _edge_tile(f, tile, kernel, rows, width, operands, again, soon)
     f.branch(done)
     f.start(done)
 
 
-def _edge_tile(f: Function, tile: Tile, kernel: Val, rows: Val, width: Val, operands: list[Val], again: Val, ahead: Val) -> None:
+def _edge_tile(f: Function, tile: Tile, kernel: Val, rows: Val, width: Val, operands: list[Val], again: Val, soon: list[Val]) -> None:
     """Compute the whole tile into a copy and add its valid elements to C (or store them, the first time)."""
     target, c_row = operands[-1], _arg(f, Word.C_ROW)
     copy = Val("ptr", f.fresh("copy"))
     f.allocas.append(f"  {copy.name} = alloca [{tile.rows * tile.columns} x {tile.scalar}], align 64")
     fixed = const("i64", tile.columns), width, Val("i1", "false")
-    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands[:-1], copy, *fixed, ahead]))})")
+    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands[:-1], copy, *fixed, *soon]))})")
     with f.loop(ZERO, rows) as line:
         source = f.gep(copy, f.mul(line.index, tile.columns), tile.scalar)
         to = f.gep(target, f.mul(line.index, c_row), tile.scalar)

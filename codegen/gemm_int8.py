@@ -83,14 +83,14 @@ def _tile(f: Function, tile: Tile, rows: Val, width: Val, a: Val, b: Val, c: Val
     vectors = ceil_div(f, width, tile.lanes) if tile.masked else const("i64", tile.vectors)
     kernel = f.load(f.gep(Val("ptr", f"@micro_{tile.suffix}"), f.add(f.mul(rows, tile.vectors + 1), vectors), "ptr"), "ptr")
     again, b_row = Val("i1", "false"), const("i64", INT8_PANEL)
-    ahead = f.mul(k, INT8_PANEL)
+    ahead = f.mul(k, INT8_PANEL), Val("ptr", "null")
     if tile.masked:
-        f.line(f"call void {kernel.name}({', '.join(map(str, [k, a, b, b_row, c, c_row, width, again, ahead]))})")
+        f.line(f"call void {kernel.name}({', '.join(map(str, [k, a, b, b_row, c, c_row, width, again, *ahead]))})")
         return
     copy = Val("ptr", f.fresh("copy"))
     f.allocas.append(f"  {copy.name} = alloca [{tile.rows * tile.columns} x {tile.scalar}], align 64")
     fixed = const("i64", tile.columns)
-    f.line(f"call void {kernel.name}({', '.join(map(str, [k, a, b, b_row, copy, fixed, width, again, ahead]))})")
+    f.line(f"call void {kernel.name}({', '.join(map(str, [k, a, b, b_row, copy, fixed, width, again, *ahead]))})")
     with f.loop(ZERO, rows) as line:
         source, to = f.gep(copy, f.mul(line.index, tile.columns), tile.scalar), f.gep(c, f.mul(line.index, c_row), tile.scalar)
         with f.loop(ZERO, width) as element:

@@ -13,7 +13,6 @@ from treadle.codegen.target import Target
 ZERO = const("i64", 0)
 UNROLL = 4
 CACHE_LINE = 64
-CACHE_LINE = 64
 
 
 _PRODUCTS = {"bf16": "bfloat16", "dpbf16ps": "bfloat16", "u8s8": "int8", "vpdpbusd": "int8", "usdot": "int8"}
@@ -23,8 +22,8 @@ _PRODUCTS = {"bf16": "bfloat16", "dpbf16ps": "bfloat16", "u8s8": "int8", "vpdpbu
 class Tile:
     """Shapes of one CPU's kernels for one scalar type.
 
-    `rows x vectors` is the register tile, `pack` the row count of a packed panel of A; `depth`, `height` and `width` are
-    the blocks of K, M and N that stay in the caches. `masked`: edges are done with vector masks, otherwise in a copy.
+    `rows x vectors` is the register tile, `pack` the row count of a packed panel of A; `depth` and `height` are the blocks
+    of K and M that stay in the caches. `masked`: edges are done with vector masks, otherwise in a copy.
     """
 
     scalar: str
@@ -35,8 +34,7 @@ class Tile:
     fused: bool
     product: str = ""  # how words are multiplied: "" as numbers, else a name of `_WORDS`
     depth: int = 384
-    height: int = 84
-    width: int = 4096
+    height: int = 1036
 
     @property
     def vector(self) -> str:
@@ -191,18 +189,19 @@ def masked_store(f: Function, tile: Tile, value: Val, ptr: Val, mask: Val) -> No
 # -- the micro-kernel ------------------------------------------------------------------------------------------------
 MICRO_PARAMETERS = [
     Val("i64", "%k"), Val("ptr", "%a"), Val("ptr", "%b"), Val("i64", "%b_row"), Val("ptr", "%c"), Val("i64", "%c_row"),
-    Val("i64", "%columns"), Val("i1", "%again"), Val("i64", "%ahead"),
+    Val("i64", "%columns"), Val("i1", "%again"), Val("i64", "%ahead"), Val("ptr", "%to"),
 ]
 
 
-def emit_micro_kernels(module: Module, tile: Tile) -> None:
+def emit_micro_kernels(module: Module, tile: Tile, copying: bool = False) -> None:
     """All micro-kernels of a tile, and the table `micro_<type>[rows * (vectors + 1) + vectors]` of their addresses.
 
     C[i, j] = sum over k of A[i, k] B[k, j], added to what is there when `again`. `columns` (1 to all) counts for masked
-    tiles only; the others compute whole tiles.
+    tiles only; the others compute whole tiles. Rows of B are fetched `ahead` elements after the ones in use.
+    `copying`: the kernels after those of `tile.rows` rows are the same, but also leave the rows of B packed at `to`.
     """
     table = []
-    for rows in range(tile.rows + 1):
+    for rows in range(tile.rows + 1 + copying):
         for vectors in range(tile.vectors + 1):
             wanted = rows and (vectors if tile.masked else vectors == tile.vectors)
             table.append(f"ptr @{_emit_micro_kernel(module, tile, rows, vectors)}" if wanted else "ptr null")
@@ -211,30 +210,39 @@ def emit_micro_kernels(module: Module, tile: Tile) -> None:
 
 def _emit_micro_kernel(module: Module, tile: Tile, rows: int, vectors: int) -> str:
     name = f"micro_{tile.suffix}_{rows}x{vectors}"
+    copies, rows = rows > tile.rows, min(rows, tile.rows)
     f = Function(module, name, MICRO_PARAMETERS, linkage="internal", attributes="nounwind noinline")
-    k, a, b, b_row, c, _, columns, _, ahead = MICRO_PARAMETERS
+    k, a, b, b_row, c, _, columns, _, ahead, to = MICRO_PARAMETERS
     mask = lane_mask(f, tile.lanes, f.sub(columns, tile.lanes * (vectors - 1))) if tile.masked else None
     zero = Val(tile.vector, "zeroinitializer")
     state = [zero] * (rows * vectors)
     whole = f.mul(f.binary("udiv", k, const("i64", UNROLL)), UNROLL)
-    carried = [*state, a, b, c, f.gep(b, ahead, tile.scalar)]
+    carried = [*state, a, b, c, f.gep(b, ahead, tile.scalar), to]
     for low, high, unroll in ((ZERO, whole, UNROLL), (whole, k, 1)):
         with f.loop(low, high, unroll, carried) as loop:
-            state, a, b, line, next_b = loop.values[:-4], *loop.values[-4:]
+            state, (a, b, line, next_b, to) = loop.values[:-5], loop.values[-5:]
             if unroll > 1:
                 line = _prefetch_result(f, tile, line, f.compare("slt", loop.index, const("i64", UNROLL * (rows - 1))), vectors)
             for u in range(unroll):
                 row = _load_row(f, tile, b, vectors, mask)
+                if copies:
+                    _store_row(f, tile, row, f.gep(to, u * tile.columns, tile.scalar))
                 state = _rank_one(f, tile, state, f.gep(a, u * tile.pack, tile.scalar), row, rows)
                 b = f.gep(b, b_row, tile.scalar)
                 _prefetch(f, tile, next_b, vectors, 0, 2)
                 next_b = f.gep(next_b, b_row, tile.scalar)
-            loop.next([*state, f.gep(a, unroll * tile.pack, tile.scalar), b, line, next_b])
+            to = f.gep(to, unroll * tile.columns, tile.scalar) if copies else to
+            loop.next([*state, f.gep(a, unroll * tile.pack, tile.scalar), b, line, next_b, to])
         carried = loop.values
-    _store_tile(f, tile, carried[:-4], rows, vectors, mask)
+    _store_tile(f, tile, carried[:-5], rows, vectors, mask)
     f.line("ret void")
     f.finish()
     return name
+
+
+def _store_row(f: Function, tile: Tile, row: list[Val], to: Val) -> None:
+    for v, value in enumerate(row):
+        f.store(value, f.gep(to, v * tile.lanes, tile.scalar), tile.align)
 
 
 def _prefetch_result(f: Function, tile: Tile, line: Val, more: Val, vectors: int) -> Val:

@@ -88,9 +88,10 @@ THREAD_WORK = 100_000
 DOT_ROWS = 16
 # Elements of A that dot products may copy to scratch memory to have them along K.
 DOT_COPY = 1 << 20
-# B that is contiguous along N is read in place by few rows, or when this much of it stays in the second-level cache.
+# B that is contiguous along N is packed in long runs when it is larger than this, and for more than a few rows; otherwise
+# it is read in place, and copied strip by strip while it is first used.
 IN_PLACE_ROWS = 40
-IN_PLACE_BYTES = 2 << 20
+IN_PLACE_BYTES = 8 << 20
 
 
 def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layout, batch: Sequence[int] = (), threads: int = 1) -> GemmStep:
