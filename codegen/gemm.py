@@ -220,7 +220,8 @@ def _strip(f: Function, tile: Tile, bounds: tuple[Val, Val, Val], a: Val, b: lis
         target = f.gep(c, f.add(f.mul(panel.index, _arg(f, Word.C_ROW)), column), tile.scalar)
         lines = f.smin(height, f.sub(high, panel.index))
         _register_tile(f, tile, lines, f.add(lines, extra), width, [steps, lines_of_a, place, stride, target], [ahead, packed])
-        panel.next([f.select(fresh, packed, place), f.select(fresh, fixed, stride), ZERO, f.gep(lines_of_a, f.mul(steps, tile.pack), tile.scalar)])
+        next_a = f.gep(lines_of_a, f.mul(steps, tile.pack), tile.scalar)
+        panel.next([f.select(fresh, packed, place), f.select(fresh, fixed, stride), ZERO, next_a])
 
 
 def _register_tile(f: Function, tile: Tile, rows: Val, kind: Val, width: Val, operands: list[Val], soon: list[Val]) -> None:

@@ -26,6 +26,7 @@ from treadle.version import __version__
 # isort: split
 from treadle import autograd
 from treadle import tensor as _tensor_module
+from treadle.convolution import *
 from treadle.creation import *
 from treadle.creation import tensor
 from treadle.device import device

@@ -13,8 +13,8 @@ from treadle.runtime.recorder import STATE
 from treadle.tensor import Tensor, apply
 
 # PyTorch's lists (aten/src/ATen/autocast_mode.h) by the names of the op table: what they name there and is not here is made of these.
-_LOWER = ("matmul", "linear", "linear_bias", "addmm", "rnn_layer", "lstm_layer", "gru_layer", "conv1d", "conv2d", "conv3d",
-          "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution", "scaled_dot_product_attention")
+_LOWER = ("matmul", "linear", "linear_bias", "addmm", "rnn_layer", "lstm_layer", "gru_layer", "convolution", "convolution_input",
+          "scaled_dot_product_attention")
 _LOSSES = ("bce", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "nll_loss", "cross_entropy", "cross_entropy_prob")
 _LINALG = ("cholesky", "det", "eigh", "inverse", "lstsq", "matrix_exp", "qr", "slogdet", "solve", "solve_triangular", "svd")
 _CUDA_FLOAT32 = ("acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh", "tan",

@@ -31,6 +31,7 @@ from treadle.nn.activation import (
 )
 from treadle.nn.attention import MultiheadAttention
 from treadle.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
+from treadle.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Fold, Unfold
 from treadle.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
 from treadle.nn.embedding import Embedding
 from treadle.nn.flatten import Flatten, Unflatten
@@ -75,6 +76,12 @@ __all__ = [
     "BCEWithLogitsLoss",
     "Bilinear",
     "Buffer",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",
@@ -84,6 +91,7 @@ __all__ = [
     "Dropout3d",
     "Embedding",
     "Flatten",
+    "Fold",
     "GRUCell",
     "GaussianNLLLoss",
     "Hardshrink",
@@ -142,6 +150,7 @@ __all__ = [
     "TransformerEncoderLayer",
     "TripletMarginLoss",
     "Unflatten",
+    "Unfold",
     "functional",
     "init",
     "utils",

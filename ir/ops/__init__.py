@@ -3,6 +3,7 @@ from treadle.ir.ops import (
     activation,
     composite,
     control,
+    convolution,
     create,
     elementwise,
     indexing,

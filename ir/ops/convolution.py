@@ -1,0 +1,288 @@
+"""Convolutions over any number of spatial axes, and their two gradients, which are closed under differentiation.
+
+x is [N, C, *S], w is [O, C / groups, *K], the result [N, O, *P]. The general way is a matrix product with the windows of x (im2col:
+Chellapilla et al., 2006); with one channel a group (depthwise) it is a sum over the taps of the kernel, which fuses to one loop.
+"""
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from treadle.ir.op import Kind, declare
+from treadle.ir.ops.common import in_float32, need_float, zeros
+from treadle.ir.ops.matmul import transposed
+from treadle.ir.types import Shape, TensorType
+
+Types = tuple[TensorType, ...]
+Ints = tuple[int, ...]
+
+
+# -- types ---------------------------------------------------------------------------------------------------------------------------
+def _check(types: Types, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> None:
+    """What the arguments of all three ops must fulfil; RuntimeError."""
+    need_float("convolution", *types)
+    if types[0].dtype is not types[1].dtype:
+        raise RuntimeError(f"convolution: Input type ({types[0].dtype.name}) and weight type ({types[1].dtype.name}) should be the same")
+    if any(s <= 0 for s in stride):
+        raise RuntimeError(f"convolution: non-positive stride is not supported, got {list(stride)}")
+    if any(p < 0 for p in padding):
+        raise RuntimeError(f"convolution: negative padding is not supported, got {list(padding)}")
+    if any(d <= 0 for d in dilation):
+        raise RuntimeError(f"convolution: dilation should be greater than zero, got {list(dilation)}")
+    if groups <= 0:
+        raise RuntimeError(f"convolution: non-positive groups is not supported, got {groups}")
+
+
+def _check_weight(w: Shape, groups: int) -> None:
+    if w[0] < groups or w[0] % groups:
+        raise RuntimeError(f"convolution: Given groups={groups}, expected weight to be at least {groups} at dimension 0 and divisible by "
+                           f"{groups}, but got weight of size {list(w)} instead")
+
+
+def _extent(kernel: Ints, dilation: Ints) -> Ints:
+    """How many elements a dilated kernel spans."""
+    return tuple([d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)])
+
+
+def _convolution_type(types: Types, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> TensorType:
+    x, w = types
+    _check(types, stride, padding, dilation, groups)
+    _check_weight(w.shape, groups)
+    if x.shape[1] != w.shape[1] * groups:
+        raise RuntimeError(f"convolution: Given groups={groups}, weight of size {list(w.shape)}, expected input{list(x.shape)} to have "
+                           f"{w.shape[1] * groups} channels, but got {x.shape[1]} channels instead")
+    padded = [n + 2 * p for n, p in zip(x.shape[2:], padding, strict=True)]
+    span = _extent(w.shape[2:], dilation)
+    if any(n < k for n, k in zip(padded, span, strict=True)):
+        raise RuntimeError(f"convolution: Calculated padded input size per channel: ({_by(padded)}). Kernel size: ({_by(span)}). "
+                           "Kernel size can't be greater than actual input size")
+    return x.with_((x.shape[0], w.shape[0], *[(n - k) // s + 1 for n, k, s in zip(padded, span, stride, strict=True)]))
+
+
+def _by(sizes: Any) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _input_type(types: Types, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> TensorType:
+    g, w = types
+    _check(types, stride, padding, dilation, groups)
+    _check_weight(w.shape, groups)
+    if g.shape[1] != w.shape[0]:
+        raise RuntimeError(f"conv_transpose: Given transposed=1, weight of size {list(w.shape)}, expected input{list(g.shape)} to have "
+                           f"{w.shape[0]} channels, but got {g.shape[1]} channels instead")
+    return g.with_(shape)
+
+
+def _weight_type(types: Types, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> TensorType:
+    _check(types, stride, padding, dilation, groups)
+    return types[0].with_(shape)
+
+
+# -- windows -------------------------------------------------------------------------------------------------------------------------
+def _padded(b: Any, x: Any, low: Ints, high: Ints) -> Any:
+    """x with zeros around its spatial axes; negative widths crop."""
+    shape, ones = x.type.shape, (1,) * x.type.ndim
+    if any(p < 0 for p in (*low, *high)):
+        starts = (0, 0, *[max(0, -p) for p in low])
+        stops = (*shape[:2], *[n - max(0, -p) for n, p in zip(shape[2:], high, strict=True)])
+        x = b.slice(x, starts, stops, ones)
+    if any(p > 0 for p in (*low, *high)):
+        x = b.pad(x, 0.0, (0, 0, *[max(0, p) for p in low]), (0, 0, *[max(0, p) for p in high]))
+    return x
+
+
+def _strides(shape: Shape) -> Ints:
+    return tuple([math.prod(shape[i + 1:]) for i in range(len(shape))])
+
+
+def _taps(kernel: Ints) -> Iterator[Ints]:
+    return itertools.product(*[range(k) for k in kernel])
+
+
+def _tap_of(b: Any, xp: Any, tap: Ints, out: Ints, stride: Ints, dilation: Ints) -> Any:
+    """The elements of padded x under one tap of the kernel: [N, C, *out]."""
+    starts = [t * d for t, d in zip(tap, dilation, strict=True)]
+    stops = [lo + (n - 1) * s + 1 if n else lo for lo, n, s in zip(starts, out, stride, strict=True)]
+    return b.slice(xp, (0, 0, *starts), (*xp.type.shape[:2], *stops), (1, 1, *stride))
+
+
+def _weight_of(b: Any, w: Any, tap: Ints, shape: Shape) -> Any:
+    """The weights of one tap, reshaped."""
+    at = b.slice(w, (0, 0, *tap), (*w.type.shape[:2], *[t + 1 for t in tap]), (1,) * w.type.ndim)
+    return b.reshape(at, shape)
+
+
+# -- the three products --------------------------------------------------------------------------------------------------------------
+def _forward(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int) -> Any:
+    """The convolution of x, which has its padding already."""
+    (n, c), (o, depth), kernel = xp.type.shape[:2], w.type.shape[:2], w.type.shape[2:]
+    if depth == 1 and groups > 1:
+        return _depthwise(b, xp, w, out, stride, dilation, groups)
+    strides = _strides(xp.type.shape)
+    steps = [s * d for s, d in zip(strides[2:], dilation, strict=True)] + [s * t for s, t in zip(strides[2:], stride, strict=True)]
+    windows = b.as_strided(xp, (n, c, *kernel, *out), (*strides[:2], *steps), 0)
+    rows, places = depth * math.prod(kernel), math.prod(out)
+    if groups == 1:
+        y = b.matmul(b.reshape(w, (o, rows)), b.reshape(windows, (n, rows, places)))
+    else:
+        y = b.matmul(b.reshape(w, (groups, o // groups, rows)), b.reshape(windows, (n, groups, rows, places)))
+    return b.reshape(y, (n, o, *out))
+
+
+def _depthwise_sum(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int) -> Any:
+    n, o = xp.type.shape[0], w.type.shape[0]
+    flat, total = (1,) * len(out), None
+    for tap in _taps(w.type.shape[2:]):
+        x = b.reshape(_tap_of(b, xp, tap, out, stride, dilation), (n, groups, 1, *out))
+        part = b.mul(x, _weight_of(b, w, tap, (1, groups, o // groups, *flat)))
+        total = part if total is None else b.add(total, part)
+    return b.reshape(total, (n, o, *out))
+
+
+_depthwise = in_float32(_depthwise_sum)
+
+
+def _convolution(b: Any, x: Any, w: Any, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
+    span = _extent(w.type.shape[2:], dilation)
+    out = tuple([(n + 2 * p - k) // s + 1 for n, p, k, s in zip(x.type.shape[2:], padding, span, stride, strict=True)])
+    if 0 in (x.type.numel, w.type.numel):
+        return zeros(b, x.type.with_((x.type.shape[0], w.type.shape[0], *out)))
+    return _forward(b, _padded(b, x, padding, padding), w, out, stride, dilation, groups)
+
+
+def _input(b: Any, g: Any, w: Any, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
+    """At stride 1 the convolution of g with the kernel turned round; else each window is added where it came from."""
+    if 0 in (g.type.numel, w.type.numel) or 0 in shape:
+        return zeros(b, g.type.with_(shape))
+    span = _extent(w.type.shape[2:], dilation)
+    low = tuple([k - 1 - p for k, p in zip(span, padding, strict=True)])
+    if any(s > 1 for s in stride):
+        return _spread(b, g, w, shape, stride, padding, dilation, groups)
+    high = tuple([n + k - 1 - m - lo for n, k, m, lo in zip(shape[2:], span, g.type.shape[2:], low, strict=True)])
+    return _forward(b, _padded(b, g, low, high), _turned(b, w, groups), shape[2:], stride, dilation, groups)
+
+
+def _turned(b: Any, w: Any, groups: int) -> Any:
+    """[O, C / groups, *K] -> [C, O / groups, *K], the kernel's axes reversed."""
+    o, depth, *kernel = w.type.shape
+    axes = tuple(range(3, 3 + len(kernel)))
+    swapped = b.permute(b.reshape(w, (groups, o // groups, depth, *kernel)), (0, 2, 1, *axes))
+    turned = b.flip(swapped, axes) if math.prod(kernel) > 1 else swapped
+    return b.reshape(turned, (groups * depth, o // groups, *kernel))
+
+
+def _spread_sum(b: Any, g: Any, w: Any, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
+    n, c = shape[:2]
+    (o, depth), kernel, out = w.type.shape[:2], w.type.shape[2:], g.type.shape[2:]
+    alone = depth == 1 and o == groups
+    columns = None if alone else _columns(b, g, w, groups)
+    total = None
+    for i, tap in enumerate(_taps(kernel)):
+        if alone:
+            part = b.mul(g, _weight_of(b, w, tap, (1, c, *(1,) * len(out))))
+        else:
+            part = b.slice(columns, (0, 0, i, 0), (n, c, i + 1, math.prod(out)), (1, 1, 1, 1))
+        low = tuple([t * d - p for t, d, p in zip(tap, dilation, padding, strict=True)])
+        placed = _place(b, b.reshape(part, (n, c, *out)), stride, low, shape[2:])
+        total = placed if total is None else b.add(total, placed)
+    return total
+
+
+_spread = in_float32(_spread_sum)
+
+
+def _columns(b: Any, g: Any, w: Any, groups: int) -> Any:
+    """What every place of g gives to every tap of its window: [N, C, taps, places]."""
+    (n, o), places = g.type.shape[:2], math.prod(g.type.shape[2:])
+    depth, taps = w.type.shape[1], math.prod(w.type.shape[2:])
+    weights = transposed(b, b.reshape(w, (groups, o // groups, depth * taps)))
+    return b.reshape(b.matmul(weights, b.reshape(g, (n, groups, o // groups, places))), (n, groups * depth, taps, places))
+
+
+def _place(b: Any, part: Any, stride: Ints, low: Ints, sizes: Ints) -> Any:
+    """Element i of every spatial axis at i * stride + low of an axis of the given size; zeros elsewhere."""
+    (n, c), out = part.type.shape[:2], part.type.shape[2:]
+    apart = b.reshape(part, (n, c, *[x for m in out for x in (m, 1)]))
+    apart = b.pad(apart, 0.0, (0,) * apart.type.ndim, (0, 0, *[x for s in stride for x in (0, s - 1)]))
+    wide = b.reshape(apart, (n, c, *[m * s for m, s in zip(out, stride, strict=True)]))
+    high = tuple([size - lo - m for size, lo, m in zip(sizes, low, wide.type.shape[2:], strict=True)])
+    return _padded(b, wide, low, high)
+
+
+def _weight(b: Any, x: Any, g: Any, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
+    if 0 in (x.type.numel, g.type.numel) or 0 in shape:
+        return zeros(b, x.type.with_(shape))
+    xp = _padded(b, x, padding, padding)
+    (n, o), out, kernel, depth = g.type.shape[:2], g.type.shape[2:], shape[2:], shape[1]
+    if depth == 1 and groups > 1:
+        return _depthwise_weight(b, xp, g, shape, stride, dilation, groups)
+    strides = _strides(xp.type.shape)
+    steps = [s * d for s, d in zip(strides[2:], dilation, strict=True)], [s * t for s, t in zip(strides[2:], stride, strict=True)]
+    windows = b.as_strided(xp, (groups * depth, *kernel, n, *out), (strides[1], *steps[0], strides[0], *steps[1]), 0)
+    places = n * math.prod(out)
+    windows = b.reshape(windows, (groups, depth * math.prod(kernel), places))
+    given = b.reshape(b.permute(b.reshape(g, (n, o, math.prod(out))), (1, 0, 2)), (groups, o // groups, places))
+    return b.reshape(b.matmul(given, transposed(b, windows)), shape)
+
+
+def _depthwise_weight_sum(b: Any, xp: Any, g: Any, shape: Shape, stride: Ints, dilation: Ints, groups: int) -> Any:
+    n, out, copies = g.type.shape[0], g.type.shape[2:], shape[0] // groups
+    given = b.reshape(g, (n, groups, copies, *out))
+    parts = []
+    for tap in _taps(shape[2:]):
+        x = b.reshape(_tap_of(b, xp, tap, out, stride, dilation), (n, groups, 1, *out))
+        total = b.sum(b.mul(x, given), (0, *range(3, 3 + len(out))), False, None)
+        parts.append(b.reshape(total, (shape[0], 1)))
+    return b.reshape(b.cat(*parts, dim=1) if len(parts) > 1 else parts[0], shape)
+
+
+_depthwise_weight = in_float32(_depthwise_weight_sum)
+
+
+def _like(b: Any, x: Any, w: Any, like: TensorType, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
+    """The convolution, without the places that `like` does not have: an output padding may leave room for more."""
+    y = b.convolution(x, w, stride, padding, dilation, groups)
+    return y if y.type.shape == like.shape else b.slice(y, (0,) * like.ndim, like.shape, (1,) * like.ndim)
+
+
+_ATTRS = "stride padding dilation groups"
+_GRADIENT_ATTRS = f"shape {_ATTRS}"
+
+
+def _samples() -> Iterator[tuple[Shape, Shape, Any]]:
+    """(x, w, attributes): strides, padding, dilation, groups, depthwise, one and three axes."""
+    yield (2, 3, 7), (4, 3, 3), ((2,), (1,), (1,), 1)
+    yield (2, 4, 5, 6), (6, 2, 3, 2), ((1, 1), (1, 0), (1, 2), 2)
+    yield (1, 3, 6, 5), (6, 1, 3, 3), ((2, 1), (1, 1), (1, 1), 3)
+    yield (2, 2, 5, 5), (3, 2, 2, 2), ((2, 2), (0, 1), (1, 1), 1)
+    yield (1, 2, 3, 3), (3, 2, 1, 1), ((1, 1), (0, 0), (1, 1), 1)
+    yield (1, 2, 3, 4, 3), (2, 2, 2, 2, 2), ((1, 2, 1), (0, 1, 0), (1, 1, 1), 1)
+
+
+def _result_shape(x: Shape, w: Shape, attrs: Any) -> Shape:
+    stride, padding, dilation, _ = attrs
+    return (x[0], w[0], *[(n + 2 * p - d * (k - 1) - 1) // s + 1
+                          for n, p, d, k, s in zip(x[2:], padding, dilation, w[2:], stride, strict=True)])
+
+
+declare("convolution", Kind.COMPOSITE, "x w", _ATTRS, type_rule=_convolution_type, decompose=_convolution, onnx="Conv",
+        vjp=(lambda b, g, w, x_type, stride, padding, dilation, groups:
+             b.convolution_input(g, w, x_type.shape, stride, padding, dilation, groups),
+             lambda b, g, x, w_type, stride, padding, dilation, groups:
+             b.convolution_weight(x, g, w_type.shape, stride, padding, dilation, groups)),
+        samples=[((x, w), attrs) for x, w, attrs in _samples()],
+        doc="Cross-correlation of x [N, C, *S] with w [O, C / groups, *K]; padding is with zeros on both sides.")
+declare("convolution_input", Kind.COMPOSITE, "y w", _GRADIENT_ATTRS, type_rule=_input_type, decompose=_input,
+        vjp=(lambda b, g, w, y_type, stride, padding, dilation, groups: _like(b, g, w, y_type, stride, padding, dilation, groups),
+             lambda b, g, y, w_type, stride, padding, dilation, groups:
+             b.convolution_weight(g, y, w_type.shape, stride, padding, dilation, groups)),
+        samples=[((_result_shape(x, w, attrs), w), (x, *attrs)) for x, w, attrs in _samples()],
+        onnx="ConvTranspose", doc="The gradient of a convolution by its input of the given shape: the transposed convolution of y.")
+declare("convolution_weight", Kind.COMPOSITE, "x y", _GRADIENT_ATTRS, type_rule=_weight_type, decompose=_weight,
+        vjp=(lambda b, g, y, x_type, stride, padding, dilation, groups:
+             b.convolution_input(y, g, x_type.shape, stride, padding, dilation, groups),
+             lambda b, g, x, y_type, stride, padding, dilation, groups: _like(b, x, g, y_type, stride, padding, dilation, groups)),
+        samples=[((x, _result_shape(x, w, attrs)), (w, *attrs)) for x, w, attrs in _samples()],
+        doc="The gradient of a convolution by its weight of the given shape, given that of its result.")
