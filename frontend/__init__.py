@@ -29,7 +29,7 @@ from treadle import tensor as _tensor_module
 from treadle.convolution import *
 from treadle.creation import *
 from treadle.creation import tensor
-from treadle.device import device
+from treadle.device import device, get_default_device, set_default_device
 from treadle.functions import *
 from treadle.gathering import *
 from treadle.grad_mode import (
@@ -86,7 +86,8 @@ newaxis = None
 
 
 # Imported when first used, so that they cost nothing before.
-_LAZY = ("ao", "backends", "distributions", "func", "profiler", "quantization", "testing")
+_LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "func", "hub", "jit", "mps", "multiprocessing", "onnx",
+         "profiler", "quantization", "serialization", "testing", "version", "xpu")
 
 
 def __getattr__(name: str) -> Any:
@@ -96,4 +97,7 @@ def __getattr__(name: str) -> Any:
     if name in ("qint8", "quint8"):
         from treadle.quantization import config
         return getattr(config, name)
+    if name.startswith("_foreach_"):
+        from treadle.foreach import foreach
+        return foreach(name.removeprefix("_foreach_"))
     raise AttributeError(f"module 'treadle' has no attribute {name!r}")

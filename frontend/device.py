@@ -42,10 +42,28 @@ class device:
         return device, (self.type, self.index)
 
 
+_default: device | None = None  # None: the CPU
+
+
+def get_default_device() -> device:
+    """Where tensors are made when nothing is said."""
+    return _default or device("cpu")
+
+
+def set_default_device(where: Any) -> None:
+    """Make new tensors on `where` (None: the CPU) from now on. RuntimeError when this process cannot use it."""
+    global _default
+    found = None if where is None else device(where)
+    device_name(found)
+    _default = None if found is None or found.type == "cpu" else found
+
+
 def device_name(where: Any) -> str:
     """The IR's name of a device argument (None: the default). RuntimeError when this process cannot use it."""
     if where is None:
-        return "cpu"
+        if _default is None:
+            return "cpu"
+        where = _default
     found = where if isinstance(where, device) else device(where)
     if found.type == "cuda":
         from treadle.runtime import cuda_driver

@@ -30,6 +30,21 @@ globals().update({name: _OldClass(name, (), {"dtype": dtype, "__doc__": f"Makes 
                   for name, dtype in NAMES.items()})
 
 
+class _OldCudaClass(_OldClass):
+    """The same, of tensors on a CUDA device."""
+
+    def __instancecheck__(cls, x: object) -> bool:
+        return super().__instancecheck__(x) and isinstance(x, Tensor) and x.is_cuda
+
+    def __call__(cls, *args: Any) -> Tensor:
+        return super().__call__(*args).to("cuda")
+
+
+def on_cuda(name: str) -> Any:
+    """`treadle.cuda.FloatTensor` and its like. Making one needs a device."""
+    return _OldCudaClass(name, (), {"dtype": NAMES[name], "__doc__": f"Makes CUDA tensors of {NAMES[name]!r}: from sizes, or from data."})
+
+
 class memory_format:
     """How PyTorch would lay out axes in memory. Treadle chooses layouts itself: accepted everywhere, of no effect."""
 

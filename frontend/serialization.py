@@ -15,9 +15,9 @@ from typing import IO, Any
 import treadle
 from treadle import safetensors_format, torch_format
 from treadle.tensor import Tensor
-from treadle.torch_pickle import add_safe_globals, clear_safe_globals, get_safe_globals
+from treadle.torch_pickle import add_safe_globals, clear_safe_globals, get_safe_globals, safe_globals
 
-__all__ = ["add_safe_globals", "clear_safe_globals", "get_safe_globals", "load", "save"]
+__all__ = ["add_safe_globals", "clear_safe_globals", "get_safe_globals", "load", "safe_globals", "save"]
 
 Place = str | os.PathLike[str] | IO[bytes]
 

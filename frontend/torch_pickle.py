@@ -59,6 +59,21 @@ def clear_safe_globals() -> None:
 # Writing
 
 
+class safe_globals:
+    """`with safe_globals([Class]):` allows the classes inside only."""
+
+    def __init__(self, safe_globals: list[Any]) -> None:
+        self.added = safe_globals
+
+    def __enter__(self) -> None:
+        self.before = get_safe_globals()
+        add_safe_globals(self.added)
+
+    def __exit__(self, *exc: Any) -> None:
+        clear_safe_globals()
+        add_safe_globals(self.before)
+
+
 class _Global:
     """Stands for `module.name` in a pickle, which need not be importable here."""
 

@@ -1,4 +1,6 @@
 """`treadle.nn`: modules, layers and losses with PyTorch's names."""
+from typing import Any as _Any
+
 from treadle.nn import functional, init, utils
 from treadle.nn.activation import (
     CELU,
@@ -58,6 +60,7 @@ from treadle.nn.loss import (
 )
 from treadle.nn.module import Module
 from treadle.nn.normalization import LayerNorm, RMSNorm
+from treadle.nn.parallel import DataParallel
 from treadle.nn.parameter import Buffer, Parameter
 from treadle.nn.rnn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNBase, RNNCell, RNNCellBase
 from treadle.nn.transformer import Transformer, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer
@@ -85,6 +88,7 @@ __all__ = [
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",
+    "DataParallel",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -155,3 +159,10 @@ __all__ = [
     "init",
     "utils",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "modules":
+        import importlib
+        return importlib.import_module("treadle.nn.modules")
+    raise AttributeError(f"module 'treadle.nn' has no attribute {name!r}")

@@ -1,7 +1,10 @@
-"""MultiheadAttention ("Attention Is All You Need", Vaswani et al., 2017)."""
+"""MultiheadAttention ("Attention Is All You Need", Vaswani et al., 2017), and PyTorch's choice of attention kernels."""
 from __future__ import annotations
 
+import contextlib
+import enum
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import treadle
@@ -11,6 +14,26 @@ from treadle.nn.linear import Linear
 from treadle.nn.module import Module
 from treadle.nn.parameter import Parameter
 from treadle.tensor import Tensor
+
+
+class SDPBackend(enum.IntEnum):
+    """Names of PyTorch's attention kernels. Treadle has one way of its own, the plain formula, fused."""
+
+    ERROR = -1
+    MATH = 0
+    FLASH_ATTENTION = 1
+    EFFICIENT_ATTENTION = 2
+    CUDNN_ATTENTION = 3
+    OVERRIDEABLE = 4
+
+
+@contextlib.contextmanager
+def sdpa_kernel(backends: Any, set_priority: bool = False) -> Iterator[None]:
+    """Accepts one SDPBackend or a list of them, of no effect: there is one way to compute attention."""
+    chosen = [backends] if isinstance(backends, SDPBackend) else list(backends)
+    if not chosen or not all(isinstance(b, SDPBackend) for b in chosen):
+        raise AssertionError(f"sdpa_kernel: expected an SDPBackend or a list of them, got {backends!r}")
+    yield
 
 
 class NonDynamicallyQuantizableLinear(Linear):

@@ -310,4 +310,15 @@ def __getattr__(name: str) -> Any:
     if name == "OutOfMemoryError":
         from treadle.runtime.cuda_driver import OutOfMemoryError
         return OutOfMemoryError
+    if name == "amp":
+        import importlib
+        return importlib.import_module("treadle.cuda.amp")
+    from treadle import legacy
+    if name in legacy.NAMES:
+        return legacy.on_cuda(name)
     raise AttributeError(f"module 'treadle.cuda' has no attribute {name!r}")
+
+
+def is_bf16_supported(including_emulation: bool = True) -> bool:
+    """Whether the current device has bfloat16 products (compute capability 8.0 or later); False without a device."""
+    return is_available() and get_device_capability() >= (8, 0)

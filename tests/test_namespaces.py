@@ -1,0 +1,213 @@
+"""Namespaces of PyTorch programs: distributed in one process, jit, hub, foreach functions, trees, import paths."""
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections import OrderedDict, namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import treadle
+from treadle import distributed as dist
+from treadle import hub, jit, nn
+from treadle.utils import _pytree
+
+
+@pytest.fixture
+def world() -> Any:
+    dist.init_process_group("gloo", rank=0, world_size=1)
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def test_a_group_has_to_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dist.is_available() and not dist.is_initialized() and dist.group.WORLD is None
+    for call in (dist.get_rank, dist.get_world_size, dist.barrier, dist.destroy_process_group):
+        with pytest.raises(ValueError, match="Default process group has not been initialized"):
+            call()
+    with pytest.raises(NotImplementedError, match="4 processes were asked for"):
+        dist.init_process_group("nccl", world_size=4, rank=0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(NotImplementedError, match="one process only"):
+        dist.init_process_group()
+
+
+def test_collectives_of_one(world: Any) -> None:
+    assert (dist.get_rank(), dist.get_world_size(), dist.get_backend()) == (0, 1, "gloo")
+    x, parts, joined = treadle.arange(4.0), [treadle.zeros(4)], treadle.zeros(1, 4)
+    dist.all_reduce(x, op=dist.ReduceOp.AVG)
+    dist.broadcast(x, src=0)
+    dist.all_gather(parts, x)
+    dist.all_gather_into_tensor(joined, x)
+    assert x.tolist() == parts[0].tolist() == joined[0].tolist() == [0, 1, 2, 3]
+    work = dist.all_reduce(x, async_op=True)
+    assert work is not None and work.wait() and work.is_completed()
+    found: list[Any] = [None]
+    given = {"a": [1]}
+    dist.all_gather_object(found, given)
+    assert found == [given] and found[0] is not given
+    with pytest.raises(ValueError, match="rank 3 is not in the group"):
+        dist.broadcast(x, src=3)
+    with pytest.raises(ValueError, match="to have one element, for one process, got 2"):
+        dist.all_gather([x, x], x)
+    with pytest.raises(ValueError, match="no other process"):
+        dist.send(x, 1)
+    assert dist.new_group([]) is dist.GroupMember.NON_GROUP_MEMBER and dist.new_group([0]).size() == 1
+    with pytest.raises(ValueError, match="twice"):
+        dist.init_process_group()
+
+
+def test_data_parallel_wrappers(world: Any) -> None:
+    net = nn.Linear(3, 2)
+    x = treadle.ones(4, 3)
+    wrapped = nn.parallel.DistributedDataParallel(net, device_ids=None, find_unused_parameters=True)
+    with wrapped.no_sync():
+        wrapped(x).sum().backward()
+    assert wrapped.module is net and net.bias.grad.tolist() == [4.0, 4.0]
+    state = dict(wrapped.state_dict())
+    assert list(state) == ["module.weight", "module.bias"]
+    treadle.nn.modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
+    net.load_state_dict(state)
+    assert nn.DataParallel(net)(x).tolist() == net(x).tolist()
+    with pytest.raises(RuntimeError, match="doesn't have any parameter that requires a gradient"):
+        nn.parallel.DistributedDataParallel(nn.ReLU())
+    with pytest.raises(NotImplementedError, match="one device"):
+        nn.DataParallel(net, device_ids=[0, 1])
+
+
+def test_jit() -> None:
+    @jit.script
+    def f(x: Any) -> Any:
+        return x * 2 + 1
+
+    class Net(jit.ScriptModule):
+        @jit.script_method
+        def forward(self, x: Any) -> Any:
+            return self.helper(x) if not jit.is_scripting() else x
+
+        @jit.ignore(drop=True)
+        def helper(self, x: Any) -> Any:
+            return x + 1
+
+        @jit.unused
+        def never(self) -> None: ...
+
+    assert f(treadle.ones(2)).tolist() == [3, 3]
+    net = jit.trace(Net(), treadle.ones(1))
+    assert isinstance(net, Net) and net(treadle.ones(2)).tolist() == [2, 2] and not jit.is_tracing()
+    with pytest.raises(NotImplementedError, match="no TorchScript"):
+        jit.save(net, "x.pt")
+    with pytest.raises(NotImplementedError, match="ONNX"):
+        treadle.onnx.export(net, (treadle.ones(1),), "x.onnx")
+
+
+def test_hub_downloads_once_and_checks(tmp_path: Path) -> None:
+    source = tmp_path / "weights.pth"
+    treadle.save({"w": treadle.arange(3)}, source)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    source = source.rename(tmp_path / f"weights-{digest[:8]}.pth")
+    state = hub.load_state_dict_from_url(source.as_uri(), str(tmp_path / "kept"), check_hash=True, progress=False)
+    assert state["w"].tolist() == [0, 1, 2]
+    url = source.as_uri()
+    source.unlink()
+    assert hub.load_state_dict_from_url(url, str(tmp_path / "kept"))["w"].tolist() == [0, 1, 2]
+    other = tmp_path / "other"
+    other.write_bytes(b"x")
+    with pytest.raises(RuntimeError, match=r'invalid hash value \(expected "00"'):
+        hub.download_url_to_file(other.as_uri(), tmp_path / "target", "00", progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "other"]
+
+
+def test_accelerators_that_are_not_there() -> None:
+    assert not treadle.xpu.is_available() and treadle.mps.device_count() == 0
+    assert treadle.version.cuda is None and treadle.version.hip is None
+    assert treadle.get_default_device() == treadle.device("cpu")
+    assert (treadle.accelerator.current_accelerator() is None) is not treadle.cuda.is_available()
+    assert isinstance(treadle.cuda.is_bf16_supported(), bool) and not isinstance(treadle.ones(1), treadle.cuda.FloatTensor)
+    from treadle.cuda.amp import GradScaler, autocast
+    with autocast(enabled=False):
+        assert GradScaler(enabled=False).scale(2.0) == 2.0
+
+
+def test_foreach() -> None:
+    xs = [treadle.ones(2), treadle.full((3,), 2.0)]
+    treadle._foreach_mul_(xs, 3.0)
+    treadle._foreach_add_(xs, [treadle.ones(2), treadle.zeros(3)], alpha=2)
+    assert [x.tolist() for x in xs] == [[5, 5], [6, 6, 6]]
+    assert [x.item() for x in treadle._foreach_norm(xs)] == pytest.approx([50**0.5, 108**0.5])
+    treadle._foreach_lerp_(xs, [treadle.zeros(2), treadle.zeros(3)], 0.5)
+    treadle._foreach_addcdiv_(xs, xs, [treadle.ones(2), treadle.ones(3)], [1.0, 2.0])
+    assert [x.tolist() for x in xs] == [[5, 5], [9, 9, 9]]
+    treadle._foreach_maximum_(xs, [treadle.full((2,), 6.0), treadle.zeros(3)])
+    assert [x.tolist() for x in xs] == [[6, 6], [9, 9, 9]]
+    treadle._foreach_zero_(xs)
+    assert sum(x.sum().item() for x in xs) == 0
+    with pytest.raises(RuntimeError, match="same number of tensors, got 2 and 1"):
+        treadle._foreach_add(xs, [xs[0]])
+    with pytest.raises(AttributeError):
+        treadle._foreach_nothing  # noqa: B018
+
+
+def test_trees() -> None:
+    Pair = namedtuple("Pair", "a b")
+    tree = {"x": [1, (2, None)], "y": Pair(3, OrderedDict(z=4))}
+    leaves, spec = _pytree.tree_flatten(tree)
+    assert leaves == [1, 2, None, 3, 4] and _pytree.tree_unflatten(leaves, spec) == tree and spec.num_leaves == 5
+    assert _pytree.tree_map(lambda a, b: (a, b), [1, 2], [3, 4]) == [(1, 3), (2, 4)]
+    assert _pytree.tree_map_only(int, lambda x: -x, [1, "a"]) == [-1, "a"] and _pytree.tree_any(lambda x: x == 4, tree)
+    with pytest.raises(ValueError, match="holds 5 items"):
+        _pytree.tree_unflatten([1], spec)
+    with pytest.raises(ValueError, match="same structure"):
+        _pytree.tree_map(max, [1], (1,))
+
+
+def test_import_paths() -> None:
+    from treadle.nn.attention import SDPBackend, sdpa_kernel
+    from treadle.nn.modules.loss import _Loss
+    from treadle.nn.modules.module import _IncompatibleKeys
+    from treadle.nn.modules.utils import _pair
+    from treadle.utils.hooks import RemovableHandle
+    assert issubclass(nn.MSELoss, _Loss) and _pair(3) == (3, 3) and _pair([1, 2]) == (1, 2)
+    assert treadle.nn.modules.linear.Linear is nn.Linear and _IncompatibleKeys([], []).missing_keys == []
+    assert isinstance(nn.ReLU().register_forward_hook(print), RemovableHandle)
+    with sdpa_kernel([SDPBackend.MATH, SDPBackend.FLASH_ATTENTION]):
+        pass
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        treadle.nn.modules.loss.nothing  # noqa: B018
+
+
+def test_safe_globals(tmp_path: Path) -> None:
+    before = treadle.serialization.get_safe_globals()
+    with treadle.serialization.safe_globals([Path]):
+        assert Path in treadle.serialization.get_safe_globals()
+    assert treadle.serialization.get_safe_globals() == before
+
+
+def test_spawn(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("""
+import treadle as torch
+import treadle.multiprocessing as mp
+
+def work(rank, folder, x):
+    if rank == 1 and x is None:
+        raise KeyError("lost")
+    if x is not None:
+        torch.save(x + rank, f"{folder}/{rank}.pt")
+
+if __name__ == "__main__":
+    import sys
+    mp.spawn(work, (sys.argv[1], torch.ones(2)), nprocs=2)
+    try:
+        mp.spawn(work, (sys.argv[1], None), nprocs=2)
+    except mp.ProcessRaisedException as e:
+        print("KeyError: 'lost'" in str(e), e.error_index)
+""")
+    done = subprocess.run([sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "True 1\n", done.stderr
+    np.testing.assert_array_equal(treadle.load(tmp_path / "1.pt").numpy(), [2, 2])
