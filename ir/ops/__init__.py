@@ -13,6 +13,7 @@ from treadle.ir.ops import (
     normalization,
     optimizer,
     placement,
+    pooling,
     quantized,
     recurrent,
     reduce,

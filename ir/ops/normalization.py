@@ -153,3 +153,72 @@ for _name, (_forward, _backward, _most, _doc) in _NORMS.items():
             onnx="LayerNormalization" if _name == "layer_norm" else "")
     declare(f"{_name}_backward", Kind.COMPOSITE, "g x eps affine*", "ndims", type_rule=_backward_type, decompose=_backward,
             samples=[((s[0][0], *s[0]), s[1]) for s in _samples if math.prod(s[0][0])])
+
+
+# -- channels (axis 1) ---------------------------------------------------------------------------------------------------------
+def per_channel(b: Any, v: Any, ndim: int) -> Any:
+    """A value of shape (C,) as (1, C, 1, ...), to broadcast against a value of `ndim` axes."""
+    return b.reshape(v, (1, v.type.numel) + (1,) * (ndim - 2))
+
+
+def _channel_type(name: str, values: int) -> Any:
+    def type_rule(types: Types, *attrs: Any) -> TensorType:
+        x, vectors = types[0], (*types[1:1 + values], *types[2 + values:])
+        need_float(name, x)
+        if x.ndim < 2:
+            raise RuntimeError(f"{name}: Expected at least 2 dimensions for input tensor but received {x.ndim} (shape {list(x.shape)})")
+        names = (*("running_mean", "running_var")[:values], "weight", "bias")
+        for what, t in zip(names, vectors, strict=False):
+            if t.shape != (x.shape[1],):
+                raise RuntimeError(f"{name}: {what} should contain {x.shape[1]} elements not {t.numel} (shape {list(t.shape)}, "
+                                   f"input {list(x.shape)})")
+            if t.dtype is not x.dtype and t.dtype is not dtypes.float32:
+                raise RuntimeError(f"{name}: expected {what} of dtype {x.dtype.name} like the input, but got {t.dtype.name}")
+        if attrs and (attrs[0] < 1 or x.shape[1] % attrs[0]):
+            raise RuntimeError(f"Expected number of channels in input to be divisible by num_groups, but got input of shape "
+                               f"{list(x.shape)} and num_groups={attrs[0]}")
+        return x
+    return type_rule
+
+
+def _channel_affine(b: Any, y: Any, affine: Any, dtype: Any) -> Any:
+    return _scaled(b, y, tuple([per_channel(b, v, len(y.type.shape)) for v in affine]), dtype)
+
+
+def _batch_norm(b: Any, x: Any, eps: Any, *affine: Any) -> Any:
+    dims = tuple([d for d in range(len(x.type.shape)) if d != 1])
+    return _channel_affine(b, b.normalize(_wide(b, x), eps, dims), affine, x.type.dtype)
+
+
+def _group_norm(b: Any, x: Any, eps: Any, *rest: Any) -> Any:
+    *affine, groups = rest
+    shape = x.type.shape
+    rows = b.reshape(_wide(b, x), (shape[0], groups, math.prod(shape[1:]) // groups))
+    return _channel_affine(b, b.reshape(b.normalize(rows, eps, (2,)), shape), affine, x.type.dtype)
+
+
+def _batch_norm_inference(b: Any, x: Any, mean: Any, var: Any, eps: Any, *affine: Any) -> Any:
+    scale = b.rsqrt(b.add(_wide(b, var), eps))
+    if affine:
+        scale = b.mul(scale, affine[0])
+    shift = b.neg(b.mul(mean, scale))
+    if len(affine) > 1:
+        shift = b.add(shift, affine[1])
+    ndim = len(x.type.shape)
+    y = b.add(b.mul(_wide(b, x), per_channel(b, scale, ndim)), per_channel(b, shift, ndim))
+    return _cast_like(b, y, x)
+
+
+_CHANNELS: list[Any] = [((4, 3), 0), ((2, 4, 3), 1), ((2, 2, 3, 2), 2)]
+declare("batch_norm", Kind.COMPOSITE, "x eps affine*", type_rule=_channel_type("batch_norm", 0), decompose=_batch_norm,
+        samples=[((s, 1e-3, *((s[1],),) * k), ()) for s, k in _CHANNELS],
+        doc="Each channel (axis 1) to mean 0 and variance 1 over all other axes, times a weight and plus a bias if given "
+            "(Ioffe and Szegedy 2015, arXiv:1502.03167).")
+declare("batch_norm_inference", Kind.COMPOSITE, "x mean var eps affine*", type_rule=_channel_type("batch_norm", 2),
+        decompose=_batch_norm_inference, domain=(0.2, 2.0),
+        samples=[((s, (s[1],), (s[1],), 1e-3, *((s[1],),) * k), ()) for s, k in _CHANNELS],
+        doc="As `batch_norm`, with each channel's mean and variance given.")
+declare("group_norm", Kind.COMPOSITE, "x eps affine*", "groups", type_rule=_channel_type("group_norm", 0), decompose=_group_norm,
+        samples=[((s, 1e-3, *((s[1],),) * k), (g,)) for (s, k), g in zip(_CHANNELS, (3, 2, 2), strict=True)],
+        doc="Each sample's groups of channels to mean 0 and variance 1 (Wu and He 2018, arXiv:1803.08494); a group for each channel "
+            "is instance norm.")

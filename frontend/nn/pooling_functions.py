@@ -1,0 +1,279 @@
+"""Pooling over windows; part of `treadle.nn.functional`."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import treadle
+from treadle import ops
+from treadle.tensor import Tensor
+
+Ints: TypeAlias = int | Sequence[int]
+Pooled: TypeAlias = tuple[Tensor, Tensor]
+
+
+class _Window(NamedTuple):
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    size: tuple[int, ...]
+
+
+def _each(name: str, what: str, value: Ints, rank: int) -> tuple[int, ...]:
+    """One number for every pooled axis."""
+    if isinstance(value, int):
+        return (value,) * rank
+    found = tuple(value)
+    if len(found) == 1:
+        return found * rank
+    if len(found) != rank:
+        raise RuntimeError(f"{name}: {what} must either be a single int, or a tuple of {rank} ints, got {list(found)}")
+    return found
+
+
+def _check_input(name: str, input: Tensor, rank: int) -> None:
+    if input.dim() not in (rank + 1, rank + 2):
+        raise RuntimeError(f"{name}(): Expected {rank + 1}D or {rank + 2}D input, but got input of shape {list(input.shape)}")
+    if any(n == 0 for n in input.shape[1 if input.dim() == rank + 2 else 0:]):
+        raise RuntimeError(f"{name}(): Expected {rank + 1}D or {rank + 2}D (batch mode) tensor with optional 0 dim batch size for input, "
+                           f"but got: {list(input.shape)}")
+
+
+def _window(name: str, input: Tensor, rank: int, kernel: Ints, stride: Ints | None, padding: Ints, dilation: Ints,
+            ceil_mode: bool) -> _Window:
+    """The windows of a pooling function; RuntimeError in PyTorch's words for impossible ones."""
+    _check_input(name, input, rank)
+    k = _each(name, "kernel_size", kernel, rank)
+    s = k if stride is None or stride == () or stride == [] else _each(name, "stride", stride, rank)
+    p, d = _each(name, "padding", padding, rank), _each(name, "dilation", dilation, rank)
+    if min(k) <= 0:
+        raise RuntimeError(f"{name}: kernel size should be greater than zero, but got {list(k)}")
+    if min(s) <= 0:
+        raise RuntimeError(f"{name}: stride should be greater than zero, but got {list(s)}")
+    if min(d) <= 0:
+        raise RuntimeError(f"{name}: dilation should be greater than zero, but got {list(d)}")
+    for kernel_size, pad, gap in zip(k, p, d, strict=True):
+        if pad < 0 or pad > ((kernel_size - 1) * gap + 1) // 2:
+            raise RuntimeError(f"{name}: pad should be at least zero and at most half of effective kernel size, but got pad={pad}, "
+                               f"kernel_size={kernel_size} and dilation={gap}")
+    size = tuple([_count(*of, ceil_mode) for of in zip(input.shape[-rank:], k, s, p, d, strict=True)])
+    if min(size) < 1:
+        raise RuntimeError(f"{name}: Given input size {list(input.shape[-rank:])}, calculated output size {list(size)}: "
+                           f"Output size is too small")
+    return _Window(k, s, p, d, size)
+
+
+def _count(n: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
+    room = n + 2 * padding - dilation * (kernel - 1) - 1
+    if not ceil_mode:
+        return room // stride + 1
+    count = -(-room // stride) + 1
+    return count - 1 if (count - 1) * stride >= n + padding else count  # the last window must start inside the input
+
+
+def _empty(input: Tensor, size: tuple[int, ...], dtype: Any = None) -> Tensor:
+    return input.new_empty((*input.shape[:-len(size)], *size), dtype=dtype or input.dtype)
+
+
+def _max_pool(name: str, input: Tensor, rank: int, kernel: Ints, stride: Ints | None, padding: Ints, dilation: Ints, ceil_mode: bool,
+              return_indices: bool) -> Any:
+    w = _window(name, input, rank, kernel, stride, padding, dilation, ceil_mode)
+    if not input.numel():
+        values = _empty(input, w.size)
+        return (values, _empty(input, w.size, treadle.int64)) if return_indices else values
+    values, place = ops.max_pool(input, *w)
+    return (values, ops.max_pool_index(place, tuple(input.shape), *w)) if return_indices else values
+
+
+def max_pool1d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1,
+               ceil_mode: bool = False, return_indices: bool = False) -> Any:
+    """Maxima over windows of (N, C, L) or (C, L); with return_indices also their positions."""
+    return _max_pool("max_pool1d", input, 1, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool2d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1,
+               ceil_mode: bool = False, return_indices: bool = False) -> Any:
+    """Maxima over windows of (N, C, H, W) or (C, H, W); with return_indices also their positions in H * W."""
+    return _max_pool("max_pool2d", input, 2, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1,
+               ceil_mode: bool = False, return_indices: bool = False) -> Any:
+    """Maxima over windows of (N, C, D, H, W) or (C, D, H, W); with return_indices also their positions in D * H * W."""
+    return _max_pool("max_pool3d", input, 3, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def _avg_pool(name: str, input: Tensor, rank: int, kernel: Ints, stride: Ints | None, padding: Ints, ceil_mode: bool,
+              count_include_pad: bool, divisor: int | None) -> Tensor:
+    w = _window(name, input, rank, kernel, stride, padding, 1, ceil_mode)
+    if divisor == 0:
+        raise RuntimeError(f"{name}: divisor must be not zero")
+    if not input.numel():
+        return _empty(input, w.size)
+    return ops.avg_pool(input, *w, count_include_pad=count_include_pad, divisor=divisor or 0)
+
+
+def avg_pool1d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, ceil_mode: bool = False,
+               count_include_pad: bool = True) -> Tensor:
+    """Averages over windows of (N, C, L) or (C, L)."""
+    return _avg_pool("avg_pool1d", input, 1, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+
+
+def avg_pool2d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, ceil_mode: bool = False,
+               count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
+    """Averages over windows of (N, C, H, W) or (C, H, W); sums are divided by divisor_override if given."""
+    return _avg_pool("avg_pool2d", input, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def avg_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, ceil_mode: bool = False,
+               count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
+    """Averages over windows of (N, C, D, H, W) or (C, D, H, W); sums are divided by divisor_override if given."""
+    return _avg_pool("avg_pool3d", input, 3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def _target(name: str, input: Tensor, rank: int, output_size: Any) -> tuple[int, ...]:
+    _check_input(name, input, rank)
+    given = (output_size,) * rank if output_size is None or isinstance(output_size, int) else tuple(output_size)
+    if len(given) != rank:
+        raise RuntimeError(f"{name}: internal error: output_size.size() must be {rank}, got {list(given)}")
+    size = tuple([n if o is None else int(o) for o, n in zip(given, input.shape[-rank:], strict=True)])
+    if min(size) < 0:
+        raise RuntimeError(f"{name}: elements of output_size must be greater than or equal to 0, but received {list(size)}")
+    return size
+
+
+def _blocks(input: Tensor, size: tuple[int, ...]) -> _Window | None:
+    """Adaptive windows as ordinary ones, where they divide the input."""
+    sizes = tuple(input.shape[-len(size):])
+    if any(n % o for n, o in zip(sizes, size, strict=True)):
+        return None
+    kernel = tuple([n // o for n, o in zip(sizes, size, strict=True)])
+    return _Window(kernel, kernel, (0,) * len(size), (1,) * len(size), size)
+
+
+def _adaptive_avg(name: str, input: Tensor, rank: int, output_size: Any) -> Tensor:
+    size = _target(name, input, rank, output_size)
+    if not input.numel() or not min(size):
+        return _empty(input, size)
+    if set(size) == {1}:
+        return input.mean(tuple(range(-rank, 0)), True)
+    w = _blocks(input, size)
+    return ops.adaptive_avg_pool(input, size) if w is None else ops.avg_pool(input, *w, count_include_pad=True, divisor=0)
+
+
+def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
+    """(N, C, L) -> (N, C, output_size): averages over as many windows as wanted."""
+    return _adaptive_avg("adaptive_avg_pool1d", input, 1, output_size)
+
+
+def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
+    """(N, C, H, W) -> (N, C, *output_size); None keeps a size."""
+    return _adaptive_avg("adaptive_avg_pool2d", input, 2, output_size)
+
+
+def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
+    """(N, C, D, H, W) -> (N, C, *output_size); None keeps a size."""
+    return _adaptive_avg("adaptive_avg_pool3d", input, 3, output_size)
+
+
+def _adaptive_max(name: str, input: Tensor, rank: int, output_size: Any, return_indices: bool) -> Any:
+    size = _target(name, input, rank, output_size)
+    if not input.numel() or not min(size):
+        values, index = _empty(input, size), _empty(input, size, treadle.int64)
+    else:
+        w = _blocks(input, size)
+        if w is not None and sum(w.kernel) <= 16:
+            values, place = ops.max_pool(input, *w)
+            index = ops.max_pool_index(place, tuple(input.shape), *w) if return_indices else place
+        else:
+            values, index = ops.adaptive_max_pool(input, size)
+    return (values, index) if return_indices else values
+
+
+def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """(N, C, L) -> (N, C, output_size): maxima over as many windows as wanted, and their positions if asked."""
+    return _adaptive_max("adaptive_max_pool1d", input, 1, output_size, return_indices)
+
+
+def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """(N, C, H, W) -> (N, C, *output_size); None keeps a size."""
+    return _adaptive_max("adaptive_max_pool2d", input, 2, output_size, return_indices)
+
+
+def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """(N, C, D, H, W) -> (N, C, *output_size); None keeps a size."""
+    return _adaptive_max("adaptive_max_pool3d", input, 3, output_size, return_indices)
+
+
+def _lp_pool(rank: int, input: Tensor, norm_type: float, kernel: Ints, stride: Ints | None, ceil_mode: bool) -> Tensor:
+    powers = input.pow(norm_type)
+    mean = _avg_pool(f"lp_pool{rank}d", powers, rank, kernel, stride, 0, ceil_mode, True, None)
+    count = math.prod(_each(f"lp_pool{rank}d", "kernel_size", kernel, rank))
+    return (mean.sign() * mean.abs().relu() * count).pow(1.0 / norm_type)
+
+
+def lp_pool1d(input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False) -> Tensor:
+    """(sum of x ** norm_type) ** (1 / norm_type) over windows of (N, C, L)."""
+    return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool2d(input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False) -> Tensor:
+    """(sum of x ** norm_type) ** (1 / norm_type) over windows of (N, C, H, W)."""
+    return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool3d(input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints | None = None, ceil_mode: bool = False) -> Tensor:
+    """(sum of x ** norm_type) ** (1 / norm_type) over windows of (N, C, D, H, W)."""
+    return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def _unpool_size(name: str, input: Tensor, rank: int, window: _Window, output_size: Sequence[int] | None) -> tuple[int, ...]:
+    default = [(n - 1) * s + k - 2 * p
+               for n, k, s, p in zip(input.shape[-rank:], window.kernel, window.stride, window.padding, strict=True)]
+    if output_size is None:
+        return tuple(default)
+    wanted = tuple(output_size)[-rank:]
+    if len(output_size) not in (rank, rank + 1, rank + 2):
+        raise ValueError(f"output_size should be a sequence containing {rank} or {rank + 2} elements, but it has a length of "
+                         f"'{len(output_size)}'")
+    for d, (n, base, s) in enumerate(zip(wanted, default, window.stride, strict=True)):
+        if not base - s < n < base + s:
+            raise ValueError(f"invalid output_size \"{list(wanted)}\" (dim {d} must be between {base - s} and {base + s})")
+    return wanted
+
+
+def _max_unpool(name: str, input: Tensor, indices: Tensor, rank: int, kernel: Ints, stride: Ints | None, padding: Ints,
+                output_size: Sequence[int] | None) -> Tensor:
+    _check_input(name, input, rank)
+    if indices.dtype is not treadle.int64:
+        raise RuntimeError(f"elements in indices should be type int64 but got: {indices.dtype}")
+    if indices.shape != input.shape:
+        raise RuntimeError(f"Expected shape of indices to be same as that of the input tensor ({list(input.shape)}) but got indices tensor "
+                           f"with shape: {list(indices.shape)}")
+    k = _each(name, "kernel_size", kernel, rank)
+    s = k if stride is None else _each(name, "stride", stride, rank)
+    window = _Window(k, s, _each(name, "padding", padding, rank), (1,) * rank, ())
+    size = _unpool_size(name, input, rank, window, output_size)
+    lead = tuple(input.shape[:-rank])
+    flat = input.new_zeros((*lead, math.prod(size)))
+    return flat.scatter(len(lead), indices.reshape(*lead, -1), input.reshape(*lead, -1)).reshape(*lead, *size)
+
+
+def max_unpool1d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0,
+                 output_size: Sequence[int] | None = None) -> Tensor:
+    """Zeros of the size before `max_pool1d`, with input at its indices."""
+    return _max_unpool("max_unpool1d", input, indices, 1, kernel_size, stride, padding, output_size)
+
+
+def max_unpool2d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0,
+                 output_size: Sequence[int] | None = None) -> Tensor:
+    """Zeros of the size before `max_pool2d`, with input at its indices."""
+    return _max_unpool("max_unpool2d", input, indices, 2, kernel_size, stride, padding, output_size)
+
+
+def max_unpool3d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0,
+                 output_size: Sequence[int] | None = None) -> Tensor:
+    """Zeros of the size before `max_pool3d`, with input at its indices."""
+    return _max_unpool("max_unpool3d", input, indices, 3, kernel_size, stride, padding, output_size)
