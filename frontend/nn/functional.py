@@ -66,6 +66,9 @@ from treadle.nn.normalization_functions import (
     instance_norm,
     local_response_norm,
 )
+from treadle.nn.padding_functions import (
+    pad,
+)
 from treadle.nn.pooling_functions import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -86,20 +89,33 @@ from treadle.nn.pooling_functions import (
     max_unpool2d,
     max_unpool3d,
 )
+from treadle.nn.resizing_functions import (
+    affine_grid,
+    channel_shuffle,
+    grid_sample,
+    interpolate,
+    pixel_shuffle,
+    pixel_unshuffle,
+    upsample,
+    upsample_bilinear,
+    upsample_nearest,
+)
 from treadle.tensor import Tensor
 
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
-    "adaptive_max_pool3d", "alpha_dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "bilinear", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "celu", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-    "cosine_embedding_loss", "cosine_similarity", "cross_entropy", "dropout", "dropout1d", "dropout2d", "dropout3d", "elu", "elu_",
-    "embedding", "fold", "gaussian_nll_loss", "gelu", "glu", "group_norm", "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish",
-    "hardtanh", "hardtanh_", "hinge_embedding_loss", "huber_loss", "instance_norm", "kl_div", "l1_loss", "layer_norm", "leaky_relu",
-    "leaky_relu_", "linear", "local_response_norm", "log_softmax", "logsigmoid", "lp_pool1d", "lp_pool2d", "lp_pool3d",
-    "margin_ranking_loss", "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d", "mish", "mse_loss",
-    "nll_loss", "normalize", "one_hot", "pad", "pairwise_distance", "poisson_nll_loss", "prelu", "relu", "relu6", "relu_", "rms_norm",
+    "adaptive_max_pool3d", "affine_grid", "alpha_dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "bilinear",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "celu", "channel_shuffle", "conv1d", "conv2d", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "cosine_embedding_loss", "cosine_similarity", "cross_entropy", "dropout",
+    "dropout1d", "dropout2d", "dropout3d", "elu", "elu_", "embedding", "fold", "gaussian_nll_loss", "gelu", "glu", "grid_sample",
+    "group_norm", "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "hardtanh_", "hinge_embedding_loss",
+    "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss", "layer_norm", "leaky_relu", "leaky_relu_", "linear",
+    "local_response_norm", "log_softmax", "logsigmoid", "lp_pool1d", "lp_pool2d", "lp_pool3d", "margin_ranking_loss", "max_pool1d",
+    "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d", "mish", "mse_loss", "nll_loss", "normalize", "one_hot",
+    "pad", "pairwise_distance", "pixel_shuffle", "pixel_unshuffle", "poisson_nll_loss", "prelu", "relu", "relu6", "relu_", "rms_norm",
     "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "soft_margin_loss", "softmax", "softmin", "softplus",
-    "softshrink", "softsign", "tanh", "tanhshrink", "threshold", "triplet_margin_loss", "unfold",
+    "softshrink", "softsign", "tanh", "tanhshrink", "threshold", "triplet_margin_loss", "unfold", "upsample", "upsample_bilinear",
+    "upsample_nearest",
 ]
 
 
@@ -258,59 +274,6 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         if tensor.max().item() >= num_classes:
             raise RuntimeError("Class values must be smaller than num_classes.")
     return ops.one_hot(tensor, num_classes)
-
-
-def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
-    """Pad from the last dimension backwards by (left, right) pairs; negative numbers crop.
-
-    Modes: "constant", and for whole sides "reflect", "replicate", "circular".
-    """
-    sizes = list(pad)
-    if len(sizes) % 2:
-        raise RuntimeError("Padding length must be divisible by 2")
-    if len(sizes) // 2 > input.dim():
-        raise RuntimeError(f"Padding length should be less than or equal to two times the input dimension but got padding length "
-                           f"{len(sizes)} and input of dimension {input.dim()}")
-    pairs = [(input.dim() - 1 - i, sizes[2 * i], sizes[2 * i + 1]) for i in range(len(sizes) // 2)]
-    if mode != "constant":
-        return _pad_by_index(input, pairs, mode, value)
-    low, high = [0] * input.dim(), [0] * input.dim()
-    for dim, left, right in pairs:
-        if input.size(dim) + left + right < 0:
-            raise RuntimeError(f"The input size {input.size(dim)}, plus negative padding {left} and {right}, resulted in a "
-                               f"negative output size, which is invalid. Check dimension {dim} of your input.")
-        begin, end = max(0, -left), max(0, -right)
-        if begin or end:
-            input = input.narrow(dim, begin, input.size(dim) - begin - end)
-        low[dim], high[dim] = max(0, left), max(0, right)
-    if not any(low) and not any(high):
-        return input.clone()
-    return ops.pad(input, 0.0 if value is None else value, tuple(low), tuple(high))
-
-
-def _pad_by_index(input: Tensor, pairs: list[tuple[int, int, int]], mode: str, value: float | None) -> Tensor:
-    if mode not in ("reflect", "replicate", "circular"):
-        raise NotImplementedError(f"Unrecognised padding mode {mode}")
-    if value is not None and value != 0:
-        raise ValueError(f"Padding mode '{mode}' doesn't take in value argument")
-    for dim, left, right in pairs:
-        size = input.size(dim)
-        limit = size - 1 if mode == "reflect" else size
-        if mode != "replicate" and max(left, right) > limit:
-            raise RuntimeError(f"Padding size should be less than the corresponding input dimension, but got: padding "
-                               f"({left}, {right}) at dimension {dim} of input {list(input.shape)}")
-        places = [_source(i, size, mode) for i in range(-left, size + right)]
-        input = input.index_select(dim, treadle.tensor(places, dtype=treadle.int64, device=input.device))
-    return input
-
-
-def _source(i: int, size: int, mode: str) -> int:
-    """Which element stands at position i of the padded line."""
-    if mode == "replicate":
-        return min(max(i, 0), size - 1)
-    if mode == "circular":
-        return i % size
-    return abs(i) if i < size else 2 * (size - 1) - i
 
 
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
