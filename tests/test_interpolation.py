@@ -66,10 +66,12 @@ def test_old_names_and_types(torch: Any) -> None:
 @pytest.mark.parametrize("align", [False, True])
 def test_grid_sample(torch: Any, mode: str, padding: str, align: bool) -> None:
     grid = np.random.default_rng(3).uniform(-1.8, 1.8, (2, 4, 5, 2)).astype(np.float32)
-    same(torch, lambda m, x, g: F(m, "grid_sample")(x, g, mode, padding, align), (2, 3, 6, 5), grid, rtol=2e-4, atol=2e-4)
+    def call(m: Any, x: Any, g: Any) -> Any:  # the nearest element does not depend on the grid: PyTorch's gradient is 0, Treadle's None
+        return F(m, "grid_sample")(x, g.detach() if mode == "nearest" else g, mode, padding, align)
+    same(torch, call, (2, 3, 6, 5), grid, rtol=2e-4, atol=2e-4)
     if mode != "bicubic":
         solid = np.random.default_rng(3).uniform(-1.8, 1.8, (2, 2, 3, 2, 3)).astype(np.float32)
-        same(torch, lambda m, x, g: F(m, "grid_sample")(x, g, mode, padding, align), (2, 3, 4, 6, 5), solid, rtol=2e-4, atol=2e-4)
+        same(torch, call, (2, 3, 4, 6, 5), solid, rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("align", [False, True])
