@@ -7,11 +7,12 @@ from typing import Any
 
 import treadle
 from treadle import ops
-from treadle.tensor import Tensor
+from treadle.tensor import Tensor, assign
 
 
 def _written(input: Tensor, result: Tensor, inplace: bool) -> Tensor:
-    return input.copy_(result) if inplace else result
+    # The op that made the result may still need what was in the input: `assign`, unlike `copy_`, lets it.
+    return assign(input, result, "in-place activation") if inplace else result
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
