@@ -85,6 +85,21 @@ class MultiheadAttention(Module):
         self.register_parameter("bias_v", made(1, 1, embed_dim) if add_bias_kv else None)
         self._reset_parameters()
 
+    @classmethod
+    def from_weights(cls, embed_dim: int, num_heads: int, projections: Any, in_proj_bias: Tensor | None, extra: Any, out: Any,
+                     add_zero_attn: bool, dropout: float, separate: bool) -> MultiheadAttention:
+        """A layer around given tensors, which computes with them and owns none: what `F.multi_head_attention_forward` needs."""
+        made = cls.__new__(cls)
+        Module.__init__(made)
+        made.embed_dim, made.num_heads, made.dropout, made.add_zero_attn = embed_dim, num_heads, dropout, add_zero_attn
+        made.batch_first, made.head_dim, made._qkv_same_embed_dim = False, embed_dim // num_heads, not separate
+        fields = made.__dict__  # plain attributes: no registration of what belongs to others
+        for name, value in zip(("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), projections, strict=True):
+            fields[name] = value
+        fields["in_proj_bias"], (fields["bias_k"], fields["bias_v"]) = in_proj_bias, extra
+        fields["out_proj"] = lambda x: F.linear(x, *out)
+        return made
+
     def _reset_parameters(self) -> None:
         for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
             if weight is not None:

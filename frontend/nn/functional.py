@@ -1,6 +1,7 @@
 """`treadle.nn.functional`: PyTorch's functions on tensors. Layers call these; only these call the op table."""
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -60,6 +61,13 @@ from treadle.nn.loss_functions import (
     soft_margin_loss,
     triplet_margin_loss,
 )
+from treadle.nn.margin_losses import (
+    ctc_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from treadle.nn.normalization_functions import (
     batch_norm,
     group_norm,
@@ -117,6 +125,9 @@ __all__ = [
     "softshrink", "softsign", "tanh", "tanhshrink", "threshold", "triplet_margin_loss", "unfold", "upsample", "upsample_bilinear",
     "upsample_nearest",
 ]
+
+__all__ += ["ctc_loss", "embedding_bag", "multi_head_attention_forward", "multi_margin_loss", "multilabel_margin_loss",
+            "multilabel_soft_margin_loss", "triplet_margin_with_distance_loss"]
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -210,6 +221,60 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max
     if max_norm is not None:
         _renormalize_rows(weight, input, max_norm, norm_type)
     return ops.embedding(weight, input, padding_idx)
+
+
+def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, max_norm: float | None = None, norm_type: float = 2,
+                  scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False, per_sample_weights: Tensor | None = None,
+                  include_last_offset: bool = False, padding_idx: int | None = None) -> Tensor:
+    """The "sum", "mean" or "max" of the rows of `weight` (V, D) in each bag -> (B, D); an empty bag gives zeros.
+
+    Bags are the rows of `input` (B, N), or begin in `input` (total) at `offsets` (B). ValueError for other combinations.
+    """
+    if mode not in ("sum", "mean", "max"):
+        raise ValueError("mode has to be one of sum, mean or max")
+    if per_sample_weights is not None and mode != "sum":
+        raise NotImplementedError(f"embedding_bag: per_sample_weights was not None. per_sample_weights is only supported for mode='sum' "
+                                  f"(got mode='{mode}').")
+    if (input.dim() == 2) is (offsets is not None) or input.dim() not in (1, 2):
+        raise ValueError(f"embedding_bag: expected a 2-D input, or a 1-D input with offsets, got {input.dim()}-D "
+                         f"{'without' if offsets is None else 'with'} offsets")
+    flat = input.reshape(-1)
+    if offsets is None:
+        n_bags = input.size(0)
+        bag = treadle.arange(n_bags, device=input.device).unsqueeze(1).expand(n_bags, input.size(1)).reshape(-1)
+    else:
+        n_bags = offsets.size(0) - int(include_last_offset)
+        bag = (treadle.arange(flat.size(0), device=input.device).unsqueeze(1) >= offsets[:n_bags]).sum(1) - 1
+    rows = embedding(flat, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
+    kept = treadle.ones_like(flat, dtype=treadle.bool) if padding_idx is None else flat != padding_idx % weight.size(0)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.reshape(-1, 1)
+    empty = treadle.zeros(n_bags, weight.size(1), dtype=rows.dtype, device=rows.device)
+    counts = treadle.zeros(n_bags, dtype=treadle.int64, device=rows.device).index_add(0, bag, kept.to(treadle.int64)).unsqueeze(1)
+    if mode == "max":
+        shown = treadle.where(kept.unsqueeze(1), rows, float("-inf"))
+        largest = empty.scatter_reduce(0, bag.unsqueeze(1).expand(rows.size(0), rows.size(1)), shown, "amax", include_self=False)
+        return treadle.where(counts > 0, largest, 0.0)
+    total = empty.index_add(0, bag, treadle.where(kept.unsqueeze(1), rows, 0.0))
+    return total / counts.clamp(min=1) if mode == "mean" else total
+
+
+def multi_head_attention_forward(
+        query: Tensor, key: Tensor, value: Tensor, embed_dim_to_check: int, num_heads: int, in_proj_weight: Tensor | None,
+        in_proj_bias: Tensor | None, bias_k: Tensor | None, bias_v: Tensor | None, add_zero_attn: bool, dropout_p: float,
+        out_proj_weight: Tensor, out_proj_bias: Tensor | None, training: bool = True, key_padding_mask: Tensor | None = None,
+        need_weights: bool = True, attn_mask: Tensor | None = None, use_separate_proj_weight: bool = False,
+        q_proj_weight: Tensor | None = None, k_proj_weight: Tensor | None = None, v_proj_weight: Tensor | None = None,
+        static_k: Tensor | None = None, static_v: Tensor | None = None, average_attn_weights: bool = True,
+        is_causal: bool = False) -> tuple[Tensor, Tensor | None]:
+    """What nn.MultiheadAttention computes, with its weights as arguments: query (L, N, E) -> (output (L, N, E), weights (N, L, S))."""
+    if static_k is not None or static_v is not None:
+        raise NotImplementedError("multi_head_attention_forward: static_k and static_v are not supported")
+    from treadle.nn.attention import MultiheadAttention  # layers import this module
+    layer = MultiheadAttention.from_weights(
+        embed_dim_to_check, num_heads, (in_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight), in_proj_bias, (bias_k, bias_v),
+        (out_proj_weight, out_proj_bias), add_zero_attn, dropout_p if training else 0.0, use_separate_proj_weight)
+    return layer.forward(query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
 
 
 def _renormalize_rows(weight: Tensor, index: Tensor, max_norm: float, norm_type: float) -> None:
@@ -318,6 +383,35 @@ def _rnn_layer(mode: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor
     else:
         ys, h, *_ = ops.rnn_layer(x, h0, *weights, nonlinearity=mode[4:].lower(), reverse=reverse, save=save)
     return ys, h, None
+
+
+def _packed_rnn_layer(mode: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
+                      b_hh: Tensor | None, reverse: bool, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`_rnn_layer` of a PackedSequence's data (sum of `sizes`, I): one op for each run of steps with equally many sequences."""
+    runs: list[tuple[int, int, int]] = []  # (sequences, steps, first row)
+    place = 0
+    for n, steps in ((n, len(list(group))) for n, group in itertools.groupby(sizes)):
+        runs.append((n, steps, place))
+        place += n * steps
+    states = [h0] if c0 is None else [h0, c0]
+    current = [s[:runs[-1][0]] for s in states] if reverse else states
+    ended: list[list[Tensor]] = [[] for _ in states]
+    outputs: list[Tensor] = []
+    for n, steps, first in reversed(runs) if reverse else runs:
+        have = current[0].size(0)
+        if n > have:  # backwards, longer sequences come first and others join
+            current = [treadle.cat([now, s[have:n]]) for now, s in zip(current, states, strict=True)]
+        elif n < have:
+            for parts, now in zip(ended, current, strict=True):
+                parts.append(now[n:])
+            current = [now[:n] for now in current]
+        part = x[first:first + n * steps].reshape(steps, n, x.size(-1))
+        c = current[1] if c0 is not None else None
+        y, h, c = _rnn_layer(mode, part, current[0], c, w_ih, w_hh, b_ih, b_hh, reverse)
+        current = [h] if c is None else [h, c]
+        outputs.append(y.reshape(n * steps, y.size(-1)))
+    last = [treadle.cat([now, *reversed(parts)]) if parts else now for now, parts in zip(current, ended, strict=True)]
+    return treadle.cat(outputs[::-1] if reverse else outputs), last[0], None if c0 is None else last[1]
 
 
 def _rnn_step(mode: str, projected: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor,

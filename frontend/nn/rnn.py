@@ -11,6 +11,7 @@ from treadle.nn import functional as F
 from treadle.nn import init
 from treadle.nn.module import Module
 from treadle.nn.parameter import Parameter
+from treadle.nn.utils.rnn import PackedSequence
 from treadle.runtime.recorder import STATE
 from treadle.tensor import Tensor
 
@@ -35,7 +36,7 @@ def _check_settings(input_size: Any, hidden_size: Any, num_layers: int, bias: An
 class RNNBase(Module):
     """What RNN, LSTM and GRU share: parameters, checks, and the walk over layers and directions.
 
-    Input (T, N, I), (N, T, I) if `batch_first`, or (T, I) unbatched.
+    Input (T, N, I), (N, T, I) if `batch_first`, (T, I) unbatched, or a PackedSequence, which gives one.
     """
 
     def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
@@ -127,8 +128,10 @@ class RNNBase(Module):
                                f"({states[0].dim()}-D, {states[1].dim()}-D) tensors")
         raise RuntimeError(f"For {kind} {input.dim()}-D input, hx should also be {input.dim()}-D but got {state.dim()}-D tensor")
 
-    def _run(self, input: Tensor, states: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
+    def _run(self, input: Any, states: list[Tensor] | None) -> tuple[Any, list[Tensor]]:
         """The output and the last states (h, and c for LSTM), shaped as the caller's input was."""
+        if isinstance(input, PackedSequence):
+            return self._run_packed(input, states)
         batched = input.dim() == 3
         x, states = self._batched(input, states)
         self.check_input(x)
@@ -147,7 +150,29 @@ class RNNBase(Module):
             return x.squeeze(1), [s.squeeze(1) for s in finals]
         return x.transpose(0, 1) if self.batch_first else x, finals
 
-    def _layers(self, x: Tensor, states: list[Tensor], directions: int) -> tuple[Tensor, list[list[Tensor]]]:
+    def _run_packed(self, input: PackedSequence, states: list[Tensor] | None) -> tuple[PackedSequence, list[Tensor]]:
+        """`_run` of a PackedSequence: output packed alike, states in the caller's order."""
+        x = input.data
+        if x.dim() != 2 or x.size(-1) != self.input_size:
+            raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.size(-1)}")
+        sizes = [int(n) for n in input.batch_sizes.tolist()]
+        directions = 2 if self.bidirectional else 1
+        expected = (self.num_layers * directions, sizes[0], self.hidden_size)
+        if states is None:
+            zeros = treadle.zeros(expected, dtype=x.dtype, device=x.device)
+            states = [zeros, zeros] if self.mode == "LSTM" else [zeros]
+        for state in states:
+            self.check_hidden_size(state, expected)
+        if input.sorted_indices is not None:
+            states = [s.index_select(1, input.sorted_indices) for s in states]
+        x, last = self._layers(x, states, directions, sizes)
+        finals = [treadle.stack(parts) for parts in last]
+        if input.unsorted_indices is not None:
+            finals = [s.index_select(1, input.unsorted_indices) for s in finals]
+        return input._replace(data=x), finals
+
+    def _layers(self, x: Tensor, states: list[Tensor], directions: int,
+                sizes: list[int] | None = None) -> tuple[Tensor, list[list[Tensor]]]:
         last: list[list[Tensor]] = [[] for _ in states]
         for layer in range(self.num_layers):
             outputs = []
@@ -156,7 +181,8 @@ class RNNBase(Module):
                 weights = [getattr(self, name) for name in self._all_weights[place]]
                 bias = weights[2:] if self.bias else [None, None]
                 c0 = states[1][place] if self.mode == "LSTM" else None
-                y, h, c = F._rnn_layer(self.mode, x, states[0][place], c0, weights[0], weights[1], bias[0], bias[1], direction == 1)
+                given = (self.mode, x, states[0][place], c0, weights[0], weights[1], bias[0], bias[1], direction == 1)
+                y, h, c = F._rnn_layer(*given) if sizes is None else F._packed_rnn_layer(*given, sizes)
                 outputs.append(y)
                 for parts, value in zip(last, (h, c), strict=False):
                     parts.append(value)  # type: ignore[arg-type]
@@ -184,7 +210,7 @@ class RNN(RNNBase):
                          bidirectional, device=device, dtype=dtype)
         self.nonlinearity = nonlinearity
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Any, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """(output (T, N, D * H), h_n (D * layers, N, H)) with D directions."""
         output, (h,) = self._run(input, None if hx is None else [hx])
         return output, h
@@ -198,7 +224,7 @@ class GRU(RNNBase):
         _no_projection(kwargs)
         super().__init__("GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device=device, dtype=dtype)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Any, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """(output (T, N, D * H), h_n (D * layers, N, H)) with D directions."""
         output, (h,) = self._run(input, None if hx is None else [hx])
         return output, h
@@ -218,7 +244,7 @@ class LSTM(RNNBase):
                  dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None) -> None:
         super().__init__("LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
 
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
         """(output (T, N, D * H), (h_n, c_n) each (D * layers, N, H)) with D directions."""
         output, (h, c) = self._run(input, None if hx is None else list(hx))
         return output, (h, c)

@@ -12,10 +12,11 @@ from treadle.nn.module import Module
 
 # Path below nn.modules -> our modules under treadle.nn, which are searched in order; treadle.nn itself comes last.
 _PATHS = {
-    "activation": ("activation", "attention"), "adaptive": ("adaptive",), "batchnorm": ("batch_norm", "normalization"),
-    "container": ("container",), "conv": ("convolution", "conv"), "distance": ("loss",), "dropout": ("dropout",), "flatten": ("flatten",),
-    "fold": ("fold",), "instancenorm": ("normalization",), "lazy": ("lazy",), "linear": ("linear", "attention"), "loss": ("loss",),
-    "module": ("module", "state", "hooks"), "normalization": ("normalization",), "padding": ("padding",), "pixelshuffle": ("pixelshuffle",),
+    "activation": ("activation", "attention"), "adaptive": ("adaptive",), "batchnorm": ("batch_normalization",),
+    "container": ("container",), "conv": ("convolution",), "distance": ("loss",), "dropout": ("dropout",), "flatten": ("flatten",),
+    "fold": ("convolution",), "instancenorm": ("batch_normalization",), "lazy": ("lazy",), "linear": ("linear", "attention"), "loss": ("loss",),
+    "module": ("module", "state", "hooks"), "normalization": ("normalization", "batch_normalization"), "padding": ("padding",),
+    "pixelshuffle": ("pixelshuffle",),
     "pooling": ("pooling",), "rnn": ("rnn",), "sparse": ("embedding",), "transformer": ("transformer",), "upsampling": ("upsampling",),
     "utils": ("tuples",),
 }

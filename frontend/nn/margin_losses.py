@@ -1,0 +1,140 @@
+"""Margin and multi-label losses, and connectionist temporal classification."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import treadle
+from treadle import ops
+from treadle.nn.loss_functions import _reduced, reduction_name
+from treadle.tensor import Tensor
+
+_NEVER = -1e30  # stands for log(0): sums of it stay finite, so that gradients have no NaN
+
+
+def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Tensor | None = None,
+                      size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """sum over i != y of max(0, margin - x[y] + x[i])^p / C, for x (N, C) or (C) and classes y (N) or ()."""
+    if p not in (1, 2):
+        raise ValueError("only p == 1 and p == 2 supported")
+    x, y = (input.unsqueeze(0), target.reshape(1)) if input.dim() == 1 else (input, target)
+    if x.dim() != 2 or tuple(y.shape) != (x.size(0),):
+        raise RuntimeError(f"multi_margin_loss: inconsistent sizes: input {list(input.shape)}, target {list(target.shape)}")
+    short = (margin - x.gather(1, y.unsqueeze(1)) + x).clamp(min=0)
+    short = short if p == 1 else short.square()
+    if weight is not None:
+        short = short * weight[y].unsqueeze(1)
+    others = treadle.arange(x.size(1), device=x.device) != y.unsqueeze(1)
+    loss = treadle.where(others, short, 0.0).sum(1) / x.size(1)
+    return _reduced(loss.squeeze(0) if input.dim() == 1 else loss, size_average, reduce, reduction)
+
+
+def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
+                           reduction: str = "mean") -> Tensor:
+    """sum over labels j and other classes i of max(0, 1 - x[j] + x[i]) / C; target (N, C) lists the labels up to the first -1."""
+    if input.size() != target.size() or input.dim() not in (1, 2):
+        raise RuntimeError(f"multilabel_margin_loss: inconsistent sizes: input {list(input.shape)}, target {list(target.shape)}")
+    x, y = (input.unsqueeze(0), target.unsqueeze(0)) if input.dim() == 1 else (input, target)
+    given = (y < 0).to(treadle.int64).cumsum(1) == 0
+    labels = treadle.where(given, y, 0)
+    is_label = treadle.zeros(tuple(x.shape), dtype=x.dtype, device=x.device).scatter_add(1, labels, given.to(x.dtype)) > 0
+    short = (1 - x.gather(1, labels).unsqueeze(2) + x.unsqueeze(1)).clamp(min=0)  # (N, labels, C)
+    counted = given.unsqueeze(2) & is_label.logical_not().unsqueeze(1)
+    loss = treadle.where(counted, short, 0.0).sum((1, 2)) / x.size(1)
+    return _reduced(loss.squeeze(0) if input.dim() == 1 else loss, size_average, reduce, reduction)
+
+
+def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+                                reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+    """The binary cross entropies of sigmoid(input), averaged over the last axis."""
+    loss = -(target * ops.logsigmoid(input) + (1 - target) * ops.logsigmoid(-input))
+    return _reduced((loss if weight is None else loss * weight).mean(-1), size_average, reduce, reduction)
+
+
+def triplet_margin_with_distance_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *,
+                                      distance_function: Callable[[Tensor, Tensor], Tensor] | None = None, margin: float = 1.0,
+                                      swap: bool = False, reduction: str = "mean") -> Tensor:
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) with any distance d."""
+    if margin <= 0:
+        raise ValueError(f"margin must be greater than 0, got {margin}")
+    from treadle.nn.loss_functions import pairwise_distance
+    distance = distance_function or pairwise_distance
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = ops.minimum(far, distance(positive, negative))
+    return _reduced((near - far + margin).clamp(min=0), None, None, reduction)
+
+
+def _numbers(values: Tensor | Sequence[int]) -> list[int]:
+    return [int(v) for v in (values.reshape(-1).tolist() if isinstance(values, Tensor) else values)]
+
+
+def _padded_targets(targets: Tensor, lengths: list[int], blank: int) -> Tensor:
+    """Labels (N, longest), from rows or from all of them one after the other."""
+    longest = max(lengths, default=0)
+    if targets.dim() == 2:
+        return targets[:, :longest]
+    flat, rows, start = targets.reshape(-1).tolist(), [], 0
+    for n in lengths:
+        rows.append(flat[start:start + n] + [blank] * (longest - n))
+        start += n
+    return treadle.tensor(rows, dtype=treadle.int64, device=targets.device).reshape(len(lengths), longest)
+
+
+def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequence[int], target_lengths: Tensor | Sequence[int],
+             blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
+    """Connectionist temporal classification (Graves et al., 2006): -log of the probability of all alignments.
+
+    log_probs (T, N, C) or (T, C), targets (N, S) or all labels in one row, lengths (N). "mean" divides each loss by its target's length
+    first. The forward variables are computed step by step in log space; the gradient is theirs. RuntimeError for lengths that do not fit.
+    """
+    batched = log_probs.dim() == 3
+    scores = log_probs if batched else log_probs.unsqueeze(1)
+    lengths, label_counts = _numbers(input_lengths), _numbers(target_lengths)
+    steps, n, classes = scores.shape
+    if len(lengths) != n or len(label_counts) != n:
+        raise RuntimeError(f"ctc_loss: expected {n} input_lengths and target_lengths, got {len(lengths)} and {len(label_counts)}")
+    if not 0 <= blank < classes:
+        raise RuntimeError(f"ctc_loss: blank must be in label range, got {blank} of {classes} classes")
+    if max(lengths, default=0) > steps:
+        raise RuntimeError(f"ctc_loss: expected input_lengths to have value at most {steps}, got {max(lengths)}")
+    labels = _padded_targets(targets if batched or targets.dim() == 1 else targets.reshape(1, -1), label_counts, blank).to(treadle.int64)
+    loss = _alignments(scores, labels, lengths, label_counts, blank)
+    impossible = loss > -_NEVER / 2
+    loss = treadle.where(impossible, 0.0 if zero_infinity else float("inf"), loss)
+    if not batched:
+        loss = loss.squeeze(0)
+    if reduction == "mean":
+        divisor = treadle.tensor([max(c, 1) for c in label_counts], dtype=loss.dtype, device=loss.device)
+        return (loss / (divisor if batched else divisor[0])).mean()
+    return _reduced(loss, None, None, reduction)
+
+
+def _alignments(scores: Tensor, labels: Tensor, lengths: list[int], label_counts: list[int], blank: int) -> Tensor:
+    """-log p (N) from the forward variables over the labels with blanks between them (N, 2 S + 1)."""
+    steps, n, _ = scores.shape
+    s = labels.size(1)
+    blanks = treadle.full((n, s, 1), blank, dtype=treadle.int64, device=labels.device)
+    states = treadle.cat([treadle.cat([blanks, labels.unsqueeze(2)], 2).reshape(n, 2 * s), blanks[:, :1, 0] if s else
+                          treadle.full((n, 1), blank, dtype=treadle.int64, device=labels.device)], 1)
+    width = 2 * s + 1
+    emitted = scores.gather(2, states.unsqueeze(0).expand(steps, n, width))
+    place = treadle.arange(width, device=scores.device)
+    hidden = treadle.full((n, 2), _NEVER, dtype=scores.dtype, device=scores.device)
+    two_before = treadle.cat([treadle.full((n, 2), blank, dtype=treadle.int64, device=labels.device), states], 1)[:, :width]
+    skips = (states != blank) & (states != two_before)
+    alpha = treadle.where(place < 2, emitted[0], _NEVER)
+    ends = treadle.tensor(lengths, dtype=treadle.int64, device=scores.device).unsqueeze(1)
+    for t in range(1, max(lengths, default=0)):
+        moved = treadle.cat([hidden, alpha], 1)
+        before = treadle.logaddexp(alpha, moved[:, 1:width + 1])
+        before = treadle.logaddexp(before, treadle.where(skips, moved[:, :width], _NEVER))
+        alpha = treadle.where(ends > t, (before + emitted[t]).clamp(min=_NEVER), alpha)
+    last = treadle.tensor(label_counts, dtype=treadle.int64, device=scores.device).unsqueeze(1) * 2
+    final = alpha.gather(1, last)
+    label = treadle.where(last > 0, alpha.gather(1, (last - 1).clamp(min=0)), _NEVER)
+    found = -treadle.logaddexp(final, label).squeeze(1)
+    return treadle.where(ends.squeeze(1) > 0, found, treadle.where(last.squeeze(1) > 0, -_NEVER, 0.0))
+
+
+__all__ = ["ctc_loss", "multi_margin_loss", "multilabel_margin_loss", "multilabel_soft_margin_loss", "reduction_name",
+           "triplet_margin_with_distance_loss"]

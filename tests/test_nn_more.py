@@ -1,0 +1,199 @@
+"""More of nn: margin and CTC losses, EmbeddingBag, adaptive softmax, lazy layers, packed sequences; against PyTorch where marked."""
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+
+import treadle
+from treadle import nn
+from treadle.nn import functional as F
+from treadle.nn.utils import rnn
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((4, 5))
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def close(a: Any, b: Any, tolerance: float = 1e-9) -> None:
+    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+def compare(run: Any, *arrays: np.ndarray, tolerance: float = 1e-9) -> None:
+    """`run(library, *tensors)` in both libraries: results and the gradients of the floating arguments."""
+    import torch
+
+    ours = [treadle.tensor(a).requires_grad_(a.dtype.kind == "f") for a in arrays]
+    theirs = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
+    a, b = run(treadle, *ours), run(torch, *theirs)
+    close(a, b, tolerance)
+    factors = RNG.standard_normal(tuple(a.shape))
+    (a * treadle.tensor(factors)).sum().backward()
+    (b * torch.tensor(factors)).sum().backward()
+    for x, y in zip(ours, theirs, strict=True):
+        if y.grad is not None:
+            close(x.grad, y.grad, tolerance)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name,target,kwargs", [
+    ("multi_margin_loss", np.array([0, 4, 2, 2]), {}), ("multi_margin_loss", np.array([0, 4, 2, 2]), {"p": 2, "margin": 0.5}),
+    ("multilabel_margin_loss", np.array([[0, 3, -1, 1, 1], [1, -1, 0, 0, 0], [-1, 0, 0, 0, 0], [0, 1, 2, 3, 4]]), {}),
+    ("multilabel_soft_margin_loss", (X > 0).astype(np.float64), {})])
+def test_margin_losses_oracle(name: str, target: np.ndarray, kwargs: dict[str, Any], reduction: str) -> None:
+    compare(lambda lib, x: getattr(lib.nn.functional, name)(x, lib.tensor(target), reduction=reduction, **kwargs), X)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("swap", [False, True])
+def test_triplet_with_distance_oracle(swap: bool) -> None:
+    arrays = [RNG.standard_normal((6, 3)) for _ in range(3)]
+    compare(lambda lib, *xs: lib.nn.TripletMarginWithDistanceLoss(distance_function=lambda a, b: (a - b).abs().sum(-1), swap=swap)(*xs),
+            *arrays)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("flat", [False, True])
+def test_ctc_oracle(reduction: str, flat: bool) -> None:
+    logits = RNG.standard_normal((9, 3, 5))
+    labels, lengths, counts = np.array([[1, 1, 2, 4], [3, 0, 0, 0], [2, 3, 2, 0]]), [9, 7, 8], [4, 1, 3]
+    targets = np.concatenate([row[:n] for row, n in zip(labels, counts, strict=True)]) if flat else labels
+    compare(lambda lib, x: lib.nn.CTCLoss(reduction=reduction)(x.log_softmax(2), lib.tensor(targets), lib.tensor(lengths),
+                                                               lib.tensor(counts)), logits)
+
+
+@pytest.mark.oracle
+def test_ctc_edges_oracle() -> None:
+    logits = RNG.standard_normal((3, 3, 4))
+    targets = np.array([[1, 1, 2], [1, 2, 3], [0, 0, 0]])  # too long with its repeat; just fits; empty
+    for zero in (False, True):
+        def run(lib: Any, x: Any, zero: bool = zero) -> Any:
+            return lib.nn.functional.ctc_loss(x.log_softmax(2), lib.tensor(targets), (3, 3, 2), (3, 3, 0), reduction="none",
+                                              zero_infinity=zero)
+        if zero:
+            compare(run, logits)
+        else:
+            assert run(treadle, treadle.tensor(logits)).isinf().tolist() == [True, False, False]
+    compare(lambda lib, x: lib.nn.functional.ctc_loss(x.log_softmax(1), lib.tensor([1, 2]), lib.tensor(3), lib.tensor(2)),
+            logits[:, 0].copy())
+
+
+def test_ctc_errors() -> None:
+    x = treadle.zeros(4, 2, 3)
+    with pytest.raises(RuntimeError, match="at most 4, got 5"):
+        F.ctc_loss(x, treadle.ones(2, 2), [5, 4], [1, 1])
+    with pytest.raises(RuntimeError, match="blank must be in label range"):
+        F.ctc_loss(x, treadle.ones(2, 2), [4, 4], [1, 1], blank=3)
+    with pytest.raises(RuntimeError, match="expected 2 input_lengths"):
+        F.ctc_loss(x, treadle.ones(2, 2), [4], [1, 1])
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("padding", [None, 2])
+def test_embedding_bag_oracle(mode: str, padding: int | None) -> None:
+    weight, flat, offsets = RNG.standard_normal((6, 3)), np.array([1, 2, 4, 5, 2, 0, 2]), np.array([0, 3, 3, 5])
+
+    def run(lib: Any, w: Any) -> Any:
+        return lib.nn.functional.embedding_bag(lib.tensor(flat), w, lib.tensor(offsets), mode=mode, padding_idx=padding)
+    compare(run, weight)
+    compare(lambda lib, w: lib.nn.functional.embedding_bag(lib.tensor(flat[:6].reshape(2, 3)), w, mode=mode, padding_idx=padding), weight)
+    if mode == "sum":
+        compare(lambda lib, w, s: lib.nn.functional.embedding_bag(lib.tensor(flat), w, lib.tensor([*offsets, 7]), mode=mode,
+                                                                  per_sample_weights=s, include_last_offset=True),
+                weight, RNG.standard_normal(7))
+
+
+@pytest.mark.oracle
+def test_adaptive_softmax_oracle() -> None:
+    import torch
+
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(8, 12, [3, 7], div_value=2.0, head_bias=True).double()
+    ours = nn.AdaptiveLogSoftmaxWithLoss(8, 12, [3, 7], div_value=2.0, head_bias=True).double()
+    ours.load_state_dict({k: treadle.tensor(v.numpy()) for k, v in theirs.state_dict().items()})
+    x, y = RNG.standard_normal((5, 8)), np.array([0, 3, 11, 7, 2])
+    a, b = ours(treadle.tensor(x), treadle.tensor(y)), theirs(torch.tensor(x), torch.tensor(y))
+    close(a.output, b.output)
+    close(a.loss, b.loss)
+    close(ours.log_prob(treadle.tensor(x)), theirs.log_prob(torch.tensor(x)))
+    assert ours.predict(treadle.tensor(x)).tolist() == theirs.predict(torch.tensor(x)).tolist()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("settings", [{}, {"num_layers": 2, "bidirectional": True}])
+@pytest.mark.parametrize("lengths", [[5, 3, 3, 1], [2, 5, 1, 4]])
+def test_packed_recurrent_oracle(kind: str, settings: dict[str, Any], lengths: list[int]) -> None:
+    import torch
+
+    theirs = getattr(torch.nn, kind)(3, 4, batch_first=True, **settings).double()
+    ours = getattr(nn, kind)(3, 4, batch_first=True, **settings).double()
+    ours.load_state_dict({k: treadle.tensor(v.numpy()) for k, v in theirs.state_dict().items()})
+    ordered = lengths == sorted(lengths, reverse=True)
+
+    def run(lib: Any, x: Any) -> Any:
+        packed = lib.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=ordered)
+        out, last = (ours if lib is treadle else theirs)(packed)
+        padded, counts = lib.nn.utils.rnn.pad_packed_sequence(out, batch_first=True, padding_value=-1.0, total_length=6)
+        assert counts.tolist() == lengths
+        return lib.cat([padded.reshape(-1), *(s.reshape(-1) for s in (last if kind == "LSTM" else [last]))])
+    compare(run, RNG.standard_normal((4, 5, 3)))
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        close(p.grad, q.grad)
+
+
+def test_packing() -> None:
+    sequences = [treadle.arange(3), treadle.arange(10, 11), treadle.arange(20, 22)]
+    packed = rnn.pack_sequence(sequences, enforce_sorted=False)
+    assert packed.data.tolist() == [0, 20, 10, 1, 21, 2] and packed.batch_sizes.tolist() == [3, 2, 1]
+    assert [s.tolist() for s in rnn.unpack_sequence(packed)] == [s.tolist() for s in sequences]
+    with pytest.raises(RuntimeError, match="must be sorted in decreasing order"):
+        rnn.pack_sequence(sequences)
+    with pytest.raises(RuntimeError, match="greater than 0"):
+        rnn.pack_padded_sequence(treadle.ones(2, 1), [0])
+    with pytest.raises(ValueError, match="total_length=2"):
+        rnn.pad_packed_sequence(packed, total_length=2)
+
+
+@pytest.mark.oracle
+def test_attention_forward_oracle() -> None:
+    arrays = [RNG.standard_normal(s) for s in ((5, 2, 8), (24, 8), (24,), (8, 8), (8,))]
+
+    def run(lib: Any, x: Any, w: Any, b: Any, wo: Any, bo: Any) -> Any:
+        out, weights = lib.nn.functional.multi_head_attention_forward(x, x, x, 8, 2, w, b, None, None, False, 0.0, wo, bo, training=True)
+        return lib.cat([out.reshape(-1), weights.reshape(-1)])
+    compare(run, *arrays, tolerance=1e-7)
+
+
+def test_lazy_layers() -> None:
+    net = nn.Sequential(nn.LazyConv2d(4, 3, groups=2), nn.Flatten(), nn.LazyLinear(3))
+    weight = net[2].weight
+    assert "Uninitialized" in repr(weight) and net[2].has_uninitialized_params()
+    fresh = copy.deepcopy(net)
+    with pytest.raises(RuntimeError, match="uninitialized parameter in shape"):
+        weight.shape  # noqa: B018
+    assert net(treadle.ones(2, 6, 5, 5)).shape == (2, 3)
+    assert type(net[0]) is nn.Conv2d and type(net[2]) is nn.Linear and net[2].weight is weight and net[2].in_features == 36
+    assert net[0].weight.shape == (4, 3, 3, 3) and bool(weight.abs().max() <= 1 / 6) and bool(weight.abs().max() > 0)
+    fresh.load_state_dict(net.state_dict())
+    x = treadle.rand(1, 6, 5, 5)
+    assert fresh(x).tolist() == net(x).tolist()
+    file = io.BytesIO()
+    treadle.save(net.state_dict(), file)
+    with pytest.raises(RuntimeError, match=r"Expected 3D \(unbatched\) or 4D"):
+        nn.LazyConv2d(1, 1)(treadle.ones(1, 1))
+
+
+@pytest.mark.parametrize("name,shape", [("BatchNorm1d", (3, 4)), ("BatchNorm2d", (2, 4, 3, 3)), ("InstanceNorm2d", (4, 3, 3))])
+def test_lazy_norms(name: str, shape: tuple[int, ...]) -> None:
+    lazy, again = getattr(nn, "Lazy" + name)(affine=True), getattr(nn, "Lazy" + name)(affine=True)
+    x = treadle.rand(shape)
+    ready = getattr(nn, name)(4, affine=True)
+    assert lazy(x).tolist() == ready(x).tolist() and repr(lazy) == repr(ready) and type(lazy) is type(ready)
+    again.load_state_dict(lazy.state_dict())
+    assert again.num_features == 4 and again.weight.tolist() == [1.0] * 4
