@@ -175,8 +175,8 @@ class _LazyNorm(LazyModuleMixin, batch_normalization._NormBase):
     """A norm whose `num_features` is the channel count of its first input. Takes the other arguments of the norm."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(0, *args, **kwargs)  # type: ignore[misc]
-        place = {key: kwargs.get(key) for key in ("device", "dtype")}
+        super().__init__(0, *args, **kwargs)
+        place: dict[str, Any] = {key: kwargs.get(key) for key in ("device", "dtype")}
         for name in ("weight", "bias"):
             if self._parameters[name] is not None:
                 setattr(self, name, UninitializedParameter(**place))
@@ -195,7 +195,8 @@ class _LazyNorm(LazyModuleMixin, batch_normalization._NormBase):
                 if isinstance(value, UninitializedParameter):
                     value.materialize((channels,))
             if self.track_running_stats:
-                self.running_mean, self.running_var = self.running_mean.new_zeros(channels), self.running_var.new_ones(channels)
+                for name in ("running_mean", "running_var"):  # filled by reset_parameters
+                    setattr(self, name, getattr(self, name).new_empty(channels))
             self.reset_parameters()
 
     def initialize_parameters(self, input: Tensor) -> None:

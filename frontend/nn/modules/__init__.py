@@ -14,7 +14,8 @@ from treadle.nn.module import Module
 _PATHS = {
     "activation": ("activation", "attention"), "adaptive": ("adaptive",), "batchnorm": ("batch_normalization",),
     "container": ("container",), "conv": ("convolution",), "distance": ("loss",), "dropout": ("dropout",), "flatten": ("flatten",),
-    "fold": ("convolution",), "instancenorm": ("batch_normalization",), "lazy": ("lazy",), "linear": ("linear", "attention"), "loss": ("loss",),
+    "fold": ("convolution",), "instancenorm": ("batch_normalization",), "lazy": ("lazy",),
+    "linear": ("linear", "attention"), "loss": ("loss",),
     "module": ("module", "state", "hooks"), "normalization": ("normalization", "batch_normalization"), "padding": ("padding",),
     "pixelshuffle": ("pixelshuffle",),
     "pooling": ("pooling",), "rnn": ("rnn",), "sparse": ("embedding",), "transformer": ("transformer",), "upsampling": ("upsampling",),
