@@ -46,7 +46,7 @@ from treadle.nn.batch_normalization import (
 )
 from treadle.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from treadle.nn.convolution import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Fold, Unfold
-from treadle.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
+from treadle.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from treadle.nn.embedding import Embedding, EmbeddingBag
 from treadle.nn.flatten import Flatten, Unflatten
 from treadle.nn.lazy import (
@@ -193,6 +193,7 @@ __all__ = [
     "Dropout3d",
     "Embedding",
     "EmbeddingBag",
+    "FeatureAlphaDropout",
     "Flatten",
     "Fold",
     "GRUCell",

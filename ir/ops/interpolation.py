@@ -34,9 +34,9 @@ class Axis(NamedTuple):
         return self.n == self.out and (self.align or self.factor in (None, 1.0))
 
 
-def _positions(b: Any, x: TensorType, count: int, shift: float, step: float) -> Any:
-    """(i + shift) * step for i < count, in the precision of x."""
-    i = b.cast(b.iota(count, dtypes.int64, x.device), x.dtype)
+def _positions(b: Any, x: TensorType, count: int, shift: float, step: float, i: Any = None) -> Any:
+    """(i + shift) * step for i < count (or the whole numbers i), in the precision of x."""
+    i = b.cast(b.iota(count, dtypes.int64, x.device) if i is None else i, x.dtype)
     return b.mul(b.add(i, shift) if shift else i, b.cast(step, x.dtype))
 
 
@@ -58,9 +58,9 @@ def cubic_weights(b: Any, t: Any, a: float = -0.75) -> list[Any]:
     return [far(b.add(t, 1)), near(t), near(b.sub(1, t)), far(b.sub(2, t))]
 
 
-def _taps(b: Any, x: TensorType, axis: Axis, mode: str) -> list[tuple[Any, Any]]:
-    """(index, weight) pairs of vectors over an output axis."""
-    source = _positions(b, x, axis.out, 0.0 if axis.align else 0.5, axis.step)
+def _taps(b: Any, x: TensorType, axis: Axis, mode: str, outputs: Any = None) -> list[tuple[Any, Any]]:
+    """(index, weight) pairs of vectors over an output axis, or for the places `outputs` of it."""
+    source = _positions(b, x, axis.out, 0.0 if axis.align else 0.5, axis.step, outputs)
     source = source if axis.align else b.sub(source, 0.5)
     if mode == "cubic":
         base = b.floor(source)
@@ -95,16 +95,73 @@ def _resample(b: Any, x: Any, size: Ints, factors: Scales, mode: str, align: boo
     return x
 
 
+def _backward_taps(b: Any, g: TensorType, axis: Axis, mode: str) -> list[tuple[Any, Any]]:
+    """For each input element of an axis the outputs that may read it, as (index, weight) pairs: their sources are within the
+    filter's radius, and they lie side by side."""
+    radius, shift = (2 if mode == "cubic" else 1), 0.0 if axis.align else 0.5
+    if axis.step == 0.0:  # one output, whose source is the first element
+        return [(b.full(0, (axis.n,), dtypes.int64, g.device), _weight_of(b, g, axis, mode, b.full(0, (axis.n,), dtypes.int64, g.device)))]
+    i = b.cast(b.iota(axis.n, dtypes.int64, g.device), g.dtype)
+    first = b.floor(b.sub(b.div(b.add(i, shift - radius), b.cast(axis.step, g.dtype)), shift))
+    found = []
+    for t in range(math.floor(2 * radius / axis.step) + 3):
+        at = b.add(_whole(b, first), t)
+        inside = b.logical_and(b.ge(at, 0), b.lt(at, axis.out))
+        at = _held(b, at, axis.out)
+        found.append((at, b.where(inside, _weight_of(b, g, axis, mode, at), 0.0)))
+    return found
+
+
+def _weight_of(b: Any, g: TensorType, axis: Axis, mode: str, outputs: Any) -> Any:
+    """The weight of element i in output outputs[i]."""
+    i = b.iota(axis.n, dtypes.int64, g.device)
+    total: Any = None
+    for index, weight in _taps(b, g, axis, mode, outputs):
+        part = b.where(b.eq(index, i), weight, 0.0)
+        total = part if total is None else b.add(total, part)
+    return total
+
+
+def _resample_backward(b: Any, g: Any, shape: Ints, factors: Scales, mode: str, align: bool) -> Any:
+    rank = len(shape)
+    for d in range(rank - len(factors), rank):
+        axis = Axis(shape[d], g.type.shape[d], factors[d - rank + len(factors)], align)
+        if axis.unchanged:
+            continue
+        total: Any = None
+        for index, weight in _backward_taps(b, g.type, axis, mode):
+            part = b.mul(b.index_select(g, index, d), b.reshape(weight, _along(weight, d, rank)))
+            total = part if total is None else b.add(total, part)
+        g = total
+    return g
+
+
+def _resample_again(b: Any, gg: Any, g_type: TensorType, factors: Scales, mode: str, align: bool) -> Any:
+    return b.resample(gg, g_type.shape[g_type.ndim - len(factors):], factors, mode, align)
+
+
 def _resample_type(types: Types, size: Ints, factors: Scales, mode: str, align: bool) -> TensorType:
     need_float(f"upsample_{mode}", types[0])
     return _resized(types, size)
 
 
+def _backward_type(types: Types, shape: Ints, *attrs: Any) -> TensorType:
+    need_float("resample_backward", types[0])
+    return types[0].with_(shape)
+
+
 _N: Any = (None, None)
+_RESIZED: list[Any] = [((1, 2, 5), (8,), (None,), "linear", False), ((2, 3, 4), (5, 3), _N, "linear", True),
+                       ((1, 3, 4), (6, 6), (2.2, 1.5), "cubic", False), ((2, 3, 4), (3, 7), _N, "cubic", True)]
 declare("resample", Kind.COMPOSITE, "x", "size factors mode align", type_rule=_resample_type, decompose=in_float32(_resample),
-        samples=[(((1, 2, 5),), ((8,), (None,), "linear", False)), (((2, 3, 4),), ((5, 3), _N, "linear", True)),
-                 (((1, 3, 4),), ((6, 6), (2.2, 1.5), "cubic", False)), (((2, 3, 4),), ((3, 7), _N, "cubic", True))],
+        vjp=(lambda b, g, x_type, factors, mode, align: b.resample_backward(g, x_type.shape, factors, mode, align),),
+        samples=[((x,), tuple(attrs)) for x, *attrs in _RESIZED],
         onnx="Resize", doc="The last axes resized by linear or cubic (Keys 1981) interpolation.")
+declare("resample_backward", Kind.COMPOSITE, "g", "shape factors mode align", type_rule=_backward_type,
+        decompose=in_float32(_resample_backward),
+        vjp=(_resample_again,),
+        samples=[((x[:len(x) - len(size)] + size,), (x, *rest)) for x, size, *rest in _RESIZED],
+        doc="Each input element of a `resample` gathers the gradients of the outputs that read it, times its weights there.")
 
 
 # -- nearest -----------------------------------------------------------------------------------------------------------------
