@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
-# What each must print, as it would look in the terminal; charlm runs in .ci/run only.
+# What each must print, as it would look in the terminal; the others run in .ci/run only.
 SHORT = {
+    "cnn": (["--epochs", "2"], ["epoch  2  loss ", "test accuracy 0."]),
     "custom_op": ([], ["gradcheck       True", "straight through [1.0, 1.0]", "step 200  loss 0.0"]),
     "digits": (["--epochs", "2"], ["epoch  2  loss ", "test accuracy 0.9", "ops recorded"]),
     "inspect_ir": ([], ['"treadle.matmul"', "plan: ", "kernel @k0(", "the gradient is IR too"]),
     "rnn": ([], ["grad_fn=", "step 400  mean squared error 0.00", "predicted "]),
+    "vae": (["--epochs", "10"], ["epoch  10  loss 2"]),
 }
+LONG = {"charlm", "detection", "translate"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
@@ -23,7 +26,7 @@ def test_examples_compile(path: Path) -> None:
 
 
 def test_every_example_is_known() -> None:
-    assert {path.stem for path in EXAMPLES} == {*SHORT, "charlm"}
+    assert {path.stem for path in EXAMPLES} == {*SHORT, *LONG}
 
 
 @pytest.mark.parametrize("name", SHORT)
