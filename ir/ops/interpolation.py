@@ -99,21 +99,24 @@ def _backward_taps(b: Any, g: TensorType, axis: Axis, mode: str) -> list[tuple[A
     """For each input element of an axis the outputs that may read it, as (index, weight) pairs: their sources are within the
     filter's radius, and they lie side by side."""
     radius, shift = (2 if mode == "cubic" else 1), 0.0 if axis.align else 0.5
-    if axis.step == 0.0:  # one output, whose source is the first element
-        return [(b.full(0, (axis.n,), dtypes.int64, g.device), _weight_of(b, g, axis, mode, b.full(0, (axis.n,), dtypes.int64, g.device)))]
     i = b.cast(b.iota(axis.n, dtypes.int64, g.device), g.dtype)
-    first = b.floor(b.sub(b.div(b.add(i, shift - radius), b.cast(axis.step, g.dtype)), shift))
-    found = []
-    for t in range(math.floor(2 * radius / axis.step) + 3):
-        at = b.add(_whole(b, first), t)
-        inside = b.logical_and(b.ge(at, 0), b.lt(at, axis.out))
-        at = _held(b, at, axis.out)
-        found.append((at, b.where(inside, _weight_of(b, g, axis, mode, at), 0.0)))
-    return found
+    if axis.step == 0.0:  # one output, whose source is the first element
+        count, first = 1, b.mul(i, 0.0)
+    else:
+        count = math.floor(2 * radius / axis.step) + 3
+        first = b.floor(b.sub(b.div(b.add(i, shift - radius), b.cast(axis.step, g.dtype)), shift))
+    at = b.add(b.reshape(_whole(b, first), (1, axis.n)), b.reshape(b.iota(count, dtypes.int64, g.device), (count, 1)))
+    inside = b.logical_and(b.ge(at, 0), b.lt(at, axis.out))
+    at = _held(b, at, axis.out)
+    weight = b.where(inside, _weight_of(b, g, axis, mode, at), 0.0)
+
+    def row(v: Any, t: int) -> Any:
+        return b.reshape(b.slice(v, (t, 0), (t + 1, axis.n), (1, 1)), (axis.n,))
+    return [(row(at, t), row(weight, t)) for t in range(count)]
 
 
 def _weight_of(b: Any, g: TensorType, axis: Axis, mode: str, outputs: Any) -> Any:
-    """The weight of element i in output outputs[i]."""
+    """The weight of element i in the outputs (count, i)."""
     i = b.iota(axis.n, dtypes.int64, g.device)
     total: Any = None
     for index, weight in _taps(b, g, axis, mode, outputs):
@@ -225,9 +228,12 @@ def _resample_filtered(b: Any, x: Any, size: Ints, factors: Scales, mode: str, a
         axis = Axis(shape[d], out, factor, align)
         if axis.unchanged:
             continue
-        rows = b.reshape(x, (math.prod(shape[:d]), shape[d], math.prod(shape[d + 1:])))
-        weight = b.expand(b.reshape(_filter_matrix(b, x.type, axis, mode), (1, out, axis.n)), (rows.type.shape[0], out, axis.n))
-        x = b.reshape(b.matmul(weight, rows), shape[:d] + (out,) + shape[d + 1:])
+        outer, inner, weight = math.prod(shape[:d]), math.prod(shape[d + 1:]), _filter_matrix(b, x.type, axis, mode)
+        if inner == 1:
+            found = b.matmul(b.reshape(x, (outer, axis.n)), b.permute(weight, (1, 0)))
+        else:
+            found = b.matmul(b.expand(b.reshape(weight, (1, out, axis.n)), (outer, out, axis.n)), b.reshape(x, (outer, axis.n, inner)))
+        x = b.reshape(found, shape[:d] + (out,) + shape[d + 1:])
     return x
 
 
