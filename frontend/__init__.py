@@ -65,6 +65,19 @@ from treadle.custom_function import Function as _Function
 from treadle.gradcheck import gradcheck as _gradcheck
 from treadle.gradcheck import gradgradcheck as _gradgradcheck
 from treadle.inspection import inspect
+from treadle.nn.functional import (
+    adaptive_avg_pool1d,
+    avg_pool1d,
+    channel_shuffle,
+    group_norm,
+    layer_norm,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+    pixel_shuffle,
+    pixel_unshuffle,
+    rms_norm,
+)
 from treadle.serialization import load, save
 from treadle.settings import *
 

@@ -131,3 +131,9 @@ def test_max_unpool_layer(torch: Any) -> None:
         return m.nn.MaxUnpool2d(2, stride=2)(*m.nn.MaxPool2d(2, stride=2, return_indices=True)(x))
     same(torch, call, (1, 2, 4, 6))
     assert repr(nn.MaxUnpool2d(2)) == repr(torch.nn.MaxUnpool2d(2))
+
+
+def test_names_outside_functional(torch: Any) -> None:
+    same(torch, lambda m, x: m.max_pool2d(x, 2), (2, 3, 6, 6))
+    same(torch, lambda m, x: F(m, "max_pool2d_with_indices")(x, 2), (2, 3, 6, 6))
+    same(torch, lambda m, x: m.pixel_shuffle(m.avg_pool1d(x.reshape(6, 8, 6), 2).reshape(2, 3, 8, 3).transpose(1, 2), 2), (2, 3, 8, 6))

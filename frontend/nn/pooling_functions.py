@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import treadle
@@ -277,3 +278,12 @@ def max_unpool3d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints
                  output_size: Sequence[int] | None = None) -> Tensor:
     """Zeros of the size before `max_pool3d`, with input at its indices."""
     return _max_unpool("max_unpool3d", input, indices, 3, kernel_size, stride, padding, output_size)
+
+
+# PyTorch's names for the forms that always give (values, indices).
+max_pool1d_with_indices: Callable[..., Pooled] = partial(max_pool1d, return_indices=True)
+max_pool2d_with_indices: Callable[..., Pooled] = partial(max_pool2d, return_indices=True)
+max_pool3d_with_indices: Callable[..., Pooled] = partial(max_pool3d, return_indices=True)
+adaptive_max_pool1d_with_indices: Callable[..., Pooled] = partial(adaptive_max_pool1d, return_indices=True)
+adaptive_max_pool2d_with_indices: Callable[..., Pooled] = partial(adaptive_max_pool2d, return_indices=True)
+adaptive_max_pool3d_with_indices: Callable[..., Pooled] = partial(adaptive_max_pool3d, return_indices=True)
