@@ -245,7 +245,7 @@ def full_like(input: Tensor, fill_value: Any, *, dtype: DType | None = None, dev
 
 
 def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-           start: Any = None, end: Any = None, step: Any = None) -> Tensor:
+           start: Any = None, end: Any = None, step: Any = None, pin_memory: bool = False, out: Tensor | None = None) -> Tensor:
     """`arange(end)`, `arange(start, end)`, `arange(start, end, step)`."""
     numbers = [a.item() if isinstance(a, Tensor | np.generic) else a for a in args]
     begin = start if start is not None else (numbers.pop(0) if len(numbers) > 1 else 0)
@@ -258,6 +258,9 @@ def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_
     size = max(0, math.ceil((stop - begin) / by))
     integral = all(isinstance(v, int) for v in (begin, stop, by))
     dtype = as_dtype(dtype) if dtype else (dtypes.int64 if integral else dtypes.default_float())
+    if out is not None:
+        from treadle.functions import into  # functions are made of creations
+        return into(out, _ramp(size, begin, by, out._data.type.dtype, out._data.type.device), "arange")
     return _finish(_ramp(size, begin, by, dtype, device_name(device)), requires_grad)
 
 

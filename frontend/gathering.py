@@ -113,11 +113,11 @@ def _vector(name: str, index: Tensor) -> Tensor:
     return index if index._data.type.ndim else apply(RESHAPE, (index,), ((1,),))
 
 
-def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+def index_select(input: Tensor, dim: int, index: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The entries `index` (a vector) of an axis."""
     axis = _axis("index_select", input, dim)
-    out = apply(TABLE["index_select"], (tensor_argument("index_select", input), _vector("index_select", index)), (axis,))
-    return out if input._data.type.ndim else apply(RESHAPE, (out,), ((),))
+    found = apply(TABLE["index_select"], (tensor_argument("index_select", input), _vector("index_select", index)), (axis,))
+    return into(out, found if input._data.type.ndim else apply(RESHAPE, (found,), ((),)), "index_select")
 
 
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:

@@ -349,9 +349,9 @@ def _scan(name: str, input: Tensor, dim: int, dtype: Any = None) -> Any:
 
 
 @numpy_names
-def cumsum(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+def cumsum(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
     """Running sum along an axis; integers become int64."""
-    return _scan("cumsum", input, dim, dtype)
+    return into(out, _scan("cumsum", input, dim, dtype), "cumsum")
 
 
 @numpy_names

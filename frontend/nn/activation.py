@@ -249,6 +249,20 @@ class Threshold(Module):
         return f"threshold={self.threshold}, value={self.value}{_inplace(self)}"
 
 
+class RReLU(Module):
+    """x where not negative, else x times a random slope from [lower, upper); their mean in evaluation (Xu et al., 2015)."""
+
+    def __init__(self, lower: float = 1.0 / 8, upper: float = 1.0 / 3, inplace: bool = False) -> None:
+        super().__init__()
+        self.lower, self.upper, self.inplace = lower, upper, inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.rrelu(input, self.lower, self.upper, self.training, self.inplace)
+
+    def extra_repr(self) -> str:
+        return f"lower={self.lower}, upper={self.upper}{_inplace(self)}"
+
+
 class PReLU(Module):
     """x where positive, else weight * x; weight has 1 element or one per channel."""
 

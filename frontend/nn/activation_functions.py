@@ -201,3 +201,27 @@ def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
 
 def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     return hardtanh(input, min_val, max_val, inplace=True)
+
+
+def selu_(input: Tensor) -> Tensor:
+    return selu(input, inplace=True)
+
+
+def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    return celu(input, alpha, inplace=True)
+
+
+def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
+    return _written(input, treadle.where(input > threshold, input, value), True)
+
+
+def rrelu(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False, inplace: bool = False) -> Tensor:
+    """x where not negative, else x times a slope drawn uniformly from [lower, upper) when training, their mean otherwise."""
+    if training:
+        slope = treadle.rand(tuple(input.shape), device=input.device).to(input.dtype) * (upper - lower) + lower
+        return _written(input, treadle.where(input >= 0, input, input * slope), inplace)
+    return leaky_relu(input, (lower + upper) / 2, inplace)
+
+
+def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False) -> Tensor:
+    return rrelu(input, lower, upper, training, inplace=True)

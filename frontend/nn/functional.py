@@ -10,6 +10,7 @@ from treadle import ops, random
 from treadle.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, fold, unfold
 from treadle.nn.activation_functions import (
     celu,
+    celu_,
     elu,
     elu_,
     gelu,
@@ -29,7 +30,10 @@ from treadle.nn.activation_functions import (
     relu,
     relu6,
     relu_,
+    rrelu,
+    rrelu_,
     selu,
+    selu_,
     sigmoid,
     silu,
     softmax,
@@ -40,6 +44,7 @@ from treadle.nn.activation_functions import (
     tanh,
     tanhshrink,
     threshold,
+    threshold_,
 )
 from treadle.nn.loss_functions import (
     binary_cross_entropy,
@@ -133,8 +138,22 @@ __all__ = [
     "triplet_margin_loss", "unfold", "upsample", "upsample_bilinear", "upsample_nearest",
 ]
 
-__all__ += ["ctc_loss", "embedding_bag", "multi_head_attention_forward", "multi_margin_loss", "multilabel_margin_loss",
-            "multilabel_soft_margin_loss", "triplet_margin_with_distance_loss"]
+__all__ += [
+    "celu_",
+    "ctc_loss",
+    "embedding_bag",
+    "feature_alpha_dropout",
+    "multi_head_attention_forward",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "pdist",
+    "rrelu",
+    "rrelu_",
+    "selu_",
+    "threshold_",
+    "triplet_margin_with_distance_loss",
+]
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -204,9 +223,23 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace
         return input
     if p == 1.0:
         return input * 0.0
+    return _alpha_dropped(input, tuple(input.shape), p, inplace)
+
+
+def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """`alpha_dropout` of whole channels of (N, C, ...)."""
+    _check_probability(p)
+    if not training or p == 0.0:
+        return input
+    if p == 1.0:
+        return input * 0.0
+    return _alpha_dropped(input, (*input.shape[:2], *[1] * (input.dim() - 2)), p, inplace)
+
+
+def _alpha_dropped(input: Tensor, choices: tuple[int, ...], p: float, inplace: bool) -> Tensor:
     limit = -1.7580993408473766
     scale = 1.0 / math.sqrt((1 - p) * (1 + p * limit * limit))
-    keep = treadle.rand(tuple(input.shape), device=input.device) >= p
+    keep = treadle.rand(choices, device=input.device) >= p
     result = treadle.where(keep, input, limit) * scale - scale * limit * p
     return input.copy_(result) if inplace else result
 
@@ -339,6 +372,14 @@ def _check_normalized(name: str, input: Tensor, normalized_shape: Sequence[int],
         raise RuntimeError(f"Given normalized_shape={list(shape)}, expected input with shape "
                            f"[*, {', '.join(map(str, shape))}], but got input of size{list(input.shape)}")
     return shape
+
+
+def pdist(input: Tensor, p: float = 2.0) -> Tensor:
+    """The p-norm distances of all pairs of rows i < j of (N, D) -> (N (N - 1) / 2)."""
+    if input.dim() != 2:
+        raise RuntimeError(f"pdist only supports 2D tensors, got: {input.dim()}D")
+    first, second = treadle.triu_indices(input.size(0), input.size(0), 1).to(input.device)
+    return treadle.norm(input[first] - input[second], p, -1)
 
 
 def normalize(input: Tensor, p: float = 2.0, dim: int | tuple[int, ...] = 1, eps: float = 1e-12, out: Tensor | None = None) -> Tensor:

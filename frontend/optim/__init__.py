@@ -1,4 +1,6 @@
 """`treadle.optim`: optimizers and learning-rate schedulers with PyTorch's names."""
+from typing import Any as _Any
+
 from treadle.optim import lr_scheduler
 from treadle.optim.adam import Adam, AdamW
 from treadle.optim.adaptive import Adadelta, Adagrad, Adamax, RMSprop
@@ -8,3 +10,10 @@ from treadle.optim.sgd import SGD
 
 __all__ = ["ASGD", "LBFGS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "Optimizer", "RAdam",
            "RMSprop", "Rprop", "lr_scheduler"]
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "swa_utils":
+        import importlib
+        return importlib.import_module("treadle.optim.swa_utils")
+    raise AttributeError(f"module 'treadle.optim' has no attribute {name!r}")
