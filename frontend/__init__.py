@@ -5,85 +5,102 @@ import math
 from typing import Any
 
 from treadle.ir import op as _op_table
-from treadle.ir.dtypes import (
-    DType as dtype,
-)
-from treadle.ir.dtypes import (
-    bfloat16,
-    float16,
-    float32,
-    float64,
-    int8,
-    int16,
-    int32,
-    int64,
-    uint8,
-)
-from treadle.ir.dtypes import bool_ as bool
+from treadle.ir.dtypes import DType as _DType
+from treadle.ir.dtypes import bfloat16 as bfloat16
+from treadle.ir.dtypes import bool_ as _bool
+from treadle.ir.dtypes import float16 as float16
+from treadle.ir.dtypes import float32 as float32
+from treadle.ir.dtypes import float64 as float64
+from treadle.ir.dtypes import int8 as int8
+from treadle.ir.dtypes import int16 as int16
+from treadle.ir.dtypes import int32 as int32
+from treadle.ir.dtypes import int64 as int64
+from treadle.ir.dtypes import uint8 as uint8
 from treadle.runtime import engine as _engine  # the engine declares the op table and hooks into the recorder
 from treadle.version import __version__
 
 # isort: split
-from treadle import autograd
+from treadle import autograd as autograd
 from treadle import tensor as _tensor_module
 from treadle.convolution import *
 from treadle.creation import *
-from treadle.creation import tensor
-from treadle.device import device, get_default_device, set_default_device
+from treadle.creation import tensor as tensor
+from treadle.device import device as device
+from treadle.device import get_default_device as get_default_device
+from treadle.device import set_default_device as set_default_device
 from treadle.functions import *
 from treadle.gathering import *
-from treadle.grad_mode import (
-    enable_grad,
-    inference_mode,
-    is_grad_enabled,
-    is_inference_mode_enabled,
-    no_grad,
-    set_grad_enabled,
-)
-from treadle.interop import from_dlpack, from_numpy
+from treadle.grad_mode import enable_grad as enable_grad
+from treadle.grad_mode import inference_mode as inference_mode
+from treadle.grad_mode import is_grad_enabled as is_grad_enabled
+from treadle.grad_mode import is_inference_mode_enabled as is_inference_mode_enabled
+from treadle.grad_mode import no_grad as no_grad
+from treadle.grad_mode import set_grad_enabled as set_grad_enabled
+from treadle.interop import from_dlpack as from_dlpack
+from treadle.interop import from_numpy as from_numpy
 from treadle.legacy import *
 from treadle.linear_algebra import *
 from treadle.methods import install as _install
-from treadle.printing import get_printoptions, printoptions, set_printoptions
-from treadle.random import Generator, default_generator, fork_rng, get_rng_state, initial_seed, manual_seed, seed, set_rng_state
+from treadle.printing import get_printoptions as get_printoptions
+from treadle.printing import printoptions as printoptions
+from treadle.printing import set_printoptions as set_printoptions
+from treadle.random import Generator as Generator
+from treadle.random import default_generator as default_generator
+from treadle.random import fork_rng as fork_rng
+from treadle.random import get_rng_state as get_rng_state
+from treadle.random import initial_seed as initial_seed
+from treadle.random import manual_seed as manual_seed
+from treadle.random import seed as seed
+from treadle.random import set_rng_state as set_rng_state
 from treadle.reductions import *
 from treadle.shaping import *
 from treadle.tensor import EMITTER as _EMITTER
-from treadle.tensor import Tensor
+from treadle.tensor import Tensor as Tensor
 from treadle.types import *
 
 _install()
 
 # isort: split
-from treadle import amp, cpu, cuda, linalg, nn, optim, random, utils
+from treadle import amp as amp
+from treadle import cpu as cpu
+from treadle import cuda as cuda
+from treadle import linalg as linalg
+from treadle import nn as nn
 from treadle import ops as _ops
-from treadle.amp.autocasting import autocast, get_autocast_dtype, is_autocast_available, is_autocast_enabled
+from treadle import optim as optim
+from treadle import random as random
+from treadle import utils as utils
+from treadle.amp.autocasting import autocast as autocast
+from treadle.amp.autocasting import get_autocast_dtype as get_autocast_dtype
+from treadle.amp.autocasting import is_autocast_available as is_autocast_available
+from treadle.amp.autocasting import is_autocast_enabled as is_autocast_enabled
 from treadle.anomaly import detect_anomaly as _detect_anomaly
-from treadle.anomaly import is_anomaly_check_nan_enabled, is_anomaly_enabled
+from treadle.anomaly import is_anomaly_check_nan_enabled as is_anomaly_check_nan_enabled
+from treadle.anomaly import is_anomaly_enabled as is_anomaly_enabled
 from treadle.anomaly import set_detect_anomaly as _set_detect_anomaly
 from treadle.custom_function import Function as _Function
 from treadle.gradcheck import gradcheck as _gradcheck
 from treadle.gradcheck import gradgradcheck as _gradgradcheck
-from treadle.inspection import inspect
-from treadle.nn.functional import (
-    adaptive_avg_pool1d,
-    avg_pool1d,
-    channel_shuffle,
-    group_norm,
-    layer_norm,
-    max_pool1d,
-    max_pool2d,
-    max_pool3d,
-    pixel_shuffle,
-    pixel_unshuffle,
-    rms_norm,
-)
-from treadle.serialization import load, save
+from treadle.inspection import inspect as inspect
+from treadle.nn.functional import adaptive_avg_pool1d as adaptive_avg_pool1d
+from treadle.nn.functional import avg_pool1d as avg_pool1d
+from treadle.nn.functional import channel_shuffle as channel_shuffle
+from treadle.nn.functional import group_norm as group_norm
+from treadle.nn.functional import layer_norm as layer_norm
+from treadle.nn.functional import max_pool1d as max_pool1d
+from treadle.nn.functional import max_pool2d as max_pool2d
+from treadle.nn.functional import max_pool3d as max_pool3d
+from treadle.nn.functional import pixel_shuffle as pixel_shuffle
+from treadle.nn.functional import pixel_unshuffle as pixel_unshuffle
+from treadle.nn.functional import rms_norm as rms_norm
+from treadle.serialization import load as load
+from treadle.serialization import save as save
 from treadle.settings import *
 
 # isort: split
-from treadle import compiler
-from treadle.compilation.api import compile, explain
+from treadle import compiler as compiler
+from treadle.compilation.api import compile as compile
+from treadle.compilation.api import explain as explain
 
 inverse, pinverse, det, slogdet, logdet, cholesky, qr, matrix_exp, cholesky_solve, cholesky_inverse = (
     linalg.inv, linalg.pinv, linalg.det, linalg.slogdet, linalg.logdet, linalg.cholesky, linalg.qr, linalg.matrix_exp,
@@ -92,6 +109,8 @@ for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradc
                       "enable_grad": enable_grad, "set_grad_enabled": set_grad_enabled, "Variable": Tensor,
                       "detect_anomaly": _detect_anomaly, "set_detect_anomaly": _set_detect_anomaly}.items():
     setattr(autograd, _name, _value)
+dtype = _DType
+bool = _bool
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
 pi, e, inf, nan = math.pi, math.e, math.inf, math.nan

@@ -21,7 +21,8 @@ class Net(nn.Module):
         self.last = nn.Linear(width, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(torch.relu(self.first(x)))
+        out: torch.Tensor = self.last(torch.relu(self.first(x)))
+        return out
 
 
 def train(steps: int) -> float:

@@ -231,6 +231,8 @@ def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False,
     _check_probability(p)
     if not training or p == 0.0:
         return input
+    if input.dim() < 2:
+        raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
     if p == 1.0:
         return input * 0.0
     return _alpha_dropped(input, (*input.shape[:2], *[1] * (input.dim() - 2)), p, inplace)
@@ -240,23 +242,6 @@ def _alpha_dropped(input: Tensor, choices: tuple[int, ...], p: float, inplace: b
     limit = -1.7580993408473766
     scale = 1.0 / math.sqrt((1 - p) * (1 + p * limit * limit))
     keep = treadle.rand(choices, device=input.device) >= p
-    result = treadle.where(keep, input, limit) * scale - scale * limit * p
-    return input.copy_(result) if inplace else result
-
-
-def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """`alpha_dropout` of whole channels of (N, C, ...)."""
-    _check_probability(p)
-    if not training or p == 0.0:
-        return input
-    if input.dim() < 2:
-        raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
-    if p == 1.0:
-        return input * 0.0
-    limit = -1.7580993408473766
-    scale = 1.0 / math.sqrt((1 - p) * (1 + p * limit * limit))
-    channels = tuple(input.shape[:2]) + (1,) * (input.dim() - 2)
-    keep = treadle.rand(channels, device=input.device) >= p
     result = treadle.where(keep, input, limit) * scale - scale * limit * p
     return input.copy_(result) if inplace else result
 
