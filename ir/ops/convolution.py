@@ -153,15 +153,39 @@ def _convolution(b: Any, x: Any, w: Any, stride: Ints, padding: Ints, dilation: 
 
 
 def _input(b: Any, g: Any, w: Any, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
-    """At stride 1 the convolution of g with the kernel turned round; else each window is added where it came from."""
+    """At stride 1 the convolution of g with the kernel turned round; else one of these for each phase of the stride."""
     if 0 in (g.type.numel, w.type.numel) or 0 in shape:
         return zeros(b, g.type.with_(shape))
     span = _extent(w.type.shape[2:], dilation)
     low = tuple([k - 1 - p for k, p in zip(span, padding, strict=True)])
     if any(s > 1 for s in stride):
+        if all(d == 1 for d in dilation) and all(k >= s for k, s in zip(w.type.shape[2:], stride, strict=True)):
+            return _phases(b, g, w, shape, stride, padding, groups)
         return _spread(b, g, w, shape, stride, padding, dilation, groups)
     high = tuple([n + k - 1 - m - lo for n, k, m, lo in zip(shape[2:], span, g.type.shape[2:], low, strict=True)])
     return _forward(b, _padded(b, g, low, high), _turned(b, w, groups), shape[2:], stride, dilation, groups)
+
+
+def _phases(b: Any, g: Any, w: Any, shape: Shape, stride: Ints, padding: Ints, groups: int) -> Any:
+    """Elements whose places leave the same remainders by the stride depend on the same taps: stride-1 convolutions, interleaved.
+
+    x[phase + stride j] = sum over u of g[j + q - u] w[first + stride u], where stride q = phase + padding - first.
+    """
+    (n, c), ones, rank = shape[:2], (1,) * len(stride), len(stride)
+    kernel, out = w.type.shape[2:], g.type.shape[2:]
+    counts = tuple([-(-m // s) for m, s in zip(shape[2:], stride, strict=True)])
+    parts = []
+    for phase in _taps(stride):
+        first = tuple([(f + p) % s for f, p, s in zip(phase, padding, stride, strict=True)])
+        weights = b.slice(w, (0, 0, *first), w.type.shape, (1, 1, *stride))
+        low = tuple([-(-(k - t) // s) - 1 - (f + p - t) // s for k, t, s, f, p in zip(kernel, first, stride, phase, padding, strict=True)])
+        high = tuple([j + m - 1 - o - lo for j, m, o, lo in zip(counts, weights.type.shape[2:], out, low, strict=True)])
+        y = _forward(b, _padded(b, g, low, high), _turned(b, weights, groups), counts, ones, ones, groups)
+        parts.append(b.reshape(y, (n, c, 1, *counts)))
+    stacked = b.reshape(b.cat(*parts, dim=2), (n, c, *stride, *counts))
+    order = [axis for i in range(rank) for axis in (2 + rank + i, 2 + i)]
+    whole = b.reshape(b.permute(stacked, (0, 1, *order)), (n, c, *[j * s for j, s in zip(counts, stride, strict=True)]))
+    return b.slice(whole, (0,) * (rank + 2), shape, (1,) * (rank + 2)) if whole.type.shape != shape else whole
 
 
 def _turned(b: Any, w: Any, groups: int) -> Any:
