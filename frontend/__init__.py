@@ -84,15 +84,21 @@ from treadle.gradcheck import gradgradcheck as _gradgradcheck
 from treadle.inspection import inspect as inspect
 from treadle.nn.functional import adaptive_avg_pool1d as adaptive_avg_pool1d
 from treadle.nn.functional import avg_pool1d as avg_pool1d
+from treadle.nn.functional import bilinear as bilinear
 from treadle.nn.functional import channel_shuffle as channel_shuffle
+from treadle.nn.functional import cosine_similarity as cosine_similarity
 from treadle.nn.functional import group_norm as group_norm
 from treadle.nn.functional import layer_norm as layer_norm
 from treadle.nn.functional import max_pool1d as max_pool1d
 from treadle.nn.functional import max_pool2d as max_pool2d
 from treadle.nn.functional import max_pool3d as max_pool3d
+from treadle.nn.functional import pairwise_distance as pairwise_distance
+from treadle.nn.functional import pdist as pdist
 from treadle.nn.functional import pixel_shuffle as pixel_shuffle
 from treadle.nn.functional import pixel_unshuffle as pixel_unshuffle
+from treadle.nn.functional import relu_ as relu_
 from treadle.nn.functional import rms_norm as rms_norm
+from treadle.nn.functional import rrelu as rrelu
 from treadle.serialization import load as load
 from treadle.serialization import save as save
 from treadle.settings import *

@@ -121,6 +121,7 @@ def test_hub_downloads_once_and_checks(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r'invalid hash value \(expected "00"'):
         hub.download_url_to_file(other.as_uri(), tmp_path / "target", "00", progress=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "other"]
+    assert treadle.utils.model_zoo.load_url is hub.load_state_dict_from_url
 
 
 def test_accelerators_that_are_not_there() -> None:
