@@ -23,10 +23,27 @@ def plain(value: Value) -> Operand:
 
 
 def fold_view(value: Value) -> Operand:
-    """Look through the views that `value` is made of, as far as one stride per axis can express them."""
+    """Look through the views that `value` is made of, as many of them as one stride per axis can express."""
+    for depth in range(_depth(value), 0, -1):
+        found = _fold(value, depth)
+        if found is not None:
+            return found
+    return plain(value)
+
+
+def _depth(value: Value) -> int:
+    """How many views lie on each other."""
+    depth = 0
+    while is_view(value.node):
+        value, depth = value.node.inputs[0], depth + 1
+    return depth
+
+
+def _fold(value: Value, depth: int) -> Operand | None:
+    """Through the outermost `depth` views; None when that takes more than one stride for an axis."""
     axes = Axes()
     index, made = axes.fresh(value.shape)
-    base, linear = _walk(axes, value, index)
+    base, linear = _walk(axes, value, index, depth)
     linear = axes.resolve(linear)
     coefficients = dict(linear.terms)
     strides = []
@@ -34,14 +51,14 @@ def fold_view(value: Value) -> Operand:
     for n in value.shape:
         stride = 0 if n == 1 else _stride(axes, next(own), coefficients)
         if stride is None:
-            return plain(value)
+            return None
         strides.append(stride)
     return Operand(base, linear.const, tuple(strides))
 
 
-def _walk(axes: Axes, value: Value, index: Index) -> tuple[Value, Expr]:
+def _walk(axes: Axes, value: Value, index: Index, depth: int) -> tuple[Value, Expr]:
     """The value behind the views, and where `index` is in its memory."""
-    while is_view(value.node):
+    for _ in range(depth):
         node = value.node
         source = node.inputs[0]
         assert node.op is not None
