@@ -34,13 +34,14 @@ def from_array(array: np.ndarray) -> Tensor:
     return adopt(array)
 
 
-def adopt(array: np.ndarray) -> Tensor:
-    """A tensor that takes over a C-contiguous array nobody else will write to."""
+def adopt(array: np.ndarray, like: Tensor | None = None) -> Tensor:
+    """A tensor that takes over a C-contiguous array nobody else will write to; on the device of `like`, a copy."""
     dtype = dtypes.from_numpy(array.dtype)
     data = computed(tensor_type(array.shape, dtype), memory.from_numpy(np.ascontiguousarray(array, dtype.np).reshape(array.shape)))
     if STATE.here.capture is not None:
         STATE.here.capture.constants.add(data)
-    return wrap(data)
+    where = "cpu" if like is None else like._data.type.device
+    return wrap(data) if where == "cpu" else apply(op_table.TABLE["to_device"], (wrap(data),), (where,))
 
 
 def _finish(t: Tensor, requires_grad: bool) -> Tensor:
@@ -318,13 +319,13 @@ def randn(*size: Any, generator: Generator | None = None, dtype: DType | None = 
 def rand_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
               layout: Any = None, memory_format: Any = None) -> Tensor:
     type = input._data.type
-    return rand(type.shape, dtype=dtype or type.dtype, device=device, requires_grad=requires_grad, generator=generator)
+    return rand(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
 
 
 def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
                layout: Any = None, memory_format: Any = None) -> Tensor:
     type = input._data.type
-    return randn(type.shape, dtype=dtype or type.dtype, device=device, requires_grad=requires_grad, generator=generator)
+    return randn(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
 
 
 def randint(low: int, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
@@ -345,10 +346,11 @@ def randint(low: int, high: Any = None, size: Any = None, *, generator: Generato
     return _finish(value if dtype is dtypes.int64 else apply(table["cast"], (value,), (dtype,)), requires_grad)
 
 
-def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DType | None = None) -> Tensor:
-    shape = input._data.type.shape
-    dtype = dtype or input._data.type.dtype
-    return randint(low, shape, dtype=dtype) if high is None else randint(low, high, shape, dtype=dtype)
+def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DType | None = None, device: Any = None) -> Tensor:
+    type = input._data.type
+    dtype, where = dtype or type.dtype, device or type.device
+    bounds = (low,) if high is None else (low, high)
+    return randint(*bounds, type.shape, dtype=dtype, device=where)
 
 
 def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,

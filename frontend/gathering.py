@@ -30,9 +30,10 @@ def _array(x: Tensor) -> np.ndarray:
     return to_array(x)
 
 
-def _wrap(array: np.ndarray) -> Tensor:
+def _wrap(array: np.ndarray, like: Tensor) -> Tensor:
+    """An array that was computed from `like`, on its device."""
     from treadle.creation import adopt
-    return adopt(np.ascontiguousarray(array).reshape(array.shape))
+    return adopt(np.ascontiguousarray(array).reshape(array.shape), like)
 
 
 def _axis(name: str, x: Tensor, dim: int) -> int:
@@ -155,7 +156,7 @@ def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Any, accu
             axis += 1
         elif item._data.type.dtype is dtypes.bool_:
             for places in np.nonzero(_array(item)):
-                parts.append(_wrap(places))
+                parts.append(_wrap(places, item))
                 dims.append(axis)
                 axis += 1
         else:
@@ -228,7 +229,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     places = np.flatnonzero(np.broadcast_to(_array(mask), shape))
     count = int(np.prod(shape, dtype=np.int64))
     flat = apply(RESHAPE, (apply(EXPAND, (input,), (tuple(shape),)),), ((count,),))
-    return apply(TABLE["index_select"], (flat, _wrap(places)), (0,))
+    return apply(TABLE["index_select"], (flat, _wrap(places, input)), (0,))
 
 
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
@@ -240,7 +241,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
                            f"elements, but it has {source._data.type.numel}")
     head = apply(SLICE, (apply(RESHAPE, (source,), ((source._data.type.numel,),)),), ((0,), (places.size,), (1,)))
     flat = apply(RESHAPE, (input,), ((type.numel,),))
-    return apply(RESHAPE, (apply(TABLE["index_copy"], (flat, _wrap(places), head), (0,)),), (type.shape,))
+    return apply(RESHAPE, (apply(TABLE["index_copy"], (flat, _wrap(places, input), head), (0,)),), (type.shape,))
 
 
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
@@ -248,8 +249,8 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     x = _array(tensor_argument("nonzero", input))
     found = np.nonzero(x) if x.ndim else np.nonzero(x.reshape(1))
     if as_tuple:
-        return tuple([_wrap(i.astype(np.int64)) for i in found])
-    return _wrap(np.stack(found, 1).astype(np.int64) if x.ndim else np.zeros((found[0].size, 0), np.int64))
+        return tuple([_wrap(i.astype(np.int64), input) for i in found])
+    return _wrap(np.stack(found, 1).astype(np.int64) if x.ndim else np.zeros((found[0].size, 0), np.int64), input)
 
 
 def argwhere(input: Tensor) -> Tensor:
@@ -264,7 +265,7 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
     x = tensor_argument("sort", input)
     if not x._data.type.shape:
         _axis("sort", x, dim)
-        return PAIRS["sort"](apply(COPY, (x,)), apply(TABLE["full"], (0,), ((), dtypes.int64, "cpu")))
+        return PAIRS["sort"](apply(COPY, (x,)), apply(TABLE["full"], (0,), ((), dtypes.int64, x._data.type.device)))
     return PAIRS["sort"](*apply(TABLE["sort"], (x,), (_axis("sort", x, dim), descending, True)))
 
 
@@ -300,11 +301,12 @@ def _unique_rows(x: np.ndarray, dim: int | None) -> tuple[np.ndarray, np.ndarray
 
 def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
     """The distinct elements in ascending order (or distinct slices of an axis); optionally where each went, and how often it occurs."""
-    return _set_result(_unique_rows(_array(tensor_argument("unique", input)), dim), return_inverse, return_counts)
+    return _set_result(input, _unique_rows(_array(tensor_argument("unique", input)), dim), return_inverse, return_counts)
 
 
-def _set_result(found: tuple[np.ndarray, ...], return_inverse: bool, return_counts: bool) -> Any:
-    results = [_wrap(a if i == 0 else a.astype(np.int64)) for i, a in enumerate(found) if i == 0 or (return_inverse, return_counts)[i - 1]]
+def _set_result(x: Tensor, found: tuple[np.ndarray, ...], return_inverse: bool, return_counts: bool) -> Any:
+    wanted = (True, return_inverse, return_counts)
+    results = [_wrap(a if i == 0 else a.astype(np.int64), x) for i, a in enumerate(found) if wanted[i]]
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -320,13 +322,13 @@ def unique_consecutive(input: Tensor, return_inverse: bool = False, return_count
     values = rows[starts] if dim is None else np.moveaxis(rows[starts], 0, dim)
     inverse = np.cumsum(fresh) - 1
     counts = np.diff(np.append(starts, len(flat)))
-    return _set_result((values, inverse.reshape(shape) if dim is None else inverse, counts), return_inverse, return_counts)
+    return _set_result(input, (values, inverse.reshape(shape) if dim is None else inverse, counts), return_inverse, return_counts)
 
 
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Whether each element occurs among the test elements."""
     a, b = (_array(x) if isinstance(x, Tensor) else np.asarray(x) for x in (elements, test_elements))
-    return _wrap(np.asarray(np.isin(a, b, invert=invert)))
+    return _wrap(np.asarray(np.isin(a, b, invert=invert)), elements if isinstance(elements, Tensor) else test_elements)
 
 
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
@@ -338,9 +340,9 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     if array.size and array.min() < 0:
         raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
     if weights is None:
-        return _wrap(np.bincount(array, minlength=minlength).astype(np.int64))
+        return _wrap(np.bincount(array, minlength=minlength).astype(np.int64), x)
     counts = np.bincount(array, _array(weights).astype(np.float64), minlength)
-    return _wrap(counts.astype(np.float32 if weights._data.type.dtype is dtypes.float32 else np.float64))
+    return _wrap(counts.astype(np.float32 if weights._data.type.dtype is dtypes.float32 else np.float64), x)
 
 
 def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
@@ -363,7 +365,7 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = Fals
         found = np.empty(wanted.shape, np.int64)
         for i in np.ndindex(*rows.shape[:-1]):
             found[i] = np.searchsorted(rows[i], wanted[i], where_to)
-    return _wrap(found.astype(np.int32 if out_int32 else np.int64))
+    return _wrap(found.astype(np.int32 if out_int32 else np.int64), sorted_sequence)
 
 
 def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
@@ -387,7 +389,7 @@ def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None
     """Each entry of an axis (of the flat tensor without `dim`) repeated in place; `repeats` a number or one count an entry."""
     if repeats is None:
         counts = _array(input)
-        return _wrap(np.repeat(np.arange(counts.size), counts))
+        return _wrap(np.repeat(np.arange(counts.size), counts), input)
     x = apply(RESHAPE, (input,), ((input._data.type.numel,),)) if dim is None else input
     axis = 0 if dim is None else _axis("repeat_interleave", input, dim)
     shape = x._data.type.shape
@@ -398,7 +400,7 @@ def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None
             if repeats._data.type.numel != shape[axis]:
                 raise RuntimeError("repeats must have the same size as input along dim, but got repeats.size(0) = "
                                    f"{repeats._data.type.numel} and input.size({axis}) = {shape[axis]}")
-            index = _wrap(np.repeat(np.arange(shape[axis]), _array(repeats)))
+            index = _wrap(np.repeat(np.arange(shape[axis]), _array(repeats)), x)
             return apply(TABLE["index_select"], (x, index), (axis,))
     if repeats < 0:
         raise RuntimeError("repeats can not be negative")
@@ -440,4 +442,4 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
         times[rows == 0] = np.inf
         times = np.where((rows > 0) & (times == 0), np.finfo(float).tiny, times)
         out = np.argsort(times, axis=1, kind="stable")[:, :num_samples]
-    return _wrap(out.reshape(*weights.shape[:-1], num_samples).astype(np.int64))
+    return _wrap(out.reshape(*weights.shape[:-1], num_samples).astype(np.int64), input)

@@ -323,12 +323,12 @@ def _triangle_indices(row: int, col: int, offset: int, upper: bool, dtype: Any) 
 
 def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None) -> Tensor:
     """Row and column indices of the lower triangle, as a 2 x n tensor."""
-    return _triangle_indices(row, col, offset, False, dtype)
+    return _triangle_indices(row, col, offset, False, dtype).to(device=device)
 
 
 def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None) -> Tensor:
     """Row and column indices of the upper triangle, as a 2 x n tensor."""
-    return _triangle_indices(row, col, offset, True, dtype)
+    return _triangle_indices(row, col, offset, True, dtype).to(device=device)
 
 
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
@@ -347,8 +347,8 @@ def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -
     shape = input._data.type.shape
     n = shape[-1] + abs(offset)
     pad = (max(-offset, 0), max(offset, 0))
-    rows = reshape(apply(TABLE["iota"], (), (n, dtypes.int64, "cpu")), n, 1)
-    columns = reshape(apply(TABLE["iota"], (), (n, dtypes.int64, "cpu")), 1, n)
+    rows = reshape(apply(TABLE["iota"], (), (n, dtypes.int64, input._data.type.device)), n, 1)
+    columns = reshape(apply(TABLE["iota"], (), (n, dtypes.int64, input._data.type.device)), 1, n)
     on = apply(TABLE["eq"], (columns, apply(ADD, (rows, offset))))
     low = (0,) * (len(shape) - 1)
     padded = apply(TABLE["pad"], (input, 0), ((*low, pad[0]), (*low, pad[1])))  # element of row i stands at i

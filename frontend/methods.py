@@ -525,12 +525,17 @@ VIEWING = ("squeeze", "unsqueeze", "t", "transpose", "swapaxes", "swapdims", "as
 
 
 NEW: dict[str, Callable[..., Any]] = {
-    "new_zeros": lambda self, *size, dtype=None, **k: creation.zeros(*size, dtype=dtype or self._data.type.dtype, **k),
-    "new_ones": lambda self, *size, dtype=None, **k: creation.ones(*size, dtype=dtype or self._data.type.dtype, **k),
-    "new_empty": lambda self, *size, dtype=None, **k: creation.zeros(*size, dtype=dtype or self._data.type.dtype, **k),
-    "new_full": lambda self, size, value, dtype=None, **k: creation.full(size, value, dtype=dtype or self._data.type.dtype, **k),
-    "new_tensor": lambda self, data, dtype=None, **k: creation.tensor(data, dtype=dtype or self._data.type.dtype, **k),
-    "new": lambda self, *args: creation.legacy_tensor(args).to(self._data.type.dtype),
+    "new_zeros": lambda self, *size, dtype=None, device=None, **k: creation.zeros(
+        *size, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
+    "new_ones": lambda self, *size, dtype=None, device=None, **k: creation.ones(
+        *size, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
+    "new_empty": lambda self, *size, dtype=None, device=None, **k: creation.zeros(
+        *size, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
+    "new_full": lambda self, size, value, dtype=None, device=None, **k: creation.full(
+        size, value, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
+    "new_tensor": lambda self, data, dtype=None, device=None, **k: creation.tensor(
+        data, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
+    "new": lambda self, *args: creation.legacy_tensor(args).to(self._data.type.device, self._data.type.dtype),
 }
 
 

@@ -500,8 +500,8 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
         places[i] = np.flatnonzero(array[i] == values[counts.argmax()])[-1]
     from treadle.gathering import gather
     if not input._data.type.shape:
-        return PAIRS["mode"](apply(COPY, (input,)), adopt(places.reshape(())))
-    index = adopt(np.expand_dims(places, axis))
+        return PAIRS["mode"](apply(COPY, (input,)), adopt(places.reshape(()), input))
+    index = adopt(np.expand_dims(places, axis), input)
     found = gather(input, axis, index)
     return PAIRS["mode"](found, index) if keepdim else PAIRS["mode"](found.squeeze(axis), index.squeeze(axis))
 
@@ -525,7 +525,7 @@ def _quantile(name: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, 
         raise RuntimeError(f"{name}() input tensor must be either float or double dtype")
     if interpolation not in ("linear", "lower", "higher", "midpoint", "nearest"):
         raise RuntimeError(f"{name}() interpolation must be one of linear, lower, higher, midpoint or nearest, but got {interpolation}")
-    levels = q if isinstance(q, Tensor) else tensor(float(q), dtype=input._data.type.dtype)
+    levels = q if isinstance(q, Tensor) else tensor(float(q), dtype=input._data.type.dtype, device=input._data.type.device)
     shape = input._data.type.shape
     x = flatten(input) if dim is None or not shape else input.movedim(dim, -1)
     values = apply(TABLE["sort"], (x,), (x._data.type.ndim - 1, False, True))[0]
@@ -559,4 +559,4 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     if low == high:
         low, high = low - 1, high + 1
     counts, _ = np.histogram(array, bins, (low, high))
-    return adopt(counts.astype(input._data.type.dtype.np))
+    return adopt(counts.astype(input._data.type.dtype.np), input)

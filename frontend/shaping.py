@@ -65,8 +65,8 @@ def view_dtype(x: Tensor, dtype: Any) -> Tensor:
     """`x`'s bits as another dtype. A copy: writes to it do not reach `x`."""
     if dtype is x._data.type.dtype:
         return view(RESHAPE, x, (x._data.type.shape,))
-    from treadle.creation import from_array, to_array
-    return from_array(to_array(x).view(dtype.np))
+    from treadle.creation import adopt, to_array
+    return adopt(to_array(x).view(dtype.np).copy(), x)
 
 
 def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:

@@ -553,6 +553,8 @@ def assign(t: Tensor, value: Tensor, name: str) -> Tensor:
         if got.dtype.category > have.dtype.category:
             raise RuntimeError(f"{name}: result type {got.dtype.name} can't be cast to the desired output type {have.dtype.name}")
         value = apply(op_table.get("cast"), (value,), (have.dtype,))
+    if got.device != have.device:
+        value = apply(op_table.get("to_device"), (value,), (have.device,))
     on_tape = STATE.here.grad and not t._detached  # else history stays as it is
     storage = t._storage
     if on_tape and t._node is not None and value._node is None:  # what was there gets a zero gradient, as in PyTorch, and not none

@@ -136,7 +136,19 @@ def declare(name: str, kind: Kind, operands: str, attrs: str = "", **facts: Any)
     return register(Op(name, kind, tuple(operands.split()), tuple(attrs.split()), **facts))
 
 
+def _check_devices(op: Op, types: tuple[TensorType, ...]) -> None:
+    """Numbers, 0-d tensors and, for ops that take indices, integers may stay on the CPU."""
+    indices = op.kind in (Kind.GATHER, Kind.SCATTER)
+    free = [t.device == "cpu" and (not t.shape or (indices and not t.dtype.is_floating_point)) for t in types]
+    devices = dict.fromkeys(t.device for t, may_stay in zip(types, free, strict=True) if not may_stay)
+    if len(devices) > 1:
+        raise RuntimeError(f"{op.name}: Expected all tensors to be on the same device, but found at least two devices, "
+                           f"{' and '.join(list(devices)[:2])}!")
+
+
 def result_types(op: Op, types: tuple[TensorType, ...], attrs: Attrs) -> tuple[TensorType, ...]:
-    """Run the type rule; always a tuple."""
+    """Run the type rule; always a tuple. RuntimeError when the operands live on different devices."""
+    if any([t.device != "cpu" for t in types]):
+        _check_devices(op, types)
     found = op.type_rule(types, *attrs)
     return found if isinstance(found, tuple) else (found,)

@@ -179,6 +179,7 @@ class _Local(threading.local):
 _HERE = _Local()
 _DEVICES: dict[int, Device] = {}
 _LOCK = threading.Lock()
+RESETS = 0  # how often the devices were dropped: what was loaded before is gone
 
 
 def device(index: int | None = None) -> Device:
@@ -218,7 +219,8 @@ def swap_stream(where: Device, handle: Any) -> Any:
 
 def forget() -> None:
     """Drop every device, as after a reset of the driver: tensors that live there are lost."""
-    global _DRIVER
+    global _DRIVER, RESETS
+    RESETS += 1
     _DEVICES.clear()
     _HERE.__init__()  # type: ignore[misc]
     _RECENT.clear()

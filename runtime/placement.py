@@ -128,9 +128,13 @@ class PlacedPlan:
     binding = launch = None
 
     def __init__(self, graph: Graph) -> None:
-        from treadle.runtime.compiled import compile_graph
         self.graph = graph
         self.parts = split(graph)
+        self._load()
+
+    def _load(self) -> None:
+        from treadle.runtime.compiled import compile_graph
+        self.resets = cuda_driver.RESETS
         self.plans: list[Any] = []
         for part in self.parts:
             if part.device == HOST:
@@ -140,6 +144,8 @@ class PlacedPlan:
 
     def run(self, buffers: Sequence[Any], scalars: Sequence[Any]) -> list[Any] | None:
         """Results in the graph's order, each where its type says; None when a kernel found a fault in the data."""
+        if self.resets != cuda_driver.RESETS:
+            self._load()
         inputs = self.graph.inputs
         env: dict[Value, Any] = dict(zip(inputs, buffers, strict=False))
         numbers = dict(zip(inputs[len(buffers):], scalars, strict=True))

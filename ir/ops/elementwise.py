@@ -29,12 +29,9 @@ def compute_dtype(op: Op, types: Types) -> DType | None:
     return dtype
 
 
-def _device(name: str, types: Types) -> str:
+def _device(types: Types) -> str:
     devices = {t.device for t in types if t.shape and not t.weak} or {t.device for t in types if not t.weak} or {"cpu"}
-    if len(devices) > 1:
-        raise RuntimeError(f"{name}: Expected all tensors to be on the same device, but found at least two devices, "
-                           + " and ".join(sorted(devices)) + "!")
-    return devices.pop()
+    return max(devices)  # operands on several are refused before, but for a number on the CPU
 
 
 def elementwise_rule(name: str, compute: str, to_bool: bool, refuse: tuple[int, ...],
@@ -54,7 +51,7 @@ def elementwise_rule(name: str, compute: str, to_bool: bool, refuse: tuple[int, 
             dtype = dtypes.bool_
         elif compute == "float" and dtype.category != FLOAT:
             dtype = dtypes.default_float()
-        return tensor_type(shape, dtype, _device(name, types))
+        return tensor_type(shape, dtype, _device(types))
     return type_rule
 
 
@@ -210,7 +207,7 @@ def _where_type(types: Types) -> TensorType:
     if types[0].dtype is not dtypes.bool_:
         raise RuntimeError(f"where: expected condition to be a boolean tensor, but got a tensor with dtype {types[0].dtype.name}")
     shape = broadcast_shapes("where", *[t.shape for t in types])
-    return tensor_type(shape, result_dtype(types[1:]), _device("where", types))
+    return tensor_type(shape, result_dtype(types[1:]), _device(types))
 
 
 declare("where", Kind.ELEMENTWISE, "c x y", type_rule=_where_type, reference=np.where, compute="where", scalar="select",

@@ -18,8 +18,6 @@ def _matmul_type(types: Types) -> TensorType:
         raise RuntimeError(f"matmul: expected both operands to have the same dtype, but got {x.dtype.name} and {y.dtype.name}")
     if x.ndim < 2 or y.ndim < 2 or x.shape[-1] != y.shape[-2]:
         raise RuntimeError(f"matmul: mat1 and mat2 shapes cannot be multiplied ({_dims(x)} and {_dims(y)})")
-    if x.device != y.device:
-        raise RuntimeError(f"matmul: Expected all tensors to be on the same device, but got {x.device} and {y.device}")
     return x.with_(broadcast_shapes("matmul", x.shape[:-2], y.shape[:-2]) + (x.shape[-2], y.shape[-1]))
 
 
