@@ -349,8 +349,8 @@ def randint(low: int, high: Any = None, size: Any = None, *, generator: Generato
 def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DType | None = None, device: Any = None) -> Tensor:
     type = input._data.type
     dtype, where = dtype or type.dtype, device or type.device
-    bounds = (low,) if high is None else (low, high)
-    return randint(*bounds, type.shape, dtype=dtype, device=where)
+    begin, end = (0, low) if high is None else (low, high)
+    return randint(begin, end, type.shape, dtype=dtype, device=where)
 
 
 def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
