@@ -124,14 +124,27 @@ newaxis = None
 
 
 # Imported when first used, so that they cost nothing before.
-_LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "func", "hub", "jit", "mps", "multiprocessing", "onnx",
-         "profiler", "quantization", "serialization", "testing", "version", "xpu")
+_LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "func", "hub", "jit", "masked", "mps", "multiprocessing", "onnx",
+         "profiler", "quantization", "serialization", "signal", "special", "testing", "version", "xpu")
+_ELSEWHERE = {"i0": "special.i0", "igamma": "special.gammainc", "igammac": "special.gammaincc", "mvlgamma": "special.multigammaln",
+              "polygamma": "special.polygamma",
+              **dict.fromkeys(("alias_copy", "bartlett_window", "blackman_window", "frexp", "gcd", "hamming_window", "hann_window",
+                               "kaiser_window", "lcm", "nextafter", "nonzero_static", "renorm", "unsafe_chunk", "unsafe_split"),
+                              "variants.")}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         import importlib
         return importlib.import_module(f"treadle.{name}")
+    if name in _ELSEWHERE:
+        import importlib
+        module, _, attribute = _ELSEWHERE[name].partition(".")
+        return getattr(importlib.import_module(f"treadle.{module}"), attribute or name)
+    if name.endswith("_copy"):
+        from treadle.variants import copies
+        if name in copies:
+            return copies[name]
     if name in ("qint8", "quint8"):
         from treadle.quantization import config
         return getattr(config, name)

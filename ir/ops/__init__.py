@@ -21,5 +21,6 @@ from treadle.ir.ops import (
     reduce,
     scan,
     sorting,
+    special_functions,
     view,
 )

@@ -179,7 +179,7 @@ _floating("erf", special.erf, lambda b, g, x: b.mul(g, b.mul(_TWO_OVER_SQRT_PI, 
 _floating("erfc", special.erfc, lambda b, g, x: b.neg(b.mul(g, b.mul(_TWO_OVER_SQRT_PI, b.exp(b.neg(b.mul(x, x)))))))
 _floating("erfinv", special.erfinv, lambda b, g, out: b.mul(g, b.mul(1 / _TWO_OVER_SQRT_PI, b.exp(b.mul(out, out)))), domain=(-0.9, 0.9))
 _floating("lgamma", special.lgamma, lambda b, g, x: b.mul(g, b.digamma(x)), domain=(0.3, 3.0))
-_floating("digamma", special.digamma, domain=(0.3, 3.0))
+_floating("digamma", special.digamma, lambda b, g, x: b.mul(g, b.polygamma(x, 1)), domain=(0.3, 3.0))
 _floating("sigmoid", special.sigmoid, lambda b, g, out: b.mul(g, b.mul(out, b.sub(1, out))), onnx="Sigmoid")
 
 # -- logic and comparison ----------------------------------------------------------------------------------------------

@@ -1,0 +1,146 @@
+"""`treadle.masked`: reductions and normalisations of the elements where a mask is true. Without a mask they are the ordinary ones."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import treadle
+from treadle.tensor import Tensor
+
+__all__ = ["amax", "amin", "argmax", "argmin", "cumprod", "cumsum", "log_softmax", "logaddexp", "logsumexp", "mean", "median", "norm",
+           "normalize", "prod", "softmax", "softmin", "std", "sum", "var"]
+
+
+def _filled(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    return x if mask is None else treadle.where(mask, x, value)
+
+
+def _cast(x: Tensor, dtype: Any) -> Tensor:
+    return x if dtype is None else x.to(dtype)
+
+
+def _dims(x: Tensor, dim: Any) -> tuple[int, ...]:
+    return tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+
+
+def _extreme(x: Tensor, smallest: bool) -> float:
+    if x.dtype.is_floating_point:
+        return math.inf if smallest else -math.inf
+    info = treadle.iinfo(x.dtype)
+    return info.max if smallest else info.min
+
+
+def sum(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The sum of the elements in the mask."""
+    return _filled(_cast(input, dtype), mask, 0).sum(_dims(input, dim), keepdim=keepdim)
+
+
+def prod(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The product of the elements in the mask."""
+    x = _filled(_cast(input, dtype), mask, 1)
+    for d in sorted([d % input.dim() for d in _dims(input, dim)], reverse=True):
+        x = x.prod(d, keepdim=keepdim)
+    return x
+
+
+def amax(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The largest element in the mask."""
+    return _filled(_cast(input, dtype), mask, _extreme(input, False)).amax(_dims(input, dim), keepdim=keepdim)
+
+
+def amin(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The smallest element in the mask."""
+    return _filled(_cast(input, dtype), mask, _extreme(input, True)).amin(_dims(input, dim), keepdim=keepdim)
+
+
+def argmax(input: Tensor, dim: int | None = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The index of the largest element in the mask."""
+    return _filled(_cast(input, dtype), mask, _extreme(input, False)).argmax(dim, keepdim=keepdim)
+
+
+def argmin(input: Tensor, dim: int | None = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The index of the smallest element in the mask."""
+    return _filled(_cast(input, dtype), mask, _extreme(input, True)).argmin(dim, keepdim=keepdim)
+
+
+def _count(input: Tensor, dim: Any, keepdim: bool, mask: Tensor | None, dtype: Any) -> Tensor:
+    ones = treadle.ones_like(input, dtype=dtype)
+    return sum(ones, dim, keepdim=keepdim, mask=mask)
+
+
+def mean(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The mean of the elements in the mask; NaN where there are none."""
+    x = _cast(input, dtype)
+    return sum(x, dim, keepdim=keepdim, mask=mask) / _count(x, dim, keepdim, mask, x.dtype)
+
+
+def var(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correction: float | None = None, keepdim: bool = False,
+        dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The variance of the elements in the mask."""
+    given = correction if correction is not None else 1 if unbiased or unbiased is None else 0
+    x = _cast(input, dtype)
+    away = x - mean(x, dim, keepdim=True, mask=mask)
+    count = _count(x, dim, keepdim, mask, x.dtype) - given
+    return sum(away * away, dim, keepdim=keepdim, mask=mask) / count.clamp(min=0)
+
+
+def std(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correction: float | None = None, keepdim: bool = False,
+        dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The standard deviation of the elements in the mask."""
+    return var(input, dim, unbiased, correction=correction, keepdim=keepdim, dtype=dtype, mask=mask).sqrt()
+
+
+def norm(input: Tensor, ord: float = 2.0, dim: Any = None, *, keepdim: bool = False, dtype: Any = None,
+         mask: Tensor | None = None) -> Tensor:
+    """The vector norm of the elements in the mask."""
+    fill = math.inf if ord == -math.inf else 0.0
+    return treadle.linalg.vector_norm(_filled(_cast(input, dtype), mask, fill), ord, _dims(input, dim), keepdim)
+
+
+def median(input: Tensor, dim: int = -1, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The (lower) median of the elements in the mask; NaN where there are none."""
+    x = _cast(input, dtype)
+    values: Tensor = x.median(dim, keepdim=keepdim)[0] if mask is None else _filled(x, mask, math.nan).nanmedian(dim, keepdim=keepdim)[0]
+    return values
+
+
+def logsumexp(input: Tensor, dim: Any, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """log(sum of exp) of the elements in the mask."""
+    return treadle.logsumexp(_filled(_cast(input, dtype), mask, -math.inf), _dims(input, dim), keepdim)
+
+
+def logaddexp(input: Tensor, other: Tensor, *, dtype: Any = None, input_mask: Tensor | None = None,
+              other_mask: Tensor | None = None) -> Tensor:
+    """log(exp(input) + exp(other)), either counted where its mask holds."""
+    return treadle.logaddexp(_filled(_cast(input, dtype), input_mask, -math.inf), _filled(_cast(other, dtype), other_mask, -math.inf))
+
+
+def cumsum(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """Running sums of the elements in the mask."""
+    return _filled(_cast(input, dtype), mask, 0).cumsum(dim)
+
+
+def cumprod(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """Running products of the elements in the mask."""
+    return _filled(_cast(input, dtype), mask, 1).cumprod(dim)
+
+
+def softmax(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """softmax over the elements in the mask."""
+    return treadle.softmax(_filled(_cast(input, dtype), mask, -math.inf), dim)
+
+
+def log_softmax(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """log_softmax over the elements in the mask."""
+    return treadle.log_softmax(_filled(_cast(input, dtype), mask, -math.inf), dim)
+
+
+def softmin(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """softmin over the elements in the mask."""
+    return treadle.softmax(-_filled(_cast(input, dtype), mask, math.inf), dim)
+
+
+def normalize(input: Tensor, ord: float, dim: int, *, eps: float = 1e-12, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+    """The elements in the mask divided by their norm."""
+    x = _cast(input, dtype)
+    return _filled(x, mask, 0.0) / norm(x, ord, dim, keepdim=True, mask=mask).clamp(min=eps)

@@ -1,0 +1,4 @@
+"""`treadle.signal`: windows."""
+from treadle.signal import windows
+
+__all__ = ["windows"]

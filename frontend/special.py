@@ -1,0 +1,121 @@
+"""`treadle.special`: PyTorch's special functions. Scipy computes those without a kernel of ours (`pip install 'treadle[special]'`)."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import treadle
+from treadle import ops
+from treadle.tensor import Tensor
+
+__all__ = [
+    "airy_ai", "bessel_j0", "bessel_j1", "bessel_y0", "bessel_y1", "chebyshev_polynomial_t", "chebyshev_polynomial_u",
+    "chebyshev_polynomial_v", "chebyshev_polynomial_w", "digamma", "entr", "erf", "erfc", "erfcx", "erfinv", "exp2", "expit", "expm1",
+    "gammainc", "gammaincc", "gammaln", "hermite_polynomial_h", "hermite_polynomial_he", "i0", "i0e", "i1", "i1e", "laguerre_polynomial_l",
+    "legendre_polynomial_p", "log1p", "log_ndtr", "log_softmax", "logit", "logsumexp", "modified_bessel_i0", "modified_bessel_i1",
+    "modified_bessel_k0", "modified_bessel_k1", "multigammaln", "ndtr", "ndtri", "polygamma", "psi", "round", "scaled_modified_bessel_k0",
+    "scaled_modified_bessel_k1", "shifted_chebyshev_polynomial_t", "shifted_chebyshev_polynomial_u", "shifted_chebyshev_polynomial_v",
+    "shifted_chebyshev_polynomial_w", "sinc", "softmax", "spherical_bessel_j0", "xlog1py", "xlogy", "zeta",
+]
+
+digamma = psi = treadle.digamma
+erf, erfc, erfinv, exp2, expm1, log1p = treadle.erf, treadle.erfc, treadle.erfinv, treadle.exp2, treadle.expm1, treadle.log1p
+expit, gammaln, logit, logsumexp = treadle.sigmoid, treadle.lgamma, treadle.logit, treadle.logsumexp
+round, sinc, softmax, log_softmax, xlogy = treadle.round, treadle.sinc, treadle.softmax, treadle.log_softmax, treadle.xlogy
+
+
+def _returned(result: Tensor, out: Tensor | None) -> Tensor:
+    return result if out is None else out.copy_(result)
+
+
+def _unary(name: str, doc: str) -> Callable[..., Tensor]:
+    op = getattr(ops, name)
+
+    def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+        return _returned(op(input), out)
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return function
+
+
+def _binary(name: str, doc: str) -> Callable[..., Tensor]:
+    op = getattr(ops, name)
+
+    def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+        if not isinstance(input, Tensor) and not isinstance(other, Tensor):
+            raise TypeError(f"{name}(): expected a tensor among its arguments, got {type(input).__name__} and {type(other).__name__}")
+        like = input if isinstance(input, Tensor) else other
+        x, y = (v if isinstance(v, Tensor) else treadle.tensor(v, dtype=like.dtype, device=like.device) for v in (input, other))
+        x, y = treadle.broadcast_tensors(x, y)
+        return _returned(op(x, y), out)
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return function
+
+
+i0, i0e = _unary("i0", "Modified Bessel function of order 0."), _unary("i0e", "exp(-|x|) i0(x).")
+i1, i1e = _unary("i1", "Modified Bessel function of order 1."), _unary("i1e", "exp(-|x|) i1(x).")
+erfcx, ndtri = _unary("erfcx", "exp(x^2) erfc(x)."), _unary("ndtri", "The quantile of the normal distribution.")
+log_ndtr = _unary("log_ndtr", "The logarithm of the normal distribution function.")
+bessel_j0, bessel_j1 = _unary("bessel_j0", "Bessel function J0."), _unary("bessel_j1", "Bessel function J1.")
+bessel_y0, bessel_y1 = _unary("bessel_y0", "Bessel function Y0."), _unary("bessel_y1", "Bessel function Y1.")
+modified_bessel_i0, modified_bessel_i1 = i0, i1
+modified_bessel_k0 = _unary("modified_bessel_k0", "Bessel function K0.")
+modified_bessel_k1 = _unary("modified_bessel_k1", "Bessel function K1.")
+scaled_modified_bessel_k0 = _unary("scaled_modified_bessel_k0", "exp(x) K0(x).")
+scaled_modified_bessel_k1 = _unary("scaled_modified_bessel_k1", "exp(x) K1(x).")
+airy_ai = _unary("airy_ai", "Airy function Ai.")
+zeta = _binary("zeta", "Hurwitz zeta function.")
+gammainc, gammaincc = _binary("igamma", "Regularised lower incomplete gamma function."), _binary("igammac", "1 - gammainc.")
+chebyshev_polynomial_t, chebyshev_polynomial_u = _binary("chebyshev_polynomial_t", "T_n(x)."), _binary("chebyshev_polynomial_u", "U_n(x).")
+chebyshev_polynomial_v, chebyshev_polynomial_w = _binary("chebyshev_polynomial_v", "V_n(x)."), _binary("chebyshev_polynomial_w", "W_n(x).")
+hermite_polynomial_h, hermite_polynomial_he = _binary("hermite_polynomial_h", "H_n(x)."), _binary("hermite_polynomial_he", "He_n(x).")
+laguerre_polynomial_l, legendre_polynomial_p = _binary("laguerre_polynomial_l", "L_n(x)."), _binary("legendre_polynomial_p", "P_n(x).")
+shifted_chebyshev_polynomial_t = _binary("shifted_chebyshev_polynomial_t", "T_n(2 x - 1).")
+shifted_chebyshev_polynomial_u = _binary("shifted_chebyshev_polynomial_u", "U_n(2 x - 1).")
+shifted_chebyshev_polynomial_v = _binary("shifted_chebyshev_polynomial_v", "V_n(2 x - 1).")
+shifted_chebyshev_polynomial_w = _binary("shifted_chebyshev_polynomial_w", "W_n(2 x - 1).")
+
+
+def polygamma(n: int, input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The n-th derivative of digamma."""
+    return _returned(treadle.digamma(input) if n == 0 else ops.polygamma(input, n), out)
+
+
+def entr(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """-x log(x); 0 at 0, -inf for negative numbers."""
+    inner = treadle.where(input > 0, input, 1.0)
+    rest = treadle.where(input < 0, -math.inf, treadle.where(input == 0, 0.0, treadle.full_like(input, math.nan)))
+    return _returned(treadle.where(input > 0, -inner * inner.log(), rest), out)
+
+
+def ndtr(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The normal distribution function."""
+    return _returned(0.5 * treadle.erfc(input * -math.sqrt(0.5)), out)
+
+
+def xlog1py(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
+    """x * log(1 + y), and 0 where x is 0 unless y is NaN."""
+    one = treadle.log1p(other) if isinstance(other, Tensor) else math.log1p(other)
+    x = input if isinstance(input, Tensor) else treadle.full_like(other, input)
+    y = treadle.where((x == 0) & ~treadle.isnan(treadle.as_tensor(other)), 0.0, x * one)
+    return _returned(y, out)
+
+
+def multigammaln(input: Tensor, p: int, *, out: Tensor | None = None) -> Tensor:
+    """The logarithm of the multivariate gamma function of dimension p."""
+    if p < 1:
+        raise RuntimeError("mvlgamma: p has to be greater than or equal to 1")
+    total = input * 0.0 + p * (p - 1) / 4 * math.log(math.pi)
+    for j in range(p):
+        total = total + treadle.lgamma(input - j / 2)
+    return _returned(total, out)
+
+
+def spherical_bessel_j0(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """sin(x) / x, and 1 at 0."""
+    near = input.abs() < 0.5
+    small = input * input
+    series = 1 + small * (-1 / 6 + small * (1 / 120 + small * (-1 / 5040 + small * (1 / 362880 - small / 39916800))))
+    return _returned(treadle.where(near, series, treadle.sin(input) / treadle.where(near, 1.0, input)), out)
