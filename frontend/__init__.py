@@ -131,6 +131,10 @@ _ELSEWHERE = {"i0": "special.i0", "igamma": "special.gammainc", "igammac": "spec
               **dict.fromkeys(("alias_copy", "bartlett_window", "blackman_window", "frexp", "gcd", "hamming_window", "hann_window",
                                "kaiser_window", "lcm", "nextafter", "nonzero_static", "renorm", "unsafe_chunk", "unsafe_split"),
                               "variants.")}
+# Kept in step with `treadle.older.NAMES` by a test.
+_OLDER = frozenset({"angle", "as_strided_scatter", "conj", "conj_physical", "constant_pad_nd", "empty_permuted", "empty_strided",
+                    "gradient", "grid_sampler_2d", "grid_sampler_3d", "histogram", "native_group_norm", "native_layer_norm", "pca_lowrank",
+                    "resolve_conj", "resolve_neg", "svd", "svd_lowrank", "triangular_solve"})
 
 
 def __getattr__(name: str) -> Any:
@@ -141,6 +145,9 @@ def __getattr__(name: str) -> Any:
         import importlib
         module, _, attribute = _ELSEWHERE[name].partition(".")
         return getattr(importlib.import_module(f"treadle.{module}"), attribute or name)
+    if name in _OLDER:
+        from treadle import older
+        return getattr(older, name)
     if name.endswith("_copy"):
         from treadle.variants import copies
         if name in copies:

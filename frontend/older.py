@@ -1,0 +1,182 @@
+"""Functions that PyTorch keeps under `torch.*` beside newer ones, and those whose answer is simple while there are no complex numbers."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import treadle
+from treadle import ops
+from treadle.tensor import Tensor
+
+NAMES = ("angle", "as_strided_scatter", "conj", "conj_physical", "constant_pad_nd", "empty_permuted", "empty_strided", "gradient",
+         "grid_sampler_2d", "grid_sampler_3d", "histogram", "native_group_norm", "native_layer_norm", "pca_lowrank", "resolve_conj",
+         "resolve_neg", "svd", "svd_lowrank", "triangular_solve")
+
+
+class SVD(NamedTuple):
+    U: Tensor
+    S: Tensor
+    V: Tensor
+
+
+class TriangularSolution(NamedTuple):
+    solution: Tensor
+    cloned_coefficient: Tensor
+
+
+class Histogram(NamedTuple):
+    hist: Tensor
+    bin_edges: Tensor
+
+
+# -- real numbers as complex ones ----------------------------------------------------------------------------------------------------
+def conj(input: Tensor) -> Tensor:
+    """The conjugate of a real tensor: itself."""
+    return input
+
+
+resolve_conj = resolve_neg = conj_physical = conj
+
+
+def angle(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """pi for negative numbers, NaN for NaN, else 0."""
+    x = input if input.dtype.is_floating_point else input.to(treadle.get_default_dtype())
+    y = treadle.where(treadle.isnan(x), math.nan, treadle.where(x < 0, treadle.full_like(x, math.pi), 0.0))
+    return y if out is None else out.copy_(y)
+
+
+# -- memory --------------------------------------------------------------------------------------------------------------------------
+def empty_strided(size: Sequence[int], stride: Sequence[int], *, dtype: Any = None, device: Any = None,
+                  requires_grad: bool = False) -> Tensor:
+    """An uninitialised tensor of this size and these strides."""
+    if len(size) != len(stride):
+        raise RuntimeError(f"mismatch in length of strides and shape: got size {tuple(size)} and stride {tuple(stride)}")
+    last = sum([(n - 1) * s for n, s in zip(size, stride, strict=True)]) + 1 if 0 not in size else 0
+    made = treadle.empty(last, dtype=dtype, device=device).as_strided(tuple(size), tuple(stride))
+    return made.requires_grad_() if requires_grad else made
+
+
+def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], *, dtype: Any = None, device: Any = None,
+                   requires_grad: bool = False) -> Tensor:
+    """An uninitialised tensor whose axes lie in memory in the order `physical_layout`."""
+    if sorted(physical_layout) != list(range(len(size))):
+        raise RuntimeError(f"empty_permuted: physical_layout {tuple(physical_layout)} is not a permutation of the axes of size "
+                           f"{tuple(size)}")
+    strides, step = [0] * len(size), 1
+    for axis in reversed(physical_layout):
+        strides[axis], step = step, step * size[axis]
+    return empty_strided(size, strides, dtype=dtype, device=device, requires_grad=requires_grad)
+
+
+def as_strided_scatter(input: Tensor, src: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = 0) -> Tensor:
+    """`input` with `src` written where `as_strided` would show it."""
+    if tuple(src.shape) != tuple(size):
+        raise RuntimeError(f"as_strided_scatter: expected src to have a size equal to the slice of self. src size = {list(src.shape)}, "
+                           f"slice size = {list(size)}")
+    result: Tensor = ops.as_strided_scatter(input.contiguous(), src, tuple(size), tuple(stride), storage_offset or 0)
+    return result
+
+
+def constant_pad_nd(input: Tensor, pad: Sequence[int], value: float = 0) -> Tensor:
+    """`nn.functional.pad` with a constant."""
+    return treadle.nn.functional.pad(input, list(pad), value=value)
+
+
+# -- matrices ------------------------------------------------------------------------------------------------------------------------
+def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> SVD:
+    """(U, S, V) with input = U diag(S) V^T: `linalg.svd` gives V^T."""
+    if not compute_uv:
+        s = treadle.linalg.svdvals(input)
+        zeros = treadle.zeros((*input.shape[:-2], input.shape[-2], input.shape[-2]), dtype=input.dtype, device=input.device)
+        return SVD(zeros, s, treadle.zeros((*input.shape[:-2], input.shape[-1], input.shape[-1]), dtype=input.dtype, device=input.device))
+    u, s, vh = treadle.linalg.svd(input, full_matrices=not some)
+    return SVD(u, s, vh.mT)
+
+
+def svd_lowrank(A: Tensor, q: int | None = 6, niter: int | None = 2, M: Tensor | None = None) -> SVD:
+    """The q largest singular values with their vectors, by random projections (Halko, Martinsson and Tropp, 2009, algorithm 5.1)."""
+    x = A if M is None else A - M
+    rank = min(q or 6, *x.shape[-2:])
+    basis = treadle.linalg.qr(x @ treadle.randn(*x.shape[:-2], x.shape[-1], rank, dtype=x.dtype))[0]
+    for _ in range(niter or 0):
+        basis = treadle.linalg.qr(x @ treadle.linalg.qr(x.mT @ basis)[0])[0]
+    u, s, vh = treadle.linalg.svd(basis.mT @ x, full_matrices=False)
+    return SVD(basis @ u, s, vh.mT)
+
+
+def pca_lowrank(A: Tensor, q: int | None = None, center: bool = True, niter: int = 2) -> SVD:
+    """Principal components: `svd_lowrank` of the rows less their mean."""
+    x = A - A.mean(-2, keepdim=True) if center else A
+    return svd_lowrank(x, min(6, *A.shape[-2:]) if q is None else q, niter)
+
+
+def triangular_solve(b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False) -> TriangularSolution:
+    """(x, A) with A x = b for a triangular A."""
+    matrix = A.mT if transpose else A
+    x = treadle.linalg.solve_triangular(matrix, b, upper=upper != transpose, unitriangular=unitriangular)
+    return TriangularSolution(x, A.clone())
+
+
+# -- others --------------------------------------------------------------------------------------------------------------------------
+def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1) -> list[Tensor]:
+    """Differences of second order inside and of order `edge_order` at the ends, along each axis; spacing is one number, or one per axis."""
+    dims = list(range(input.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    steps = [spacing] * len(dims) if isinstance(spacing, int | float) else list(spacing)
+    if edge_order not in (1, 2):
+        raise RuntimeError("torch.gradient only supports edge_order=1 and edge_order=2.")
+    if len(steps) != len(dims) or any(isinstance(s, Tensor) for s in steps):
+        raise RuntimeError(f"gradient: expected spacing to be one number, or one per axis of {dims}, got {spacing}")
+    return [_along(input, d % input.dim(), float(h), edge_order) for d, h in zip(dims, steps, strict=True)]
+
+
+def _along(x: Tensor, d: int, h: float, order: int) -> Tensor:
+    n = x.shape[d]
+    if n < order + 1:
+        raise RuntimeError(f"gradient: expected each dimension size to be at least edge_order+1, got {n} along dimension {d}")
+    at = lambda i, count=1: x.narrow(d, i, count)
+    if order == 1:
+        first, last = (at(1) - at(0)) / h, (at(n - 1) - at(n - 2)) / h
+    else:
+        first = (-1.5 * at(0) + 2 * at(1) - 0.5 * at(2)) / h
+        last = (0.5 * at(n - 3) - 2 * at(n - 2) + 1.5 * at(n - 1)) / h
+    return treadle.cat([first, *([(at(2, n - 2) - at(0, n - 2)) / (2 * h)] if n > 2 else []), last], d)
+
+
+def histogram(input: Tensor, bins: Any, *, range: tuple[float, float] | None = None, weight: Tensor | None = None,
+              density: bool = False) -> Histogram:
+    """Counts (or weights) in bins, the last of which holds its upper edge; computed by numpy."""
+    values, given = input.detach().numpy(), bins.detach().numpy() if isinstance(bins, Tensor) else int(bins)
+    weights = None if weight is None else weight.detach().numpy()
+    counts, edges = np.histogram(values, given, range, density=density, weights=weights)
+    dtype = input.dtype
+    return Histogram(treadle.tensor(counts, dtype=dtype), treadle.tensor(edges, dtype=dtype))
+
+
+_MODES = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
+
+
+def grid_sampler_2d(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Tensor:
+    """`nn.functional.grid_sample` with its modes as numbers."""
+    return treadle.nn.functional.grid_sample(input, grid, _MODES[0][interpolation_mode], _MODES[1][padding_mode], align_corners)
+
+
+grid_sampler_3d = grid_sampler_2d
+
+
+def native_layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor | None,
+                      eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(layer_norm, mean, 1 / standard deviation)."""
+    dims = tuple(range(input.dim() - len(normalized_shape), input.dim()))
+    mean, var = input.mean(dims, keepdim=True), input.var(dims, correction=0, keepdim=True)
+    return treadle.nn.functional.layer_norm(input, tuple(normalized_shape), weight, bias, eps), mean, (var + eps).rsqrt()
+
+
+def native_group_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, N: int, C: int, HxW: int, group: int,
+                      eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(group_norm, mean, 1 / standard deviation)."""
+    rows = input.reshape(N, group, -1)
+    mean, var = rows.mean(-1), rows.var(-1, correction=0)
+    return treadle.nn.functional.group_norm(input, group, weight, bias, eps), mean, (var + eps).rsqrt()

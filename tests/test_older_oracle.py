@@ -1,0 +1,37 @@
+"""Older names of functions against PyTorch; `m` is either library."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import treadle
+from treadle import older
+
+torch = pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
+pytestmark = pytest.mark.oracle
+A = np.random.default_rng(0).standard_normal((5, 4))
+CASES = """
+m.angle(A) ;; m.angle(A > 0) ;; m.conj(A) ;; m.resolve_conj(A) ;; m.conj_physical(A)
+m.as_strided_scatter(A, A[:2, :2] * 2, (2, 2), (1, 3), 1)
+m.constant_pad_nd(A, (1, 2), 3.0) ;; m.gradient(A)[0] ;; m.gradient(A)[1] ;; m.gradient(A, spacing=2.0, dim=1, edge_order=2)[0]
+m.gradient(A, spacing=(0.5, 2.0))[1] ;; m.svd(A).S ;; m.svd(A)[0] @ m.diag(m.svd(A)[1]) @ m.svd(A)[2].T ;; m.svd(A, compute_uv=False)[1]
+m.triangular_solve(A[:4], A[:4]).solution ;; m.triangular_solve(A[:4], A[:4], upper=False, transpose=True)[0] ;; m.svd_lowrank(A, 4)[1]
+m.pca_lowrank(A, 4)[1] ;; m.histogram(A, 5).hist ;; m.histogram(A, 4, range=(-1.0, 1.0), density=True).hist ;; m.histogram(A, 3).bin_edges
+m.native_layer_norm(A, (4,), None, None, 1e-5)[2] ;; m.native_layer_norm(A, (4,), None, None, 1e-5)[0]
+m.native_group_norm(A.reshape(1, 4, 5), None, None, 1, 4, 5, 2, 1e-5)[1]
+m.native_group_norm(A.reshape(1, 4, 5), None, None, 1, 4, 5, 2, 1e-5)[0]
+m.grid_sampler_2d(A.reshape(1, 1, 5, 4), A[:, :2].reshape(1, 5, 1, 2), 0, 1, False) ;; m.empty_strided((2, 3), (1, 2)).zero_()
+m.empty_permuted((2, 3, 4), (2, 0, 1)).zero_()
+"""
+
+
+@pytest.mark.parametrize("text", [e.strip() for line in CASES.strip().splitlines() for e in line.split(";;")])
+def test_expressions(text: str) -> None:
+    ours, want = (eval(text, {"m": lib, "A": lib.from_numpy(A.copy())}) for lib in (treadle, torch))
+    assert tuple(ours.shape) == tuple(want.shape) and ("empty" not in text or ours.stride() == want.stride())
+    assert str(ours.dtype).split(".")[-1] == str(want.dtype).split(".")[-1]
+    np.testing.assert_allclose(ours.numpy(), want.numpy(), rtol=1e-7, atol=1e-9)
+
+
+def test_names() -> None:
+    assert treadle._OLDER == frozenset(older.NAMES)
