@@ -89,6 +89,7 @@ class _StorageName(NamedTuple):
 
     kind: str
     key: str
+    location: str
     numel: int
 
 
@@ -124,7 +125,7 @@ class _Pickler(pickle._Pickler):  # the Python version: the C one insists on imp
 
     def persistent_id(self, obj: Any) -> Any:
         if isinstance(obj, _StorageName):
-            return "storage", self._global("torch", obj.kind), obj.key, "cpu", obj.numel
+            return "storage", self._global("torch", obj.kind), obj.key, obj.location, obj.numel
         return None
 
     def reducer_override(self, obj: Any) -> Any:
@@ -144,11 +145,13 @@ class _Pickler(pickle._Pickler):  # the Python version: the C one insists on imp
         array = np.asarray(tensor.detach().cpu().numpy())
         if not array.flags.c_contiguous:
             array = np.ascontiguousarray(array)
-        where = (array.__array_interface__["data"][0], array.nbytes, array.dtype) if array.nbytes else (object(),)
+        location = str(tensor.device)
+        address = array.__array_interface__["data"][0] if location == "cpu" else tensor.data_ptr()
+        where = (location, address, array.nbytes, array.dtype) if array.nbytes else (object(),)
         storage = self._known.get(where)
         if storage is None:
             kind = _STORAGE_OF[dtypes.from_numpy(array.dtype)]
-            storage = self._known[where] = _StorageName(kind, str(len(self.arrays)), array.size)
+            storage = self._known[where] = _StorageName(kind, str(len(self.arrays)), location, array.size)
             self.arrays.append(array)  # also keeps the memory, whose address is the storage's identity
         return _SavedTensor(storage, tuple(tensor.shape), requires_grad)
 

@@ -92,6 +92,8 @@ def test_states_move_between_devices() -> None:
     file = saved(net.state_dict())
     state = treadle.load(file, map_location="cpu")
     assert all(v.is_cpu for v in state.values())
+    file.seek(0)
+    assert all(v.is_cuda for v in treadle.load(file).values())  # as PyTorch: to where they were saved from
     here, there = GPT().eval(), GPT().cuda().eval()
     here.load_state_dict(state)
     there.load_state_dict(state)
