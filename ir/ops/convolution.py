@@ -16,6 +16,8 @@ from treadle.ir.ops.matmul import transposed
 from treadle.ir.types import Shape, TensorType
 
 Types = tuple[TensorType, ...]
+# With fewer places in an image than this, one product takes all images: its columns fill whole tiles.
+FEW_PLACES = 256
 Ints = tuple[int, ...]
 
 
@@ -117,18 +119,31 @@ def _weight_of(b: Any, w: Any, tap: Ints, shape: Shape) -> Any:
 # -- the three products --------------------------------------------------------------------------------------------------------------
 def _forward(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int) -> Any:
     """The convolution of x, which has its padding already."""
-    (n, c), (o, depth), kernel = xp.type.shape[:2], w.type.shape[:2], w.type.shape[2:]
+    n, (o, depth), kernel = xp.type.shape[0], w.type.shape[:2], w.type.shape[2:]
     if depth == 1 and groups > 1:
         return _depthwise(b, xp, w, out, stride, dilation, groups)
-    strides = _strides(xp.type.shape)
-    steps = [s * d for s, d in zip(strides[2:], dilation, strict=True)] + [s * t for s, t in zip(strides[2:], stride, strict=True)]
-    windows = b.as_strided(xp, (n, c, *kernel, *out), (*strides[:2], *steps), 0)
     rows, places = depth * math.prod(kernel), math.prod(out)
+    weights = b.reshape(w, (groups, o // groups, rows))
+    if n > 1 and places < FEW_PLACES:
+        y = b.matmul(weights, b.reshape(_windows(b, xp, kernel, out, stride, dilation, True), (groups, rows, n * places)))
+        return b.reshape(b.permute(b.reshape(y, (o, n, places)), (1, 0, 2)), (n, o, *out))
+    windows = _windows(b, xp, kernel, out, stride, dilation, False)
     if groups == 1:
         y = b.matmul(b.reshape(w, (o, rows)), b.reshape(windows, (n, rows, places)))
     else:
-        y = b.matmul(b.reshape(w, (groups, o // groups, rows)), b.reshape(windows, (n, groups, rows, places)))
+        y = b.matmul(weights, b.reshape(windows, (n, groups, rows, places)))
     return b.reshape(y, (n, o, *out))
+
+
+def _windows(b: Any, xp: Any, kernel: Ints, out: Ints, stride: Ints, dilation: Ints, together: bool) -> Any:
+    """The windows of padded x: [N, C, *kernel, *out]; `together`: [C, *kernel, N, *out], where batch and places make one axis."""
+    n, c = xp.type.shape[:2]
+    steps = _strides(xp.type.shape)
+    within = [s * d for s, d in zip(steps[2:], dilation, strict=True)]
+    across = [s * t for s, t in zip(steps[2:], stride, strict=True)]
+    if together:
+        return b.as_strided(xp, (c, *kernel, n, *out), (steps[1], *within, steps[0], *across), 0)
+    return b.as_strided(xp, (n, c, *kernel, *out), (*steps[:2], *within, *across), 0)
 
 
 def _depthwise_sum(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int) -> Any:
@@ -242,9 +257,7 @@ def _weight(b: Any, x: Any, g: Any, shape: Shape, stride: Ints, padding: Ints, d
     (n, o), out, kernel, depth = g.type.shape[:2], g.type.shape[2:], shape[2:], shape[1]
     if depth == 1 and groups > 1:
         return _depthwise_weight(b, xp, g, shape, stride, dilation, groups)
-    strides = _strides(xp.type.shape)
-    steps = [s * d for s, d in zip(strides[2:], dilation, strict=True)], [s * t for s, t in zip(strides[2:], stride, strict=True)]
-    windows = b.as_strided(xp, (groups * depth, *kernel, n, *out), (strides[1], *steps[0], strides[0], *steps[1]), 0)
+    windows = _windows(b, xp, kernel, out, stride, dilation, True)
     places = n * math.prod(out)
     windows = b.reshape(windows, (groups, depth * math.prod(kernel), places))
     given = b.reshape(b.permute(b.reshape(g, (n, o, math.prod(out))), (1, 0, 2)), (groups, o // groups, places))
