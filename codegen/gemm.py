@@ -26,7 +26,7 @@ BLOCK_PANELS = 6
 # So many panels of A read strips of B in place; for more of them the first one leaves them packed, unless B lies well.
 IN_PLACE_PANELS = 2
 # B's rows of a block cover at most so many bytes then, which the tables of pages reach.
-IN_PLACE_BYTES = 1 << 20
+NEAR_BYTES = 1 << 20
 
 # Every body computes rows x columns of C at (row, column) of batch element `batch`; pointers are to the tile's corner.
 BODY_PARAMETERS = [
@@ -199,7 +199,7 @@ def _reads_in_place(f: Function, tile: Tile, b: Val, rows: Val, steps: Val) -> V
     row_bytes = f.mul(_arg(f, Word.B_ROW), tile.align)
     place = f.binary("or", f.op(f"ptrtoint {b} to i64", "i64"), row_bytes)
     straight = f.compare("eq", f.binary("and", place, const("i64", CACHE_LINE - 1)), ZERO)
-    near = f.compare("sle", f.mul(row_bytes, steps), const("i64", IN_PLACE_BYTES))
+    near = f.compare("sle", f.mul(row_bytes, steps), const("i64", NEAR_BYTES))
     few = f.compare("sle", rows, const("i64", IN_PLACE_PANELS * tile.rows))
     return f.binary("or", few, f.binary("and", straight, near))
 
@@ -224,14 +224,17 @@ def _strip(f: Function, tile: Tile, bounds: tuple[Val, Val, Val], a: Val, b: lis
         panel.next([f.select(fresh, packed, place), f.select(fresh, fixed, stride), ZERO, next_a])
 
 
-def _register_tile(f: Function, tile: Tile, rows: Val, kind: Val, width: Val, operands: list[Val], soon: list[Val]) -> None:
-    """Call the micro-kernel in row `kind` of the table; tiles without masks finish edges in a copy."""
+def _register_tile(f: Function, tile: Tile, rows: Val, kind: Val, width: Val, operands: list[Val], rest: list[Val]) -> None:
+    """Call the micro-kernel in row `kind` of the table; tiles without masks finish edges in a copy.
+
+    `operands`: k, A, B, B's row stride and C; `rest`: how far ahead B is fetched, and where a copying kernel packs it.
+    """
     c_row = _arg(f, Word.C_ROW)
     again = f.compare("ne", Val("i64", "%first"), ZERO)
     vectors = ceil_div(f, width, tile.lanes) if tile.masked else const("i64", tile.vectors)
     index = f.add(f.mul(kind, tile.vectors + 1), vectors)
     kernel = f.load(f.gep(Val("ptr", f"@micro_{tile.suffix}"), index, "ptr"), "ptr")
-    direct = f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, again, *soon]))})"
+    direct = f"call void {kernel.name}({', '.join(map(str, [*operands, c_row, width, again, *rest]))})"
     if tile.masked:
         f.line(direct)
         return
@@ -241,18 +244,18 @@ def _register_tile(f: Function, tile: Tile, rows: Val, kind: Val, width: Val, op
     f.line(direct)
     f.branch(done)
     f.start(edge)
-    _edge_tile(f, tile, kernel, rows, width, operands, again, soon)
+    _edge_tile(f, tile, kernel, rows, width, operands, again, rest)
     f.branch(done)
     f.start(done)
 
 
-def _edge_tile(f: Function, tile: Tile, kernel: Val, rows: Val, width: Val, operands: list[Val], again: Val, soon: list[Val]) -> None:
+def _edge_tile(f: Function, tile: Tile, kernel: Val, rows: Val, width: Val, operands: list[Val], again: Val, rest: list[Val]) -> None:
     """Compute the whole tile into a copy and add its valid elements to C (or store them, the first time)."""
     target, c_row = operands[-1], _arg(f, Word.C_ROW)
     copy = Val("ptr", f.fresh("copy"))
     f.allocas.append(f"  {copy.name} = alloca [{tile.rows * tile.columns} x {tile.scalar}], align 64")
     fixed = const("i64", tile.columns), width, Val("i1", "false")
-    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands[:-1], copy, *fixed, *soon]))})")
+    f.line(f"call void {kernel.name}({', '.join(map(str, [*operands[:-1], copy, *fixed, *rest]))})")
     with f.loop(ZERO, rows) as line:
         source = f.gep(copy, f.mul(line.index, tile.columns), tile.scalar)
         to = f.gep(target, f.mul(line.index, c_row), tile.scalar)

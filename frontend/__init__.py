@@ -126,36 +126,20 @@ newaxis = None
 # Imported when first used, so that they cost nothing before.
 _LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "func", "hub", "jit", "masked", "mps", "multiprocessing", "onnx",
          "profiler", "quantization", "serialization", "signal", "special", "testing", "version", "xpu")
-_ELSEWHERE = {"i0": "special.i0", "igamma": "special.gammainc", "igammac": "special.gammaincc", "mvlgamma": "special.multigammaln",
-              "polygamma": "special.polygamma",
-              **dict.fromkeys(("alias_copy", "bartlett_window", "blackman_window", "frexp", "gcd", "hamming_window", "hann_window",
-                               "kaiser_window", "lcm", "nextafter", "nonzero_static", "renorm", "unsafe_chunk", "unsafe_split"),
-                              "variants.")}
-# Kept in step with `treadle.older.NAMES` by a test.
-_OLDER = frozenset({"angle", "as_strided_scatter", "conj", "conj_physical", "constant_pad_nd", "empty_permuted", "empty_strided",
-                    "gradient", "grid_sampler_2d", "grid_sampler_3d", "histogram", "native_group_norm", "native_layer_norm", "pca_lowrank",
-                    "resolve_conj", "resolve_neg", "svd", "svd_lowrank", "triangular_solve"})
 
 
 def __getattr__(name: str) -> Any:
+    import importlib
     if name in _LAZY:
-        import importlib
         return importlib.import_module(f"treadle.{name}")
-    if name in _ELSEWHERE:
-        import importlib
-        module, _, attribute = _ELSEWHERE[name].partition(".")
-        return getattr(importlib.import_module(f"treadle.{module}"), attribute or name)
-    if name in _OLDER:
-        from treadle import older
-        return getattr(older, name)
-    if name.endswith("_copy"):
-        from treadle.variants import copies
-        if name in copies:
-            return copies[name]
     if name in ("qint8", "quint8"):
         from treadle.quantization import config
         return getattr(config, name)
     if name.startswith("_foreach_"):
         from treadle.foreach import foreach
         return foreach(name.removeprefix("_foreach_"))
+    if not name.startswith("_"):
+        older = importlib.import_module("treadle.older")
+        if name in older.__all__:
+            return getattr(older, name)
     raise AttributeError(f"module 'treadle' has no attribute {name!r}")

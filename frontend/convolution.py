@@ -1,11 +1,13 @@
 """Convolutions of tensors, and their windows as columns, with PyTorch's names and arguments."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.functions import tensor_argument
 from treadle.tensor import Tensor
 
 __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
@@ -14,20 +16,20 @@ Ints = tuple[int, ...]
 Sizes = int | Sequence[int]
 
 
-def spread(name: str, value: Sizes, n: int) -> Ints:
-    """An int, or one per spatial axis, as a tuple; RuntimeError for another number of them."""
-    if isinstance(value, int):
-        return (value,) * n
-    found = tuple([int(v) for v in value])
-    if len(found) == 1:
-        return found * n
-    if len(found) != n:
-        raise RuntimeError(f"expected {name} to be a single integer value or a list of {n} values to match the convolution dimensions, "
-                           f"but got {name}={list(found)}")
-    return found
+def spread(op: str, what: str, value: Any, n: int) -> Ints:
+    """An int, or one per spatial axis, as a tuple. RuntimeError for another number of them, TypeError for what is no integer."""
+    try:
+        found = tuple(map(operator.index, value)) if isinstance(value, Iterable) else (operator.index(value),)
+    except TypeError:
+        raise TypeError(f"{op}(): argument '{what}' must be an int or a tuple of ints, got {value!r}") from None
+    if len(found) not in (1, n):
+        raise RuntimeError(f"{op}: expected {what} to be a single integer value or a list of {n} values, got {what}={list(found)}")
+    return found * n if len(found) == 1 else found
 
 
 def _batched(name: str, input: Tensor, weight: Tensor, n: int) -> Tensor:
+    tensor_argument(name, input)
+    tensor_argument(name, weight, "weight", 2)
     if weight.dim() != n + 2:
         raise RuntimeError(f"{name}: expected weight with {n + 2} dimensions, but got weight of size {list(weight.shape)}")
     if input.dim() not in (n + 1, n + 2):
@@ -36,12 +38,15 @@ def _batched(name: str, input: Tensor, weight: Tensor, n: int) -> Tensor:
     return input if input.dim() == n + 2 else input.unsqueeze(0)
 
 
-def _finish(name: str, input: Tensor, y: Tensor, bias: Tensor | None) -> Tensor:
+def _finish(name: str, input: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None) -> Tensor:
+    """y with the bias, and unbatched as the input is. In mixed precision the bias takes the result's type."""
     if bias is not None:
+        if tensor_argument(name, bias, "bias", 3).dtype is not weight.dtype:
+            raise RuntimeError(f"{name}: Weight type ({weight.dtype}) and bias type ({bias.dtype}) should be the same")
         if tuple(bias.shape) != (y.shape[1],):
             raise RuntimeError(f"{name}: expected bias to be 1-dimensional with {y.shape[1]} elements, but got bias of size "
                                f"{list(bias.shape)} instead")
-        y = y + bias.reshape(1, -1, *(1,) * (y.dim() - 2))
+        y = y + bias.reshape(1, -1, *(1,) * (y.dim() - 2)).to(y.dtype)
     return y if input.dim() == y.dim() else y.squeeze(0)
 
 
@@ -60,14 +65,14 @@ def _convolve(n: int, input: Tensor, weight: Tensor, bias: Tensor | None, stride
               groups: int) -> Tensor:
     name = f"conv{n}d"
     x = _batched(name, input, weight, n)
-    strides, dilations = spread("stride", stride, n), spread("dilation", dilation, n)
+    strides, dilations = spread(name, "stride", stride, n), spread(name, "dilation", dilation, n)
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
-            raise RuntimeError(f"Invalid padding string: '{padding}'")
+            raise RuntimeError(f"{name}: Invalid padding string: '{padding}'")
         x, widths = _same(x, tuple(weight.shape[2:]), strides, dilations) if padding == "same" else (x, (0,) * n)
     else:
-        widths = spread("padding", padding, n)
-    return _finish(name, input, ops.convolution(x, weight, strides, widths, dilations, groups), bias)
+        widths = spread(name, "padding", padding, n)
+    return _finish(name, input, weight, ops.convolution(x, weight, strides, widths, dilations, groups), bias)
 
 
 def conv1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1, padding: str | Sizes = 0,
@@ -95,8 +100,8 @@ def _transpose(n: int, input: Tensor, weight: Tensor, bias: Tensor | None, strid
                groups: int, dilation: Sizes) -> Tensor:
     name = f"conv_transpose{n}d"
     x = _batched(name, input, weight, n)
-    strides, widths = spread("stride", stride, n), spread("padding", padding, n)
-    extra, dilations = spread("output_padding", output_padding, n), spread("dilation", dilation, n)
+    strides, widths = spread(name, "stride", stride, n), spread(name, "padding", padding, n)
+    extra, dilations = spread(name, "output_padding", output_padding, n), spread(name, "dilation", dilation, n)
     if any(e < 0 or e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
         raise RuntimeError(f"output padding must be smaller than either stride or dilation, but got output_padding: {list(extra)} "
                            f"stride: {list(strides)} dilation: {list(dilations)}")
@@ -106,7 +111,7 @@ def _transpose(n: int, input: Tensor, weight: Tensor, bias: Tensor | None, strid
         raise RuntimeError(f"{name}: Given input size per channel: {list(x.shape[2:])}. Calculated output size per channel: {sizes}. "
                            "Output size is too small")
     shape = (x.shape[0], weight.shape[1] * groups, *sizes)
-    return _finish(name, input, ops.convolution_input(x, weight, shape, strides, widths, dilations, groups), bias)
+    return _finish(name, input, weight, ops.convolution_input(x, weight, shape, strides, widths, dilations, groups), bias)
 
 
 def conv_transpose1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Sizes = 1, padding: Sizes = 0,
@@ -130,13 +135,13 @@ def conv_transpose3d(input: Tensor, weight: Tensor, bias: Tensor | None = None, 
     return _transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _blocks(sizes: Sequence[int], kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Ints:
+def _blocks(name: str, sizes: Sequence[int], kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> Ints:
     found = tuple([(n + 2 * p - d * (k - 1) - 1) // s + 1
                    for n, p, d, k, s in zip(sizes, padding, dilation, kernel, stride, strict=True)])
     if any(m <= 0 for m in found):
-        raise RuntimeError(f"Given an input with spatial size {list(sizes)}, kernel_size={kernel}, dilation={dilation}, padding={padding}, "
-                           f"stride={stride}, the calculated shape of the array of sliding blocks is {found}, but its components must be "
-                           "at least one.")
+        raise RuntimeError(f"{name}: Given an input with spatial size {list(sizes)}, kernel_size={kernel}, dilation={dilation}, "
+                           f"padding={padding}, stride={stride}, the array of sliding blocks would have shape {found}; "
+                           "there must be one at least along each axis")
     return found
 
 
@@ -149,12 +154,12 @@ def _window_layout(shape: Sequence[int], kernel: Ints, out: Ints, stride: Ints, 
 
 def unfold(input: Tensor, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0, stride: Sizes = 1) -> Tensor:
     """The windows of images (N, C, H, W) or (C, H, W) as columns: (N, C KH KW, windows)."""
-    if input.dim() not in (3, 4):
+    if tensor_argument("unfold", input).dim() not in (3, 4):
         raise RuntimeError(f"unfold: Expected 3D or 4D (batch mode) tensor, but got input of size: {list(input.shape)}")
-    kernel, dilations, widths, strides = (spread(name, v, 2) for name, v in (
+    kernel, dilations, widths, strides = (spread("unfold", name, v, 2) for name, v in (
         ("kernel_size", kernel_size), ("dilation", dilation), ("padding", padding), ("stride", stride)))
     x = input if input.dim() == 4 else input.unsqueeze(0)
-    out = _blocks(x.shape[2:], kernel, strides, widths, dilations)
+    out = _blocks("unfold", x.shape[2:], kernel, strides, widths, dilations)
     if any(widths):
         x = ops.pad(x, 0.0, (0, 0, *widths), (0, 0, *widths))
     layout = _window_layout(x.shape, kernel, out, strides, dilations)
@@ -164,20 +169,20 @@ def unfold(input: Tensor, kernel_size: Sizes, dilation: Sizes = 1, padding: Size
 
 def fold(input: Tensor, output_size: Sizes, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0, stride: Sizes = 1) -> Tensor:
     """Columns (N, C KH KW, windows) added up to images (N, C, H, W): the reverse of `unfold`, where windows overlap a sum."""
-    if input.dim() not in (2, 3):
+    if tensor_argument("fold", input).dim() not in (2, 3):
         raise RuntimeError(f"fold: Expected 2D or 3D (batch mode) tensor for input, but got input of size: {list(input.shape)}")
-    kernel, dilations, widths, strides, sizes = (spread(name, v, 2) for name, v in (
+    kernel, dilations, widths, strides, sizes = (spread("fold", name, v, 2) for name, v in (
         ("kernel_size", kernel_size), ("dilation", dilation), ("padding", padding), ("stride", stride), ("output_size", output_size)))
     x = input if input.dim() == 3 else input.unsqueeze(0)
     area = kernel[0] * kernel[1]
     if x.shape[1] % area:
-        raise RuntimeError("Expected size of input's dimension 1 to be divisible by the product of kernel_size, but got "
+        raise RuntimeError("fold: Expected size of input's dimension 1 to be divisible by the product of kernel_size, but got "
                            f"input.size(1)={x.shape[1]} and kernel_size={kernel}.")
-    out = _blocks(sizes, kernel, strides, widths, dilations)
+    out = _blocks("fold", sizes, kernel, strides, widths, dilations)
     if x.shape[2] != out[0] * out[1]:
-        raise RuntimeError(f"Given output_size={sizes}, kernel_size={kernel}, dilation={dilations}, padding={widths}, stride={strides}, "
-                           f"expected size of input's dimension 2 to match the calculated number of sliding blocks {out[0]} * {out[1]} = "
-                           f"{out[0] * out[1]}, but got input.size(2)={x.shape[2]}.")
+        raise RuntimeError(f"fold: Given output_size={sizes}, kernel_size={kernel}, dilation={dilations}, padding={widths}, "
+                           f"stride={strides}, expected size of input's dimension 2 to be the number of sliding blocks "
+                           f"{out[0]} * {out[1]} = {out[0] * out[1]}, but got input.size(2)={x.shape[2]}.")
     shape = (x.shape[0], x.shape[1] // area, sizes[0] + 2 * widths[0], sizes[1] + 2 * widths[1])
     windows, places = _window_layout(shape, kernel, out, strides, dilations)
     whole: Any = treadle.zeros(shape, dtype=x.dtype, device=x.device)

@@ -392,6 +392,16 @@ def frombuffer(buffer: Any, *, dtype: DType, count: int = -1, offset: int = 0, r
     return _finish(from_array(np.frombuffer(buffer, kind, count, offset)), requires_grad)
 
 
-__all__ = ["arange", "as_tensor", "asarray", "bernoulli", "empty", "empty_like", "eye", "frombuffer", "full", "full_like", "linspace",
-           "logspace", "normal", "ones", "ones_like", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm",
-           "scalar_tensor", "tensor", "zeros", "zeros_like"]
+__all__ = ["arange", "as_tensor", "asarray", "bernoulli", "empty", "empty_like", "empty_strided", "eye", "frombuffer", "full", "full_like",
+           "linspace", "logspace", "normal", "ones", "ones_like", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like",
+           "randperm", "scalar_tensor", "tensor", "zeros", "zeros_like"]
+
+
+def empty_strided(size: Sequence[int], stride: Sequence[int], *, dtype: Any = None, device: Any = None,
+                  requires_grad: bool = False) -> Tensor:
+    """A tensor of this size and these strides, over as little memory as they need. RuntimeError for lists of different lengths."""
+    if len(size) != len(stride):
+        raise RuntimeError(f"empty_strided: mismatch in length of strides and shape: got size {tuple(size)} and stride {tuple(stride)}")
+    last = sum([(n - 1) * s for n, s in zip(size, stride, strict=True)]) + 1 if 0 not in size else 0
+    made = empty(last, dtype=dtype, device=device).as_strided(tuple(size), tuple(stride))
+    return made.requires_grad_() if requires_grad else made

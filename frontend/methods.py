@@ -17,6 +17,7 @@ from treadle import (
     legacy,
     linear_algebra,
     printing,
+    random_fills,
     reductions,
     shaping,
 )
@@ -25,7 +26,6 @@ from treadle.device import device, device_name
 from treadle.functions import MUL, TABLE, as_dtype, cast, fresh, operand
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
-from treadle.random import Generator
 from treadle.runtime import engine
 from treadle.runtime.recorder import computed
 from treadle.tensor import Tensor, alias, apply, assign, check_writable, fast_path, read, storage_of, wrap
@@ -413,48 +413,6 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     return assign(self, indexing.broadcast_to(operand(value), self), "fill_")
 
 
-def _filled(self: Tensor, value: Tensor, name: str) -> Tensor:
-    check_writable(self, name)
-    return assign(self, cast(value, self._data.type.dtype), name)
-
-
-def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
-    """Uniform in [a, b)."""
-    u = creation.rand(self._data.type.shape, dtype=self._data.type.dtype, generator=generator)
-    return _filled(self, u if (a, b) == (0.0, 1.0) else apply(TABLE["add"], (apply(MUL, (u, float(b) - float(a))), float(a))), "uniform_")
-
-
-def normal_(self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
-    if std < 0:
-        raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
-    z = creation.randn(self._data.type.shape, dtype=self._data.type.dtype, generator=generator)
-    return _filled(self, apply(TABLE["add"], (apply(MUL, (z, float(std))), float(mean))), "normal_")
-
-
-def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
-    u = creation.rand(self._data.type.shape, dtype=dtypes.float32, generator=generator)
-    return _filled(self, apply(TABLE["lt"], (u, p)), "bernoulli_")
-
-
-def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
-    u = creation.rand(self._data.type.shape, dtype=self._data.type.dtype, generator=generator)
-    return _filled(self, apply(MUL, (apply(TABLE["log1p"], (apply(TABLE["neg"], (u,)),)), -1.0 / lambd)), "exponential_")
-
-
-def _largest(dtype: DType) -> int:
-    """Up to where `random_` draws by default: what the dtype counts exactly, at most 31 bits."""
-    if dtype.category == FLOAT:
-        return {2: 1 << 8 if dtype is dtypes.bfloat16 else 1 << 11, 4: 1 << 24, 8: (1 << 31) - 1}[dtype.itemsize]
-    return 2 if dtype is dtypes.bool_ else min((1 << (8 * dtype.itemsize - dtype.signed)) - 1, (1 << 31) - 1)
-
-
-def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: Generator | None = None) -> Tensor:
-    """Integers uniform in [low, high); one argument is the upper end."""
-    if high is None:
-        low, high = 0, low or _largest(self._data.type.dtype)
-    return _filled(self, creation.randint(low, high, self._data.type.shape, generator=generator), "random_")
-
-
 def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
     """Write a number over the main diagonal; with `wrap`, over those that follow in tall matrices too."""
     shape = self._data.type.shape
@@ -489,15 +447,14 @@ def resize_(self: Tensor, *sizes: Any) -> Tensor:
     return _become(self, apply(TABLE["reshape"], (flat,), (shape,)))
 
 
-def log_normal_(self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Generator | None = None) -> Tensor:
-    """exp of normal draws."""
-    return assign(normal_(self, mean, std, generator=generator), apply(TABLE["exp"], (self,)), "log_normal_")
+def resize_as_(self: Tensor, other: Tensor) -> Tensor:
+    """`resize_` to the shape of `other`."""
+    return resize_(self, *other._data.type.shape)
 
 
 IN_PLACE: dict[str, Callable[..., Any]] = {
-    "copy_": copy_, "fill_": fill_, "zero_": lambda self: fill_(self, 0), "uniform_": uniform_, "normal_": normal_,
-    "bernoulli_": bernoulli_, "exponential_": exponential_, "random_": random_, "log_normal_": log_normal_,
-    "fill_diagonal_": fill_diagonal_, "set_": set_, "resize_": resize_,
+    "copy_": copy_, "fill_": fill_, "zero_": lambda self: fill_(self, 0), "fill_diagonal_": fill_diagonal_, "set_": set_,
+    "resize_": resize_, "resize_as_": resize_as_, **random_fills.METHODS,
 }
 
 
@@ -535,6 +492,8 @@ NEW: dict[str, Callable[..., Any]] = {
         size, value, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
     "new_tensor": lambda self, data, dtype=None, device=None, **k: creation.tensor(
         data, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
+    "new_empty_strided": lambda self, size, stride, dtype=None, device=None, **k: creation.empty_strided(
+        size, stride, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
     "new": lambda self, *args: creation.legacy_tensor(args).to(self._data.type.device, self._data.type.dtype),
 }
 

@@ -1,19 +1,33 @@
-"""Functions that PyTorch keeps under `torch.*` beside newer ones, and those whose answer is simple while there are no complex numbers."""
+"""Names that PyTorch keeps under `torch.*` beside newer ones: another function's result copied, unchecked or renamed; windows; and
+functions whose answer is simple while there are no complex numbers.
+"""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import treadle
-from treadle import ops
+from treadle import ops, special
+from treadle.functions import tensor_argument
+from treadle.ir.types import normalize_dim
+from treadle.signal import windows
 from treadle.tensor import Tensor
 
-NAMES = ("angle", "as_strided_scatter", "conj", "conj_physical", "constant_pad_nd", "empty_permuted", "empty_strided", "gradient",
-         "grid_sampler_2d", "grid_sampler_3d", "histogram", "native_group_norm", "native_layer_norm", "pca_lowrank", "resolve_conj",
-         "resolve_neg", "svd", "svd_lowrank", "triangular_solve")
+_COPIED = ("as_strided", "diagonal", "expand", "narrow", "permute", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind",
+           "unfold", "unsqueeze", "view")
+# The names that `treadle` takes from here, when they are first asked for.
+__all__ = [
+    *(f"{name}_copy" for name in _COPIED), "alias_copy", "angle", "as_strided_scatter", "bartlett_window", "blackman_window", "conj",
+    "conj_physical", "constant_pad_nd", "empty_permuted", "frexp", "gcd", "gradient", "grid_sampler_2d",
+    "grid_sampler_3d", "hamming_window", "hann_window", "histogram", "i0", "igamma", "igammac", "kaiser_window", "lcm", "mvlgamma",
+    "native_group_norm", "native_layer_norm", "nextafter", "nonzero_static", "pca_lowrank", "polygamma", "renorm", "resolve_conj",
+    "resolve_neg", "svd", "svd_lowrank", "triangular_solve", "unsafe_chunk", "unsafe_split",
+]
+i0, igamma, igammac = special.i0, special.gammainc, special.gammaincc
+mvlgamma, polygamma = special.multigammaln, special.polygamma
 
 
 class SVD(NamedTuple):
@@ -49,16 +63,6 @@ def angle(input: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 
 # -- memory --------------------------------------------------------------------------------------------------------------------------
-def empty_strided(size: Sequence[int], stride: Sequence[int], *, dtype: Any = None, device: Any = None,
-                  requires_grad: bool = False) -> Tensor:
-    """An uninitialised tensor of this size and these strides."""
-    if len(size) != len(stride):
-        raise RuntimeError(f"mismatch in length of strides and shape: got size {tuple(size)} and stride {tuple(stride)}")
-    last = sum([(n - 1) * s for n, s in zip(size, stride, strict=True)]) + 1 if 0 not in size else 0
-    made = treadle.empty(last, dtype=dtype, device=device).as_strided(tuple(size), tuple(stride))
-    return made.requires_grad_() if requires_grad else made
-
-
 def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], *, dtype: Any = None, device: Any = None,
                    requires_grad: bool = False) -> Tensor:
     """An uninitialised tensor whose axes lie in memory in the order `physical_layout`."""
@@ -68,7 +72,7 @@ def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], *, dtype
     strides, step = [0] * len(size), 1
     for axis in reversed(physical_layout):
         strides[axis], step = step, step * size[axis]
-    return empty_strided(size, strides, dtype=dtype, device=device, requires_grad=requires_grad)
+    return treadle.empty_strided(size, strides, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def as_strided_scatter(input: Tensor, src: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = 0) -> Tensor:
@@ -126,10 +130,10 @@ def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: in
     dims = list(range(input.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
     steps = [spacing] * len(dims) if isinstance(spacing, int | float) else list(spacing)
     if edge_order not in (1, 2):
-        raise RuntimeError("torch.gradient only supports edge_order=1 and edge_order=2.")
+        raise RuntimeError(f"gradient: only supports edge_order=1 and edge_order=2, got {edge_order}")
     if len(steps) != len(dims) or any(isinstance(s, Tensor) for s in steps):
         raise RuntimeError(f"gradient: expected spacing to be one number, or one per axis of {dims}, got {spacing}")
-    return [_along(input, d % input.dim(), float(h), edge_order) for d, h in zip(dims, steps, strict=True)]
+    return [_along(input, normalize_dim("gradient", d, input.dim()), float(h), edge_order) for d, h in zip(dims, steps, strict=True)]
 
 
 def _along(x: Tensor, d: int, h: float, order: int) -> Tensor:
@@ -148,6 +152,8 @@ def _along(x: Tensor, d: int, h: float, order: int) -> Tensor:
 def histogram(input: Tensor, bins: Any, *, range: tuple[float, float] | None = None, weight: Tensor | None = None,
               density: bool = False) -> Histogram:
     """Counts (or weights) in bins, the last of which holds its upper edge; computed by numpy."""
+    if not isinstance(bins, int | Tensor):
+        raise TypeError(f"histogram(): argument 'bins' must be an int or a Tensor, not {type(bins).__name__}")
     values, given = input.detach().numpy(), bins.detach().numpy() if isinstance(bins, Tensor) else int(bins)
     weights = None if weight is None else weight.detach().numpy()
     counts, edges = np.histogram(values, given, range, density=density, weights=weights)
@@ -180,3 +186,86 @@ def native_group_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None,
     rows = input.reshape(N, group, -1)
     mean, var = rows.mean(-1), rows.var(-1, correction=0)
     return treadle.nn.functional.group_norm(input, group, weight, bias, eps), mean, (var + eps).rsqrt()
+
+
+# -- copies, and windows -------------------------------------------------------------------------------------------------------------
+def _copying(name: str) -> Callable[..., Any]:
+    def function(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = getattr(input, name)(*args, **kwargs)
+        return tuple([x.clone() for x in found]) if isinstance(found, tuple | list) else found.clone()
+    function.__name__ = function.__qualname__ = f"{name}_copy"
+    function.__doc__ = f"A copy of `input.{name}(...)`, which shares no memory with it."
+    return function
+
+
+globals().update({f"{name}_copy": _copying(name) for name in _COPIED})
+
+
+def alias_copy(input: Tensor) -> Tensor:
+    """A copy of the input."""
+    return input.clone()
+
+
+def unsafe_chunk(input: Tensor, chunks: int, dim: int = 0) -> Any:
+    """`chunk`; the pieces are views here too."""
+    return input.chunk(chunks, dim)
+
+
+def unsafe_split(input: Tensor, split_size: Any, dim: int = 0) -> Any:
+    """`split`; the pieces are views here too."""
+    return input.split(split_size, dim)
+
+
+def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    """The slices along `dim` whose p-norm exceeds `maxnorm` scaled down to it."""
+    own = normalize_dim("renorm", dim, input.dim())
+    dims = [d for d in range(input.dim()) if d != own]
+    norms = treadle.linalg.vector_norm(input, p, dims, True)
+    return input * treadle.where(norms > maxnorm, maxnorm / (norms + 1e-7), 1.0)
+
+
+def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
+    """The first `size` indices of elements that are not zero, filled up with `fill_value`."""
+    found = input.nonzero()[:size]
+    return treadle.nn.functional.pad(found, (0, 0, 0, size - found.shape[0]), value=fill_value)
+
+
+def _window(name: str) -> Callable[..., Tensor]:
+    def function(window_length: int, periodic: bool = True, *args: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
+                 **kwargs: Any) -> Tensor:
+        given = dict(zip({"hamming": ("alpha", "beta"), "kaiser": ("beta",)}.get(name, ()), args, strict=False)) | kwargs
+        made, options = name, given
+        if name == "hamming" and given:
+            made, options = "general_cosine", {"a": [given.get("alpha", 0.54), given.get("beta", 0.46)]}
+        made_by = getattr(windows, made)
+        result: Tensor = made_by(window_length, sym=not periodic, dtype=dtype, device=device, requires_grad=requires_grad, **options)
+        return result
+    function.__name__ = function.__qualname__ = f"{name}_window"
+    function.__doc__ = f"`signal.windows.{name}`, periodic unless told."
+    return function
+
+
+bartlett_window, blackman_window, hamming_window = _window("bartlett"), _window("blackman"), _window("hamming")
+hann_window, kaiser_window = _window("hann"), _window("kaiser")
+
+
+def _pairwise(name: str, doc: str) -> Callable[..., Tensor]:
+    op = getattr(ops, name)
+
+    def function(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
+        x, y = tensor_argument(name, input), tensor_argument(name, other, "other", 2)
+        result: Tensor = op(*treadle.broadcast_tensors(x, y))
+        return result if out is None else out.copy_(result)
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return function
+
+
+gcd, lcm = _pairwise("gcd", "The greatest common divisor of integers."), _pairwise("lcm", "The least common multiple of integers.")
+nextafter = _pairwise("nextafter", "The next representable number after input in the direction of other.")
+
+
+def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
+    """(mantissa, exponent) with input = mantissa * 2^exponent and 0.5 <= |mantissa| < 1."""
+    mantissa, exponent = ops.frexp(input)
+    return mantissa, exponent

@@ -33,5 +33,19 @@ def test_expressions(text: str) -> None:
     np.testing.assert_allclose(ours.numpy(), want.numpy(), rtol=1e-7, atol=1e-9)
 
 
+ERRORS = ["m.gcd(m.tensor([1]), 2)", "m.renorm(A, 2, 9, 1.0)", "m.gradient(A, dim=5)", "m.gradient(A, edge_order=3)", "m.histogram(A, 'a')",
+          "m.as_strided_scatter(A, m.zeros(2, 2).double(), (2, 2), (1000, 1))", "m.empty_strided((2,), (1, 2))", "m.svd(A[0])"]
+
+
+@pytest.mark.parametrize("text", ERRORS)
+def test_errors(text: str) -> None:
+    with pytest.raises(Exception) as want:
+        eval(text, {"m": torch, "A": torch.from_numpy(A)})
+    with pytest.raises(type(want.value)):
+        eval(text, {"m": treadle, "A": treadle.from_numpy(A)})
+
+
 def test_names() -> None:
-    assert treadle._OLDER == frozenset(older.NAMES)
+    """All of them are reached through the package, and PyTorch has them too."""
+    for name in older.__all__:
+        assert getattr(treadle, name) is getattr(older, name) and hasattr(torch, name)

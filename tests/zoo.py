@@ -16,7 +16,6 @@ class Program(NamedTuple):
     data: Callable[[np.random.Generator], tuple[np.ndarray, ...]]
     loss: Callable[..., Any]
     optimizer: Callable[[Any, Any], Any] = lambda m, p: m.optim.Adam(p, lr=1e-2)
-    compiles: bool = True
 
 
 def floats(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -157,7 +156,60 @@ def make_gpt(m: Any) -> Any:
     return GPT()
 
 
-# -- images ------------------------------------------------------------------------------------------------------------------------------
+# -- convolutional networks ---------------------------------------------------------------------------------------------------------------
+def make_lenet(m: Any) -> Any:
+    n = m.nn
+    return n.Sequential(n.Conv2d(3, 6, 5, padding=2), n.Tanh(), n.Conv2d(6, 6, 2, stride=2), n.Conv2d(6, 16, 5), n.ReLU(),
+                        n.Conv2d(16, 16, 2, stride=2, groups=16), n.Flatten(), n.Linear(64, 32), n.ReLU(), n.Linear(32, 5))
+
+
+def _residual_block(m: Any, c: int, o: int, stride: int) -> Any:
+    n = m.nn
+
+    class Block(n.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = n.Sequential(n.Conv2d(c, o, 3, stride, 1, bias=False), n.BatchNorm2d(o), n.ReLU(),
+                                     n.Conv2d(o, o, 3, 1, 1, bias=False), n.BatchNorm2d(o))
+            self.short = n.Sequential(n.Conv2d(c, o, 1, stride, bias=False), n.BatchNorm2d(o)) if stride > 1 or c != o else n.Identity()
+
+        def forward(self, x: Any) -> Any:
+            return n.functional.relu(self.body(x) + self.short(x))
+    return Block()
+
+
+def make_resnet(m: Any) -> Any:
+    n = m.nn
+    return n.Sequential(n.Conv2d(3, 8, 3, 1, 1, bias=False), n.BatchNorm2d(8), n.ReLU(), n.MaxPool2d(3, 2, 1), _residual_block(m, 8, 8, 1),
+                        _residual_block(m, 8, 16, 2), n.AdaptiveAvgPool2d(1), n.Flatten(), n.Linear(16, 5))
+
+
+def make_mobilenet(m: Any) -> Any:
+    n = m.nn
+    return n.Sequential(n.Conv2d(3, 8, 3, 2, 1, bias=False), n.BatchNorm2d(8), n.ReLU6(), n.Conv2d(8, 24, 1, bias=False), n.BatchNorm2d(24),
+                        n.ReLU6(), n.Conv2d(24, 24, 3, 2, 1, groups=24, bias=False), n.BatchNorm2d(24), n.ReLU6(),
+                        n.Conv2d(24, 12, 1, bias=False), n.BatchNorm2d(12), n.AdaptiveAvgPool2d((1, 1)), n.Flatten(), n.Dropout(0.0),
+                        n.Linear(12, 5))
+
+
+def make_unet(m: Any) -> Any:
+    n = m.nn
+
+    class UNet(n.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.pool = n.Sequential(n.Conv2d(3, 6, 3, padding=1), n.BatchNorm2d(6), n.ReLU()), n.MaxPool2d(2)
+            self.middle = n.Sequential(n.Conv2d(6, 12, 3, padding=1), n.ReLU())
+            self.up, self.last = n.ConvTranspose2d(12, 6, 2, stride=2), n.Conv2d(12, 5, 1)
+
+        def forward(self, x: Any) -> Any:
+            skip = self.down(x)
+            deep = self.up(self.middle(self.pool(skip)))
+            return self.last(m.cat([skip, deep], 1)).mean((2, 3))
+    return UNet()
+
+
+# -- other networks of images ------------------------------------------------------------------------------------------------------------
 def make_vit(m: Any) -> Any:
     n = m.nn
 
@@ -330,6 +382,14 @@ def ode_loss(m: Any, net: Any, start: Any, target: Any) -> Any:
     return m.mean(m.abs(m.stack(path) - target))
 
 
+def _images(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    return floats(rng, 8, 3, 16, 16), rng.integers(0, 5, 8)
+
+
+def _momentum(m: Any, parameters: Any) -> Any:
+    return m.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
 def _edges(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 12, (2, 40))
 
@@ -343,11 +403,14 @@ ZOO: dict[str, Program] = {
                            lambda m, net, a, b: m.nn.functional.cross_entropy(net(a, b[:, :-1]).flatten(0, 1), b[:, 1:].flatten()),
                            lambda m, p: m.optim.AdamW(p, lr=3e-3, betas=(0.9, 0.98))),
     "gpt": Program(make_gpt, lambda r: (r.integers(0, 17, (4, 12)),), next_token_loss),
+    "lenet": Program(make_lenet, _images, classification_loss, _momentum),
+    "resnet": Program(make_resnet, _images, classification_loss, _momentum),
+    "mobilenet": Program(make_mobilenet, _images, classification_loss, _momentum),
+    "unet": Program(make_unet, _images, classification_loss, _momentum),
     "vit": Program(make_vit, lambda r: (floats(r, 4, 3, 16, 16), r.integers(0, 5, 4)), classification_loss),
     "dcgan": Program(make_dcgan, lambda r: (floats(r, 4, 1, 16, 16), floats(r, 4, 8, 1, 1)), dcgan_loss,
                      lambda m, p: m.optim.Adam(p, lr=2e-3, betas=(0.5, 0.999))),
-    "detr": Program(make_detr, lambda r: (floats(r, 2, 3, 16, 16), r.integers(0, 3, (2, 3)), r.random((2, 3, 4)).astype("f")), detr_loss,
-                    compiles=False),
+    "detr": Program(make_detr, lambda r: (floats(r, 2, 3, 16, 16), r.integers(0, 3, (2, 3)), r.random((2, 3, 4)).astype("f")), detr_loss),
     "yolo": Program(make_yolo, lambda r: (floats(r, 3, 3, 16, 16), (r.random((3, 2, 4, 4)) < 0.3).astype(np.int64),
                                           r.random((3, 2, 4, 4, 4)).astype("f"), r.integers(0, 3, (3, 2, 4, 4))), yolo_loss),
     "actor_critic": Program(make_actor_critic, lambda r: (floats(r, 12, 4), r.integers(0, 3, 12), floats(r, 12)), actor_critic_loss),

@@ -1,7 +1,8 @@
 """The tape of a replayed call: one node whose gradients are a plan.
 
-At capture the backward pass is recorded once, on stand-in gradients, behind the forward's own trace: the joint graph. A partition
-decides what the forward plan saves. So hooks of leaves, `retain_graph` and gradients into earlier graphs work as for any node.
+At capture the backward pass is recorded once, on stand-in gradients, behind the forward's own trace: the joint graph. It is cut
+where the gradients of the results come in; the forward plan saves every value that crosses the cut. So hooks of leaves,
+`retain_graph` and gradients into earlier graphs work as for any node.
 """
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ class _ConvNd(Module):
         super().__init__()
         self._check(in_channels, out_channels, stride, padding, groups, padding_mode)
         self.in_channels, self.out_channels, self.groups, self.padding_mode = in_channels, out_channels, groups, padding_mode
-        self.kernel_size, self.stride = spread("kernel_size", kernel_size, self.n), spread("stride", stride, self.n)
-        self.padding = padding if isinstance(padding, str) else spread("padding", padding, self.n)
-        self.dilation = spread("dilation", dilation, self.n)
-        self.output_padding = spread("output_padding", output_padding, self.n)
+        each = lambda what, value: spread(type(self).__name__, what, value, self.n)
+        self.kernel_size, self.stride = each("kernel_size", kernel_size), each("stride", stride)
+        self.padding = padding if isinstance(padding, str) else each("padding", padding)
+        self.dilation, self.output_padding = each("dilation", dilation), each("output_padding", output_padding)
         self._reversed_padding_repeated_twice = self._sides()
         outer = (in_channels, out_channels // groups) if self.transposed else (out_channels, in_channels // groups)
         self.weight = Parameter(treadle.empty((*outer, *self.kernel_size), device=device, dtype=dtype))
@@ -49,7 +49,7 @@ class _ConvNd(Module):
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
                 raise ValueError(f"Invalid padding string {padding!r}, should be one of {{'same', 'valid'}}")
-            if padding == "same" and any(s != 1 for s in spread("stride", stride, self.n)):
+            if padding == "same" and any(s != 1 for s in spread(type(self).__name__, "stride", stride, self.n)):
                 raise ValueError("padding='same' is not supported for strided convolutions")
         modes = ("zeros", "reflect", "replicate", "circular")
         if padding_mode not in modes:

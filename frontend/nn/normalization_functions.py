@@ -48,11 +48,11 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
         raise RuntimeError(f"batch_norm: Expected at least 2 dimensions for input tensor but received {input.dim()}")
     for name, value in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
         if value is not None and value.numel() != input.shape[1]:
-            raise RuntimeError(f"{name} should contain {input.shape[1]} elements not {value.numel()}")
+            raise RuntimeError(f"batch_norm: {name} should contain {input.shape[1]} elements not {value.numel()}")
     affine = _affine(input, weight, bias)
     if not training:
         if running_mean is None or running_var is None:
-            raise RuntimeError("Expected running_mean and running_var to be defined when training=False")
+            raise RuntimeError("batch_norm: Expected running_mean and running_var to be defined when training=False")
         return ops.batch_norm_inference(input, running_mean, running_var, eps, *affine)
     _need_several("value per channel", input, input.numel() // max(input.shape[1], 1))
     result = ops.batch_norm(input, eps, *affine)
@@ -66,7 +66,7 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
     affine = _affine(input, weight, bias)
     if not use_input_stats:
         if running_mean is None or running_var is None:
-            raise RuntimeError("Expected running_mean and running_var to be defined when use_input_stats is false")
+            raise RuntimeError("instance_norm: Expected running_mean and running_var to be defined when use_input_stats is false")
         return ops.batch_norm_inference(input, running_mean, running_var, eps, *affine)
     _need_several("spatial element", input, math.prod(input.shape[2:]))
     result = ops.group_norm(input, eps, *affine, groups=input.shape[1])
@@ -82,7 +82,7 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
 def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """Groups of channels of each sample of input (N, C, ...) to mean 0 and variance 1, scaled by weight (C), shifted by bias (C)."""
     if input.dim() < 2:
-        raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
+        raise RuntimeError(f"group_norm: Expected at least 2 dimensions for input tensor but received {input.dim()}")
     _need_several("value per channel", input, input.shape[0] * (input.shape[1] // num_groups) * math.prod(input.shape[2:]))
     return ops.group_norm(input, eps, *_affine(input, weight, bias), groups=num_groups)
 
@@ -90,7 +90,7 @@ def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bia
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """input (N, C, ...) / (k + alpha * mean of squares over `size` neighbouring channels) ** beta."""
     if input.dim() < 3:
-        raise ValueError(f"Expected 3D or higher dimensionality                          input (got {input.dim()} dimensions)")
+        raise ValueError(f"local_response_norm: Expected 3D or higher dimensionality input (got {input.dim()} dimensions)")
     if input.numel() == 0:
         return input
     squares = (input * input).unsqueeze(1)

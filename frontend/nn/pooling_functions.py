@@ -4,38 +4,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import treadle
 from treadle import ops
+from treadle.convolution import spread
+from treadle.functions import tensor_argument
+from treadle.ir.ops.pooling import Windows
 from treadle.tensor import Tensor
 
 Ints: TypeAlias = int | Sequence[int]
 Pooled: TypeAlias = tuple[Tensor, Tensor]
 
 
-class _Window(NamedTuple):
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    size: tuple[int, ...]
-
-
-def _each(name: str, what: str, value: Ints, rank: int) -> tuple[int, ...]:
-    """One number for every pooled axis."""
-    if isinstance(value, int):
-        return (value,) * rank
-    found = tuple(value)
-    if len(found) == 1:
-        return found * rank
-    if len(found) != rank:
-        raise RuntimeError(f"{name}: {what} must either be a single int, or a tuple of {rank} ints, got {list(found)}")
-    return found
-
-
 def _check_input(name: str, input: Tensor, rank: int) -> None:
-    if input.dim() not in (rank + 1, rank + 2):
+    if tensor_argument(name, input).dim() not in (rank + 1, rank + 2):
         raise RuntimeError(f"{name}(): Expected {rank + 1}D or {rank + 2}D input, but got input of shape {list(input.shape)}")
     if any(n == 0 for n in input.shape[1 if input.dim() == rank + 2 else 0:]):
         raise RuntimeError(f"{name}(): Expected {rank + 1}D or {rank + 2}D (batch mode) tensor with optional 0 dim batch size for input, "
@@ -43,12 +26,12 @@ def _check_input(name: str, input: Tensor, rank: int) -> None:
 
 
 def _window(name: str, input: Tensor, rank: int, kernel: Ints, stride: Ints | None, padding: Ints, dilation: Ints,
-            ceil_mode: bool) -> _Window:
+            ceil_mode: bool) -> Windows:
     """The windows of a pooling function; RuntimeError in PyTorch's words for impossible ones."""
     _check_input(name, input, rank)
-    k = _each(name, "kernel_size", kernel, rank)
-    s = k if stride is None or stride == () or stride == [] else _each(name, "stride", stride, rank)
-    p, d = _each(name, "padding", padding, rank), _each(name, "dilation", dilation, rank)
+    k = spread(name, "kernel_size", kernel, rank)
+    s = k if stride is None or stride == () or stride == [] else spread(name, "stride", stride, rank)
+    p, d = spread(name, "padding", padding, rank), spread(name, "dilation", dilation, rank)
     if min(k) <= 0:
         raise RuntimeError(f"{name}: kernel size should be greater than zero, but got {list(k)}")
     if min(s) <= 0:
@@ -63,7 +46,7 @@ def _window(name: str, input: Tensor, rank: int, kernel: Ints, stride: Ints | No
     if min(size) < 1:
         raise RuntimeError(f"{name}: Given input size {list(input.shape[-rank:])}, calculated output size {list(size)}: "
                            f"Output size is too small")
-    return _Window(k, s, p, d, size)
+    return Windows(k, s, p, d, size)
 
 
 def _count(n: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
@@ -138,20 +121,20 @@ def _target(name: str, input: Tensor, rank: int, output_size: Any) -> tuple[int,
     _check_input(name, input, rank)
     given = (output_size,) * rank if output_size is None or isinstance(output_size, int) else tuple(output_size)
     if len(given) != rank:
-        raise RuntimeError(f"{name}: internal error: output_size.size() must be {rank}, got {list(given)}")
+        raise RuntimeError(f"{name}: output_size must have {rank} elements, got {list(given)}")
     size = tuple([n if o is None else int(o) for o, n in zip(given, input.shape[-rank:], strict=True)])
     if min(size) < 0:
         raise RuntimeError(f"{name}: elements of output_size must be greater than or equal to 0, but received {list(size)}")
     return size
 
 
-def _blocks(input: Tensor, size: tuple[int, ...]) -> _Window | None:
+def _blocks(input: Tensor, size: tuple[int, ...]) -> Windows | None:
     """Adaptive windows as ordinary ones, where they divide the input."""
     sizes = tuple(input.shape[-len(size):])
     if any(n % o for n, o in zip(sizes, size, strict=True)):
         return None
     kernel = tuple([n // o for n, o in zip(sizes, size, strict=True)])
-    return _Window(kernel, kernel, (0,) * len(size), (1,) * len(size), size)
+    return Windows(kernel, kernel, (0,) * len(size), (1,) * len(size), size)
 
 
 def _adaptive_avg(name: str, input: Tensor, rank: int, output_size: Any) -> Tensor:
@@ -211,7 +194,7 @@ def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = 
 def _lp_pool(rank: int, input: Tensor, norm_type: float, kernel: Ints, stride: Ints | None, ceil_mode: bool) -> Tensor:
     powers = input.pow(norm_type)
     mean = _avg_pool(f"lp_pool{rank}d", powers, rank, kernel, stride, 0, ceil_mode, True, None)
-    count = math.prod(_each(f"lp_pool{rank}d", "kernel_size", kernel, rank))
+    count = math.prod(spread(f"lp_pool{rank}d", "kernel_size", kernel, rank))
     return (mean.sign() * mean.abs().relu() * count).pow(1.0 / norm_type)
 
 
@@ -230,7 +213,7 @@ def lp_pool3d(input: Tensor, norm_type: float, kernel_size: Ints, stride: Ints |
     return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
 
 
-def _unpool_size(name: str, input: Tensor, rank: int, window: _Window, output_size: Sequence[int] | None) -> tuple[int, ...]:
+def _unpool_size(name: str, input: Tensor, rank: int, window: Windows, output_size: Sequence[int] | None) -> tuple[int, ...]:
     default = [(n - 1) * s + k - 2 * p
                for n, k, s, p in zip(input.shape[-rank:], window.kernel, window.stride, window.padding, strict=True)]
     if output_size is None:
@@ -253,9 +236,9 @@ def _max_unpool(name: str, input: Tensor, indices: Tensor, rank: int, kernel: In
     if indices.shape != input.shape:
         raise RuntimeError(f"Expected shape of indices to be same as that of the input tensor ({list(input.shape)}) but got indices tensor "
                            f"with shape: {list(indices.shape)}")
-    k = _each(name, "kernel_size", kernel, rank)
-    s = k if stride is None else _each(name, "stride", stride, rank)
-    window = _Window(k, s, _each(name, "padding", padding, rank), (1,) * rank, ())
+    k = spread(name, "kernel_size", kernel, rank)
+    s = k if stride is None else spread(name, "stride", stride, rank)
+    window = Windows(k, s, spread(name, "padding", padding, rank), (1,) * rank, ())
     size = _unpool_size(name, input, rank, window, output_size)
     lead = tuple(input.shape[:-rank])
     flat = input.new_zeros((*lead, math.prod(size)))

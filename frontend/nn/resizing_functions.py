@@ -29,13 +29,13 @@ def _sizes(input: Tensor, size: Any, scale_factor: Any, recompute: bool | None) 
     """Output sizes, and the factors by which places are computed (None: the ratio of the sizes)."""
     rank = input.dim() - 2
     if size is not None and scale_factor is not None:
-        raise ValueError("only one of size or scale_factor should be defined")
+        raise ValueError("interpolate: only one of size or scale_factor should be defined")
     if size is not None:
         if recompute:
-            raise ValueError("recompute_scale_factor is not meaningful with an explicit size.")
+            raise ValueError("interpolate: recompute_scale_factor is not meaningful with an explicit size.")
         return tuple([int(n) for n in _sequence("output_size", size, rank)]), (None,) * rank
     if scale_factor is None:
-        raise ValueError("either size or scale_factor should be defined")
+        raise ValueError("interpolate: either size or scale_factor should be defined")
     factors = [float(f) for f in _sequence("scale_factor", scale_factor, rank)]
     sizes = tuple([math.floor(n * f) for n, f in zip(input.shape[2:], factors, strict=True)])
     return sizes, (None,) * rank if recompute else tuple(factors)
@@ -46,9 +46,10 @@ def _check_interpolation(input: Tensor, mode: str, align_corners: bool | None, a
         raise NotImplementedError(f"Input Error: Only 3D, 4D and 5D input Tensors supported (got {input.dim()}D) for the modes: "
                                   f"{' | '.join(_MODES)} (got {mode})")
     if mode not in _LINEAR and align_corners is not None:
-        raise ValueError("align_corners option can only be set with the interpolating modes: linear | bilinear | bicubic | trilinear")
+        raise ValueError("interpolate: align_corners option can only be set with the interpolating modes: linear | bilinear | bicubic | "
+                         f"trilinear (got {mode})")
     if antialias and mode not in ("bilinear", "bicubic"):
-        raise ValueError("Anti-alias option is restricted to bilinear and bicubic modes and requires a 4-D tensor as input")
+        raise ValueError("interpolate: Anti-alias option is restricted to bilinear and bicubic modes and requires a 4-D tensor as input")
     if input.dim() not in (3, 4, 5) or input.dim() != _LINEAR.get(mode, input.dim()):
         raise NotImplementedError(f"Got {input.dim()}D input, but {mode} mode needs {_LINEAR.get(mode, '3D, 4D or 5')}D input")
 

@@ -17,7 +17,7 @@ __all__ = ["bartlett", "blackman", "cosine", "exponential", "gaussian", "general
            "nuttall"]
 
 
-def _made(name: str, m: int, values: np.ndarray, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
+def _made(m: int, values: np.ndarray, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
     return treadle.tensor(values[:m], dtype=dtype or treadle.get_default_dtype(), device=device, requires_grad=requires_grad)
 
 
@@ -36,7 +36,7 @@ def general_cosine(M: int, *, a: Sequence[float], sym: bool = True, dtype: Any =
         raise ValueError("Coefficients must contain at least one element")
     place = _places("general_cosine", M, sym)
     values = sum((-1) ** i * c * np.cos(2 * np.pi * i * place) for i, c in enumerate(a))
-    return _made("general_cosine", M, np.ones(1) if M == 1 else np.asarray(values), dtype, device, requires_grad)
+    return _made(M, np.ones(1) if M == 1 else np.asarray(values), dtype, device, requires_grad)
 
 
 def general_hamming(M: int, *, alpha: float = 0.54, sym: bool = True, dtype: Any = None, device: Any = None,
@@ -69,13 +69,13 @@ def nuttall(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, 
 def bartlett(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A triangle that begins (and, symmetric, ends) at 0."""
     values = 1 - np.abs(2 * _places("bartlett", M, sym) - 1)
-    return _made("bartlett", M, np.ones(1) if M == 1 else values, dtype, device, requires_grad)
+    return _made(M, np.ones(1) if M == 1 else values, dtype, device, requires_grad)
 
 
 def cosine(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Half a wave of a sine, sampled between its ends."""
     place = _places("cosine", M, sym) * max(M - 1 if sym else M, 1)
-    return _made("cosine", M, np.sin(np.pi * (place + 0.5) / (M if sym else M + 1)), dtype, device, requires_grad)
+    return _made(M, np.sin(np.pi * (place + 0.5) / (M if sym else M + 1)), dtype, device, requires_grad)
 
 
 def exponential(M: int, *, center: float | None = None, tau: float = 1.0, sym: bool = True, dtype: Any = None, device: Any = None,
@@ -87,7 +87,7 @@ def exponential(M: int, *, center: float | None = None, tau: float = 1.0, sym: b
         raise ValueError("Center must be None for symmetric windows")
     middle = (M - 1 if sym else M) / 2 if center is None else center
     place = _places("exponential", M, sym) * max(M - 1 if sym else M, 1)
-    return _made("exponential", M, np.exp(-np.abs(place - middle) / tau), dtype, device, requires_grad)
+    return _made(M, np.exp(-np.abs(place - middle) / tau), dtype, device, requires_grad)
 
 
 def gaussian(M: int, *, std: float = 1.0, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -96,7 +96,7 @@ def gaussian(M: int, *, std: float = 1.0, sym: bool = True, dtype: Any = None, d
         raise ValueError(f"Standard deviation must be positive, got: {std} instead.")
     span = M - 1 if sym else M
     place = _places("gaussian", M, sym) * max(span, 1) - span / 2
-    return _made("gaussian", M, np.exp(-(place / std) ** 2 / 2), dtype, device, requires_grad)
+    return _made(M, np.exp(-(place / std) ** 2 / 2), dtype, device, requires_grad)
 
 
 def kaiser(M: int, *, beta: float = 12.0, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -105,4 +105,4 @@ def kaiser(M: int, *, beta: float = 12.0, sym: bool = True, dtype: Any = None, d
         raise ValueError(f"beta must be non-negative, got: {beta} instead.")
     t = 2 * _places("kaiser", M, sym) - 1
     values = np.i0(beta * np.sqrt(np.maximum(0.0, 1 - t * t))) / np.i0(beta)
-    return _made("kaiser", M, np.ones(1) if M == 1 else values, dtype, device, requires_grad)
+    return _made(M, np.ones(1) if M == 1 else values, dtype, device, requires_grad)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import in_float32, need_float, zeros
@@ -41,6 +41,8 @@ def _check_weight(w: Shape, groups: int) -> None:
     if w[0] < groups or w[0] % groups:
         raise RuntimeError(f"convolution: Given groups={groups}, expected weight to be at least {groups} at dimension 0 and divisible by "
                            f"{groups}, but got weight of size {list(w)} instead")
+    if any(k <= 0 for k in w[2:]):
+        raise RuntimeError(f"convolution: kernel size should be greater than zero, but got {list(w[2:])}")
 
 
 def _extent(kernel: Ints, dilation: Ints) -> Ints:
@@ -168,39 +170,53 @@ def _convolution(b: Any, x: Any, w: Any, stride: Ints, padding: Ints, dilation: 
 
 
 def _input(b: Any, g: Any, w: Any, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
-    """At stride 1 the convolution of g with the kernel turned round; else one of these for each phase of the stride."""
+    """A convolution of g with the kernel turned round for each remainder that places leave by the stride, interleaved."""
     if 0 in (g.type.numel, w.type.numel) or 0 in shape:
         return zeros(b, g.type.with_(shape))
-    span = _extent(w.type.shape[2:], dilation)
-    low = tuple([k - 1 - p for k, p in zip(span, padding, strict=True)])
-    if any(s > 1 for s in stride):
-        if all(d == 1 for d in dilation) and all(k >= s for k, s in zip(w.type.shape[2:], stride, strict=True)):
-            return _phases(b, g, w, shape, stride, padding, groups)
-        return _spread(b, g, w, shape, stride, padding, dilation, groups)
-    high = tuple([n + k - 1 - m - lo for n, k, m, lo in zip(shape[2:], span, g.type.shape[2:], low, strict=True)])
-    return _forward(b, _padded(b, g, low, high), _turned(b, w, groups), shape[2:], stride, dilation, groups)
-
-
-def _phases(b: Any, g: Any, w: Any, shape: Shape, stride: Ints, padding: Ints, groups: int) -> Any:
-    """Elements whose places leave the same remainders by the stride depend on the same taps: stride-1 convolutions, interleaved.
-
-    x[phase + stride j] = sum over u of g[j + q - u] w[first + stride u], where stride q = phase + padding - first.
-    """
-    (n, c), ones, rank = shape[:2], (1,) * len(stride), len(stride)
-    kernel, out = w.type.shape[2:], g.type.shape[2:]
-    counts = tuple([-(-m // s) for m, s in zip(shape[2:], stride, strict=True)])
-    parts = []
-    for phase in _taps(stride):
-        first = tuple([(f + p) % s for f, p, s in zip(phase, padding, stride, strict=True)])
-        weights = b.slice(w, (0, 0, *first), w.type.shape, (1, 1, *stride))
-        low = tuple([-(-(k - t) // s) - 1 - (f + p - t) // s for k, t, s, f, p in zip(kernel, first, stride, phase, padding, strict=True)])
-        high = tuple([j + m - 1 - o - lo for j, m, o, lo in zip(counts, weights.type.shape[2:], out, low, strict=True)])
-        y = _forward(b, _padded(b, g, low, high), _turned(b, weights, groups), counts, ones, ones, groups)
-        parts.append(b.reshape(y, (n, c, 1, *counts)))
-    stacked = b.reshape(b.cat(*parts, dim=2), (n, c, *stride, *counts))
+    parts = [_phase(b, g, w, shape, phase, stride, padding, dilation, groups) for phase in _taps(stride)]
+    if len(parts) == 1:
+        return parts[0]
+    (n, c), rank, counts = shape[:2], len(stride), parts[0].type.shape[2:]
+    stacked = b.cat(*[b.reshape(y, (n, c, 1, *counts)) for y in parts], dim=2)
     order = [axis for i in range(rank) for axis in (2 + rank + i, 2 + i)]
-    whole = b.reshape(b.permute(stacked, (0, 1, *order)), (n, c, *[j * s for j, s in zip(counts, stride, strict=True)]))
+    whole = b.permute(b.reshape(stacked, (n, c, *stride, *counts)), (0, 1, *order))
+    whole = b.reshape(whole, (n, c, *[j * s for j, s in zip(counts, stride, strict=True)]))
     return b.slice(whole, (0,) * (rank + 2), shape, (1,) * (rank + 2)) if whole.type.shape != shape else whole
+
+
+class Phase(NamedTuple):
+    """Which taps give to the elements at `phase + stride j` of one axis, and where g has what they take.
+
+    x[phase + stride j] = sum over u < taps of g[j + start - step u] w[first + every u].
+    """
+
+    first: int
+    every: int
+    taps: int
+    start: int
+    step: int
+
+
+def _phase_of(phase: int, kernel: int, stride: int, padding: int, dilation: int) -> Phase:
+    common = math.gcd(stride, dilation)
+    every = stride // common
+    place = phase + padding
+    first = next((t for t in range(every) if (place - t * dilation) % stride == 0), kernel)
+    return Phase(first, every, len(range(first, kernel, every)), (place - first * dilation) // stride, dilation // common)
+
+
+def _phase(b: Any, g: Any, w: Any, shape: Shape, phase: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
+    """Every stride-th element of the result: a convolution of g at stride 1 with some of the taps, turned round."""
+    axes = [_phase_of(*of) for of in zip(phase, w.type.shape[2:], stride, padding, dilation, strict=True)]
+    counts = tuple([-(-m // s) for m, s in zip(shape[2:], stride, strict=True)])
+    if any(a.taps == 0 for a in axes):
+        return zeros(b, g.type.with_((*shape[:2], *counts)))
+    if any(a.every > 1 for a in axes):
+        w = b.slice(w, (0, 0, *[a.first for a in axes]), w.type.shape, (1, 1, *[a.every for a in axes]))
+    low = tuple([(a.taps - 1) * a.step - a.start for a in axes])
+    high = tuple([j + (a.taps - 1) * a.step - m - lo for j, a, m, lo in zip(counts, axes, g.type.shape[2:], low, strict=True)])
+    steps = tuple([a.step for a in axes])
+    return _forward(b, _padded(b, g, low, high), _turned(b, w, groups), counts, (1,) * len(axes), steps, groups)
 
 
 def _turned(b: Any, w: Any, groups: int) -> Any:
@@ -210,44 +226,6 @@ def _turned(b: Any, w: Any, groups: int) -> Any:
     swapped = b.permute(b.reshape(w, (groups, o // groups, depth, *kernel)), (0, 2, 1, *axes))
     turned = b.flip(swapped, axes) if math.prod(kernel) > 1 else swapped
     return b.reshape(turned, (groups * depth, o // groups, *kernel))
-
-
-def _spread_sum(b: Any, g: Any, w: Any, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
-    n, c = shape[:2]
-    (o, depth), kernel, out = w.type.shape[:2], w.type.shape[2:], g.type.shape[2:]
-    alone = depth == 1 and o == groups
-    columns = None if alone else _columns(b, g, w, groups)
-    total = None
-    for i, tap in enumerate(_taps(kernel)):
-        if alone:
-            part = b.mul(g, _weight_of(b, w, tap, (1, c, *(1,) * len(out))))
-        else:
-            part = b.slice(columns, (0, 0, i, 0), (n, c, i + 1, math.prod(out)), (1, 1, 1, 1))
-        low = tuple([t * d - p for t, d, p in zip(tap, dilation, padding, strict=True)])
-        placed = _place(b, b.reshape(part, (n, c, *out)), stride, low, shape[2:])
-        total = placed if total is None else b.add(total, placed)
-    return total
-
-
-_spread = in_float32(_spread_sum)
-
-
-def _columns(b: Any, g: Any, w: Any, groups: int) -> Any:
-    """What every place of g gives to every tap of its window: [N, C, taps, places]."""
-    (n, o), places = g.type.shape[:2], math.prod(g.type.shape[2:])
-    depth, taps = w.type.shape[1], math.prod(w.type.shape[2:])
-    weights = transposed(b, b.reshape(w, (groups, o // groups, depth * taps)))
-    return b.reshape(b.matmul(weights, b.reshape(g, (n, groups, o // groups, places))), (n, groups * depth, taps, places))
-
-
-def _place(b: Any, part: Any, stride: Ints, low: Ints, sizes: Ints) -> Any:
-    """Element i of every spatial axis at i * stride + low of an axis of the given size; zeros elsewhere."""
-    (n, c), out = part.type.shape[:2], part.type.shape[2:]
-    apart = b.reshape(part, (n, c, *[x for m in out for x in (m, 1)]))
-    apart = b.pad(apart, 0.0, (0,) * apart.type.ndim, (0, 0, *[x for s in stride for x in (0, s - 1)]))
-    wide = b.reshape(apart, (n, c, *[m * s for m, s in zip(out, stride, strict=True)]))
-    high = tuple([size - lo - m for size, lo, m in zip(sizes, low, wide.type.shape[2:], strict=True)])
-    return _padded(b, wide, low, high)
 
 
 def _weight(b: Any, x: Any, g: Any, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
@@ -295,6 +273,8 @@ def _samples() -> Iterator[tuple[Shape, Shape, Any]]:
     yield (1, 3, 6, 5), (6, 1, 3, 3), ((2, 1), (1, 1), (1, 1), 3)
     yield (2, 2, 5, 5), (3, 2, 2, 2), ((2, 2), (0, 1), (1, 1), 1)
     yield (1, 2, 3, 3), (3, 2, 1, 1), ((1, 1), (0, 0), (1, 1), 1)
+    yield (1, 2, 7, 6), (3, 2, 2, 1), ((3, 2), (1, 0), (2, 1), 1)
+    yield (1, 2, 9), (2, 2, 3), ((4,), (2,), (2,), 1)
     yield (1, 2, 3, 4, 3), (2, 2, 2, 2, 2), ((1, 2, 1), (0, 1, 0), (1, 1, 1), 1)
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -121,12 +122,24 @@ def _np_strided_scatter(x: np.ndarray, y: np.ndarray, shape: Shape, strides: Int
     return out
 
 
-def _as_strided_type(types: Types, shape: Shape, strides: Ints, offset: int) -> TensorType:
+def _check_reach(name: str, x: TensorType, shape: Shape, strides: Ints, offset: int) -> None:
+    """RuntimeError when a strided view of x would leave it."""
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    if 0 not in shape and last >= types[0].numel:
-        raise RuntimeError(f"as_strided: sizes {list(shape)}, strides {list(strides)} and offset {offset} reach element {last}, "
-                           f"out of bounds for storage of {types[0].numel} elements")
+    if 0 not in shape and last >= x.numel:
+        raise RuntimeError(f"{name}: sizes {list(shape)}, strides {list(strides)} and offset {offset} reach element {last}, "
+                           f"out of bounds for storage of {x.numel} elements")
+
+
+def _as_strided_type(types: Types, shape: Shape, strides: Ints, offset: int) -> TensorType:
+    _check_reach("as_strided", types[0], shape, strides, offset)
     return types[0].with_(shape=shape)
+
+
+def _strided_write_type(name: str) -> Callable[..., TensorType]:
+    def type_rule(types: Types, shape: Shape, strides: Ints, offset: int) -> TensorType:
+        _check_reach(name, types[0], shape, strides, offset)
+        return types[0]
+    return type_rule
 
 
 declare("as_strided", Kind.VIEW, "x", "shape strides offset", type_rule=_as_strided_type,
@@ -142,14 +155,16 @@ def _np_strided_add(x: np.ndarray, y: np.ndarray, shape: Shape, strides: Ints, o
     return out
 
 
-declare("as_strided_add", Kind.SCATTER, "x y", "shape strides offset", type_rule=lambda t, *_: t[0], reference=_np_strided_add,
+declare("as_strided_add", Kind.SCATTER, "x y", "shape strides offset", type_rule=_strided_write_type("as_strided_add"),
+        reference=_np_strided_add,
         vjp=(lambda b, g: g, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
         samples=[(((8,), (3, 4)), ((3, 4), (2, 1), 0))])
 def _strided_scatter_dx(b: Any, g: Any, y_type: TensorType, shape: Shape, strides: Ints, offset: int) -> Any:
     return b.as_strided_scatter(g, b.full(0, y_type.shape, g.type.dtype, g.type.device), shape, strides, offset)
 
 
-declare("as_strided_scatter", Kind.SCATTER, "x y", "shape strides offset", type_rule=lambda t, *_: t[0], reference=_np_strided_scatter,
+declare("as_strided_scatter", Kind.SCATTER, "x y", "shape strides offset", type_rule=_strided_write_type("as_strided_scatter"),
+        reference=_np_strided_scatter,
         vjp=(_strided_scatter_dx, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
         samples=[(((4, 4), (4,)), ((4,), (5,), 0))])
 

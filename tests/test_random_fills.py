@@ -1,0 +1,49 @@
+"""Tensors filled with random draws in place: distributions, seeds, errors."""
+from __future__ import annotations
+
+import math
+
+import pytest
+
+import treadle
+
+
+def draws(name: str, *args: float, count: int = 40_000) -> treadle.Tensor:
+    treadle.manual_seed(0)
+    return getattr(treadle.empty(count), name)(*args)
+
+
+def test_distributions() -> None:
+    cauchy = draws("cauchy_", 2.0, 3.0)
+    quartiles = treadle.quantile(cauchy[:10_000], treadle.tensor([0.25, 0.5, 0.75])).tolist()
+    assert all(abs(found - want) < 0.2 for found, want in zip(quartiles, (-1.0, 2.0, 5.0), strict=True))
+    trials = draws("geometric_", 0.3)
+    assert float(trials.min()) == 1.0 and abs(float(trials.mean()) - 1 / 0.3) < 0.06
+    assert abs(float((trials == 2).float().mean()) - 0.3 * 0.7) < 0.01
+    whole = treadle.empty(1000, dtype=treadle.int64).geometric_(0.5)
+    assert whole.dtype is treadle.int64 and int(whole.min()) == 1
+    assert abs(float(draws("exponential_", 2.0).mean()) - 0.5) < 0.01
+    assert abs(float(draws("log_normal_", 0.0, 0.5).log().std()) - 0.5) < 0.01
+
+
+@pytest.mark.parametrize(("name", "args"), [("cauchy_", ()), ("geometric_", (0.5,)), ("normal_", ()), ("random_", (9,))])
+def test_same_seed_same_draws(name: str, args: tuple[float, ...]) -> None:
+    """To the last bit once compiled; the interpreter's logarithms and sines may end in another bit."""
+    interpreted, compiled, again = (draws(name, *args, count=100).tolist() for _ in range(3))
+    assert compiled == again and all(map(math.isfinite, compiled))
+    assert interpreted == pytest.approx(compiled, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "args", "text"), [
+    ("cauchy_", (0.0, 0.0), "sigma > 0"), ("geometric_", (0.0,), r"in \(0, 1\)"), ("geometric_", (1.0,), r"in \(0, 1\)"),
+    ("normal_", (0.0, -1.0), "std >= 0")])
+def test_mistakes(name: str, args: tuple[float, ...], text: str) -> None:
+    with pytest.raises(RuntimeError, match=text):
+        draws(name, *args)
+
+
+def test_shapes_from_others() -> None:
+    x = treadle.arange(6.0)
+    assert x.resize_as_(treadle.zeros(2, 2)).tolist() == [[0.0, 1.0], [2.0, 3.0]]
+    assert x.new_empty_strided((2, 3), (1, 2)).stride() == (1, 2)
+    assert treadle.empty_strided((2, 3), (1, 2), dtype=treadle.int64).dtype is treadle.int64
