@@ -14,8 +14,8 @@ from treadle.codegen.llvm_text import Function, Module, Val, const
 # Binding. STASH is a list: the arena or None, then one buffer per output. CODES has (index of the number, code) per scalar of the
 # frame; SIZES and KEEP have a size (a Python int) and a flag per item of the stash; slots say where in a trace's values tensors are.
 (HEADER, FRAME, BUSY, INPUTS, NUMBERS, OUTPUTS, SCALARS, STASH, PARALLEL, ARENA, STATE, RUN, CODES, SIZES, KEEP, INPUT_SLOTS,
- OUTPUT_SLOTS, GATHERED) = range(18)
-BINDING_WORDS = 18
+ OUTPUT_SLOTS, GATHERED, BRIEF) = range(19)
+BINDING_WORDS = 19
 # State of the process: the pool (or UNKNOWN), the class of buffers, the function that allocates one, None, and a stack of scratch memory.
 POOL, BUFFER_CLASS, ALLOCATE, NONE, FREE_SCRATCH, SCRATCH = range(6)
 MAX_SCRATCH = 8
@@ -42,17 +42,22 @@ class Offsets(NamedTuple):
 def launch_text(offsets: Offsets) -> str:
     """LLVM text of `launch`, `launch_values`, `live` and `same_bytes`."""
     module = Module()
-    _emit_address(module, offsets)
-    _emit_number(module)
-    _emit_stash(module)
-    _emit_fill(module)
-    _emit_run(module)
+    emit_running(module, offsets)
     _emit_binding_of(module)
     _emit_launch(module)
     _emit_launch_values(module, offsets)
     _emit_live(module)
     _emit_same_bytes(module)
     return module.text()
+
+
+def emit_running(module: Module, offsets: Offsets) -> None:
+    """`run`, and what it needs."""
+    _emit_address(module, offsets)
+    _emit_number(module)
+    _emit_stash(module)
+    _emit_fill(module)
+    _emit_run(module)
 
 
 def _word(f: Function, base: Val, index: int | Val, ty: str = "i64") -> Val:
@@ -187,9 +192,7 @@ def _emit_run(module: Module) -> None:
     _put(f, top, state, FREE_SCRATCH)
     _put(f, scratch, frame, FRAME_SCRATCH)
     _put(f, f.select(parallel, pool, ZERO), frame, FRAME_POOL)
-    thread = f.call("PyEval_SaveThread", "ptr")
-    failed = f.op(f"call i64 {_word(f, binding, RUN, 'ptr').name}({_word(f, binding, HEADER, 'ptr')})", "i64")
-    f.call_void("PyEval_RestoreThread", thread)
+    failed = _run_plan(f, binding)
     free = _word(f, state, FREE_SCRATCH)
     _put(f, scratch, state, f.add(free, SCRATCH))
     _put(f, f.add(free, 1), state, FREE_SCRATCH)
@@ -198,6 +201,23 @@ def _emit_run(module: Module) -> None:
     _return_if(f, f.compare("ne", failed, ZERO), SLOW)
     f.line(f"ret i64 {DONE}")
     f.finish()
+
+
+def _run_plan(f: Function, binding: Val) -> Val:
+    """Whether a kernel found a fault. Other Python threads go on meanwhile, unless the plan is BRIEF, as short as letting go of the GIL."""
+    code, header = _word(f, binding, RUN, "ptr"), _word(f, binding, HEADER, "ptr")
+    brief, long, done, failed = f.label("brief"), f.label("long"), f.label("ended"), f.variable(ZERO)
+    f.branch_if(f.compare("ne", _word(f, binding, BRIEF), ZERO), brief, long)
+    f.start(brief)
+    f.store(f.op(f"call i64 {code.name}({header})", "i64"), failed)
+    f.branch(done)
+    f.start(long)
+    thread = f.call("PyEval_SaveThread", "ptr")
+    f.store(f.op(f"call i64 {code.name}({header})", "i64"), failed)
+    f.call_void("PyEval_RestoreThread", thread)
+    f.branch(done)
+    f.start(done)
+    return f.load(failed, "i64")
 
 
 def _emit_binding_of(module: Module) -> None:
@@ -233,7 +253,7 @@ def _run_or_return(f: Function, binding: Val, state: Val, buffers: Val, numbers:
     _return_none_if(f, f.compare("ne", status, ZERO), state)
 
 
-def _hand_out(f: Function, binding: Val, state: Val, k: Val) -> Val:
+def hand_out(f: Function, binding: Val, state: Val, k: Val) -> Val:
     """A new reference to output `k`; large ones leave the stash."""
     stash, keep = _word(f, binding, STASH, "ptr"), _word(f, binding, KEEP, "ptr")
     place = f.add(k, 1)
@@ -250,7 +270,7 @@ def _drop(f: Function, stash: Val, place: Val, state: Val) -> None:
     f.call("PyList_SetItem", "i32", stash, place, none)
 
 
-def _end(f: Function, binding: Val, state: Val) -> None:
+def end_run(f: Function, binding: Val, state: Val) -> None:
     """Give a large arena back and let the next run in."""
     keep = _word(f, binding, KEEP, "ptr")
     with f.if_(f.compare("ugt", _word(f, binding, ARENA), _word(f, keep, 0))):
@@ -273,8 +293,8 @@ def _emit_launch(module: Module) -> None:
         f.line("ret ptr null")
         f.start(f.label("unreachable"))
     with f.loop(ZERO, outputs) as loop:
-        f.call("PyTuple_SetItem", "i32", made, loop.index, _hand_out(f, binding, state, loop.index))
-    _end(f, binding, state)
+        f.call("PyTuple_SetItem", "i32", made, loop.index, hand_out(f, binding, state, loop.index))
+    end_run(f, binding, state)
     f.line(f"ret {made}")
     f.finish()
 
@@ -301,11 +321,11 @@ def _emit_launch_values(module: Module, offsets: Offsets) -> None:
     slots = _word(f, binding, OUTPUT_SLOTS, "ptr")
     with f.loop(ZERO, _word(f, binding, OUTPUTS)) as loop:
         value = f.call("PyList_GetItem", "ptr", values, _word(f, slots, loop.index))
-        _replace(f, value, offsets.buffer, _hand_out(f, binding, state, loop.index))
+        _replace(f, value, offsets.buffer, hand_out(f, binding, state, loop.index))
         none = _word(f, state, NONE, "ptr")
         f.call_void("Py_IncRef", none)
         _replace(f, value, offsets.trace, none)
-    _end(f, binding, state)
+    end_run(f, binding, state)
     done = f.call("PyBool_FromLong", "ptr", ONE)
     f.line(f"ret {done}")
     f.finish()

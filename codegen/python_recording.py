@@ -8,37 +8,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from treadle.codegen.llvm_text import Function, Module, Val, const
+from treadle.codegen.python_objects import NULL, THREAD_API, ZERO, ObjectEmitter, Offsets
 
-# State: the classes of values and tensors, None, False.
-DATA_CLASS, TENSOR_CLASS, NONE, FALSE = range(4)
-STATE_WORDS = 4
+# State of the process, after what all builtins have: the classes of values and tensors, constants, the classes of numbers, what flushes
+# a trace that is long enough, what takes the trace back to its last whole op.
+DATA_CLASS, TENSOR_CLASS, NONE, FALSE, NO_ATTRIBUTES, FLOAT, INT, BOOL, FLUSH_DUE, REWIND = range(4, 14)
+STATE_WORDS = 14
 MAX_OPERANDS = 8
 FIRST_OPERAND = 3  # after trace, op, attributes
 
-ZERO = const("i64", 0)
-NULL = Val("ptr", "null")
 # Slots whose offsets the code has: of a value, a trace, a trie node, a tensor.
-SLOTS = {"Data": ("type", "trace", "slot", "buffer", "stale"), "Trace": ("at", "leaves", "scalars", "values"), "Step": ("next", "type"),
-         "Tensor": ("_data", "_edge", "_storage")}
-
-Offsets = dict[tuple[str, str], int]  # (class, slot) -> bytes
+SLOTS = {"Data": ("type", "trace", "slot", "buffer", "stale"), "Trace": ("at", "leaves", "scalars", "values"),
+         "Step": ("due", "next", "type"),
+         "Tensor": ("_data", "_edge", "_storage"), "ThreadState": ("autocast", "eager", "trace")}
 
 
 def recording_text(offsets: Offsets) -> str:
-    """LLVM text of `record(trace, op, attributes, *operands)`, which gives the tensor of the new value."""
+    """LLVM text of `record(trace, op, attributes, *operands)`, which gives the tensor of the new value, and of `record_plain`."""
     module = Module()
     _Recorder(module, offsets).emit()
+    _PlainRecorder(module, offsets).emit()
     return module.text()
 
 
-class _Recorder:
+class _Recorder(ObjectEmitter):
     """Emits the function, a stage at a time."""
 
+    name = "record"
+    operands: Val  # where the operands are: values and numbers
+    count: Val     # and how many
+    head: tuple[Val, Val]
+
     def __init__(self, module: Module, offsets: Offsets) -> None:
-        self.offsets = offsets
-        self.f = f = Function(module, "record", [Val("ptr", "%self"), Val("ptr", "%args"), Val("i64", "%count")], ret="ptr")
         self.args = Val("ptr", "%args")
-        self.slow, self.failed = f.label("slow"), f.label("failed")
+        super().__init__(Function(module, self.name, [Val("ptr", "%self"), self.args, Val("i64", "%count")], ret="ptr"), offsets)
+        f = self.f
         # Inputs that the trace has not seen, and numbers: they are appended once the step is found.
         f.allocas += [f"  %leaves = alloca [{MAX_OPERANDS} x ptr]", f"  %numbers = alloca [{MAX_OPERANDS} x ptr]"]
         self.new_leaves, self.new_numbers = f.variable(ZERO), f.variable(ZERO)
@@ -46,28 +50,36 @@ class _Recorder:
     def emit(self) -> None:
         f = self.f
         self.state = f.call("PyLong_AsVoidPtr", "ptr", f.call("PyTuple_GetItem", "ptr", Val("ptr", "%self"), ZERO))
-        operands = f.sub(Val("i64", "%count"), FIRST_OPERAND)
-        self._unless(f.compare("ule", operands, const("i64", MAX_OPERANDS)), self.slow)
-        self.trace = self._word(self.args, 0)
-        self.values, self.leaves = self._slot(self.trace, "Trace", "values"), self._slot(self.trace, "Trace", "leaves")
-        key = f.call("PyTuple_New", "ptr", f.add(operands, 2))
-        self._unless(self._exists(key), self.failed)
-        for i in (0, 1):
-            f.call("PyTuple_SetItem", "i32", key, const("i64", i), self._owned(self._word(self.args, i + 1)))
-        with f.loop(ZERO, operands) as loop:
-            item = self._operand(self._word(self.args, f.add(loop.index, FIRST_OPERAND)), key)
+        self._begin()
+        self.values, self.leaves = self.slot(self.trace, "Trace", "values"), self.slot(self.trace, "Trace", "leaves")
+        key = f.call("PyTuple_New", "ptr", f.add(self.count, 2))
+        self.unless(self.exists(key), self.failed)
+        for i, thing in enumerate(self.head):
+            f.call("PyTuple_SetItem", "i32", key, const("i64", i), self.owned(thing))
+        with f.loop(ZERO, self.count) as loop:
+            item = self._operand(self.word(self.operands, loop.index), key)
             f.call("PyTuple_SetItem", "i32", key, f.add(loop.index, 2), item)
-        at = self._slot(self.trace, "Trace", "at")
-        step = f.call("PyDict_GetItemWithError", "ptr", self._slot(at, "Step", "next"), key)
+        at = self.slot(self.trace, "Trace", "at")
+        step = f.call("PyDict_GetItemWithError", "ptr", self.slot(at, "Step", "next"), key)
         f.call_void("Py_DecRef", key)
-        self._unless(self._exists(step), self.slow)
-        type = self._slot(step, "Step", "type")
-        self._unless(f.op(f"icmp ne {type}, {self._word(self.state, NONE).name}", "i1"), self.slow)
+        self.unless(self.exists(step), self.slow)
+        type = self.slot(step, "Step", "type")
+        self.unless(f.op(f"icmp ne {type}, {self.word(self.state, NONE).name}", "i1"), self.slow)
         self._append_inputs()
         data = self._new_value(type)
-        self._set(self.trace, "Trace", "at", self._owned(step), replace=True)
-        f.line(f"ret {self._new_tensor(data)}")
+        self.put(self.trace, "Trace", "at", self.owned(step), replace=True)
+        self._end(step, self._new_tensor(data))
         self._leave()
+
+    def _begin(self) -> None:
+        f = self.f
+        self.count = f.sub(Val("i64", "%count"), FIRST_OPERAND)
+        self.unless(f.compare("ule", self.count, const("i64", MAX_OPERANDS)), self.slow)
+        self.trace, self.head = self.word(self.args, 0), (self.word(self.args, 1), self.word(self.args, 2))
+        self.operands = f.gep(self.args, FIRST_OPERAND, "i64")
+
+    def _end(self, step: Val, tensor: Val) -> None:
+        self.f.line(f"ret {tensor}")
 
     # -- operands ------------------------------------------------------------------------------------------------------
     def _operand(self, x: Val, key: Val) -> Val:
@@ -75,21 +87,21 @@ class _Recorder:
         f = self.f
         value, number, old, known, unknown, done = (f.label(n) for n in ("value", "number", "old", "known", "unknown", "keyed"))
         found, made = f.variable(NULL), f.variable(NULL)
-        cls = self._word(x, 1)
-        f.branch_if(f.op(f"icmp eq {cls}, {self._word(self.state, DATA_CLASS).name}", "i1"), value, number)
+        cls = self.word(x, 1)
+        f.branch_if(f.op(f"icmp eq {cls}, {self.word(self.state, DATA_CLASS).name}", "i1"), value, number)
         f.start(number)
         self._note("%numbers", self.new_numbers, x)
         f.store(cls, found)
         f.branch(done)
         f.start(value)
-        f.branch_if(f.op(f"icmp eq {self._slot(x, 'Data', 'trace')}, {self.trace.name}", "i1"), old, unknown)
+        f.branch_if(f.op(f"icmp eq {self.slot(x, 'Data', 'trace')}, {self.trace.name}", "i1"), old, unknown)
         f.start(old)
-        f.store(self._slot(x, "Data", "slot"), found)
+        f.store(self.slot(x, "Data", "slot"), found)
         f.branch(done)
         f.start(unknown)
         slot = f.call("PyDict_GetItemWithError", "ptr", self.leaves, x)
         leaf = f.label("leaf")
-        f.branch_if(self._exists(slot), known, leaf)
+        f.branch_if(self.exists(slot), known, leaf)
         f.start(known)
         f.store(slot, found)
         f.branch(done)
@@ -97,10 +109,10 @@ class _Recorder:
         self._check_computed(x, key)
         self._seek_among_new(x, found, made, done)
         self._note("%leaves", self.new_leaves, x)
-        f.store(self._slot(x, "Data", "type"), found)
+        f.store(self.slot(x, "Data", "type"), found)
         f.branch(done)
         f.start(done)
-        item = self._owned(f.load(found, "ptr"))
+        item = self.owned(f.load(found, "ptr"))
         f.call_void("Py_DecRef", f.load(made, "ptr"))
         return item
 
@@ -108,7 +120,7 @@ class _Recorder:
         """A value without a buffer needs Python's care."""
         f = self.f
         drop, fine = f.label("drop"), f.label("fine")
-        computed = f.op(f"icmp ne {self._slot(x, 'Data', 'buffer')}, {self._word(self.state, NONE).name}", "i1")
+        computed = f.op(f"icmp ne {self.slot(x, 'Data', 'buffer')}, {self.word(self.state, NONE).name}", "i1")
         f.branch_if(computed, fine, drop)
         f.start(drop)
         f.call_void("Py_DecRef", key)
@@ -124,7 +136,7 @@ class _Recorder:
             f.branch_if(f.op(f"icmp eq {other}, {x.name}", "i1"), same, differs)
             f.start(same)
             slot = f.call("PyLong_FromSsize_t", "ptr", f.add(f.call("PyList_Size", "i64", self.values), loop.index))
-            self._unless(self._exists(slot), self.failed)
+            self.unless(self.exists(slot), self.failed)
             f.store(slot, found)
             f.store(slot, made)
             f.branch(done)
@@ -142,36 +154,36 @@ class _Recorder:
         with f.loop(ZERO, f.load(self.new_leaves, "i64")) as loop:
             leaf = f.load(f.gep(Val("ptr", "%leaves"), loop.index, "ptr"), "ptr")
             slot = f.call("PyLong_FromSsize_t", "ptr", f.call("PyList_Size", "i64", self.values))
-            self._unless(self._exists(slot), self.failed)
+            self.unless(self.exists(slot), self.failed)
             status = f.call("PyDict_SetItem", "i32", self.leaves, leaf, slot)
             f.call_void("Py_DecRef", slot)
-            self._check(status)
-            self._check(f.call("PyList_Append", "i32", self.values, leaf))
-        scalars = self._slot(self.trace, "Trace", "scalars")
+            self.check(status)
+            self.check(f.call("PyList_Append", "i32", self.values, leaf))
+        scalars = self.slot(self.trace, "Trace", "scalars")
         with f.loop(ZERO, f.load(self.new_numbers, "i64")) as loop:
             number = f.load(f.gep(Val("ptr", "%numbers"), loop.index, "ptr"), "ptr")
-            self._check(f.call("PyList_Append", "i32", scalars, number))
+            self.check(f.call("PyList_Append", "i32", scalars, number))
 
     def _new_value(self, type: Val) -> Val:
         f = self.f
         slot = f.call("PyLong_FromSsize_t", "ptr", f.call("PyList_Size", "i64", self.values))
-        self._unless(self._exists(slot), self.failed)
-        data = f.call("PyType_GenericAlloc", "ptr", self._word(self.state, DATA_CLASS), ZERO)
-        self._unless(self._exists(data), self.failed)
-        self._set(data, "Data", "slot", slot)
-        none, false = self._word(self.state, NONE), self._word(self.state, FALSE)
+        self.unless(self.exists(slot), self.failed)
+        data = f.call("PyType_GenericAlloc", "ptr", self.word(self.state, DATA_CLASS), ZERO)
+        self.unless(self.exists(data), self.failed)
+        self.put(data, "Data", "slot", slot)
+        none, false = self.word(self.state, NONE), self.word(self.state, FALSE)
         for name, content in (("type", type), ("trace", self.trace), ("buffer", none), ("stale", false)):
-            self._set(data, "Data", name, self._owned(content))
-        self._check(f.call("PyList_Append", "i32", self.values, data))
+            self.put(data, "Data", name, self.owned(content))
+        self.check(f.call("PyList_Append", "i32", self.values, data))
         return data
 
     def _new_tensor(self, data: Val) -> Val:
         f = self.f
-        tensor = f.call("PyType_GenericAlloc", "ptr", self._word(self.state, TENSOR_CLASS), ZERO)
-        self._unless(self._exists(tensor), self.failed)
-        self._set(tensor, "Tensor", "_data", data)
+        tensor = f.call("PyType_GenericAlloc", "ptr", self.word(self.state, TENSOR_CLASS), ZERO)
+        self.unless(self.exists(tensor), self.failed)
+        self.put(tensor, "Tensor", "_data", data)
         for name in ("_edge", "_storage"):
-            self._set(tensor, "Tensor", name, self._owned(self._word(self.state, NONE)))
+            self.put(tensor, "Tensor", name, self.owned(self.word(self.state, NONE)))
         return tensor
 
     # -- plumbing ------------------------------------------------------------------------------------------------------
@@ -179,41 +191,87 @@ class _Recorder:
         f = self.f
         f.start(self.slow)
         f.call_void("PyErr_Clear")
-        f.line(f"ret {self._owned(self._word(self.state, NONE))}")
+        f.line(f"ret {self.owned(self.word(self.state, NONE))}")
         f.start(self.failed)
         f.line("ret ptr null")
         f.finish()
 
-    def _word(self, base: Val, index: int | Val) -> Val:
-        return self.f.load(self.f.gep(base, index, "i64"), "ptr")
 
-    def _slot(self, thing: Val, cls: str, name: str) -> Val:
-        return self.f.load(self.f.gep(thing, self.offsets[cls, name], "i8"), "ptr")
+class _PlainRecorder(_Recorder):
+    """`record_plain(op, *operands)`: the whole of an op without attributes on tensors off the tape, and numbers after the first.
 
-    def _set(self, thing: Val, cls: str, name: str, new: Val, replace: bool = False) -> None:
-        """Put a reference of ours into a slot, which is empty unless `replace`."""
+    In eager mode, under autocast and for tensors with a storage it is left to Python.
+    """
+
+    name = "record_plain"
+
+    def _begin(self) -> None:
         f = self.f
-        slot = f.gep(thing, self.offsets[cls, name], "i8")
-        old = f.load(slot, "ptr") if replace else None
-        f.store(new, slot)
-        if old is not None:
-            f.call_void("Py_DecRef", old)
+        f.allocas.append(f"  %data = alloca [{MAX_OPERANDS} x ptr]")
+        self.count = f.sub(Val("i64", "%count"), 1)
+        self.unless(f.compare("ule", self.count, const("i64", MAX_OPERANDS)), self.slow)
+        self.thread = self.here(self.state)
+        none = self.word(self.state, NONE)
+        self.unless(self.same(self.slot(self.thread, "ThreadState", "autocast"), none), self.slow)
+        self.unless(self.same(self.slot(self.thread, "ThreadState", "eager"), self.word(self.state, FALSE)), self.slow)
+        self.trace = self.slot(self.thread, "ThreadState", "trace")
+        self.head = self.word(self.args, 0), self.word(self.state, NO_ATTRIBUTES)
+        self.operands = Val("ptr", "%data")
+        with f.loop(ZERO, self.count) as loop:
+            self._take(self.word(self.args, f.add(loop.index, 1)), loop.index)
 
-    def _owned(self, thing: Val) -> Val:
-        self.f.call_void("Py_IncRef", thing)
-        return thing
+    def _take(self, x: Val, index: Val) -> None:
+        """The value of a tensor, or a number."""
+        f = self.f
+        tensor, number, taken = f.label("tensor"), f.label("number"), f.label("taken")
+        place, cls = f.gep(self.operands, index, "ptr"), self.word(x, 1)
+        f.branch_if(self.same(cls, self.word(self.state, TENSOR_CLASS)), tensor, number)
+        f.start(tensor)
+        for name in ("_edge", "_storage"):
+            self.unless(self.same(self.slot(x, "Tensor", name), self.word(self.state, NONE)), self.slow)
+        f.store(self.slot(x, "Tensor", "_data"), place)
+        f.branch(taken)
+        f.start(number)
+        known = f.compare("ne", index, ZERO)
+        kinds = [self.same(cls, self.word(self.state, kind)) for kind in (FLOAT, INT, BOOL)]
+        any_kind = f.op(f"or {f.op(f'or {kinds[0]}, {kinds[1].name}', 'i1')}, {kinds[2].name}", "i1")
+        self.unless(f.op(f"and {known}, {any_kind.name}", "i1"), self.slow)
+        f.store(x, place)
+        f.branch(taken)
+        f.start(taken)
 
-    def _exists(self, thing: Val) -> Val:
-        return self.f.op(f"icmp ne {thing}, null", "i1")
+    def _end(self, step: Val, tensor: Val) -> None:
+        f = self.f
+        due, fine = f.label("due"), f.label("fine")
+        f.branch_if(self.same(self.slot(step, "Step", "due"), self.word(self.state, FALSE)), fine, due)
+        f.start(due)
+        done = f.call("PyObject_CallOneArg", "ptr", self.word(self.state, FLUSH_DUE), self.thread)
+        with f.if_(f.op(f"icmp eq {done}, null", "i1")):
+            f.call_void("Py_DecRef", tensor)
+            f.line("ret ptr null")
+            f.start(f.label("unreachable"))
+        f.call_void("Py_DecRef", done)
+        f.branch(fine)
+        f.start(fine)
+        f.line(f"ret {tensor}")
 
-    def _check(self, status: Val) -> None:
-        """Leave when a call of the C API reports an exception."""
-        self._unless(self.f.compare("eq", status, const("i32", 0)), self.failed)
+    def _leave(self) -> None:
+        """What was begun is taken back before an exception (there is no memory) leaves."""
+        f = self.f
+        f.allocas.append("  %error = alloca [3 x ptr]")
+        places = [f"ptr %error{i}" for i in range(3)]
+        f.allocas += [f"  %error{i} = getelementptr ptr, ptr %error, i64 {i}" for i in range(3)]
+        failed, self.failed = self.failed, f.label("rewound")
+        f.start(failed)
+        f.module.declare("PyErr_Fetch", "void (ptr, ptr, ptr)")
+        f.module.declare("PyErr_Restore", "void (ptr, ptr, ptr)")
+        f.line(f"call void @PyErr_Fetch({', '.join(places)})")
+        f.call_void("Py_DecRef", f.call("PyObject_CallNoArgs", "ptr", self.word(self.state, REWIND)))
+        kept = [f.load(Val("ptr", f"%error{i}"), "ptr") for i in range(3)]
+        f.line(f"call void @PyErr_Restore({', '.join(map(str, kept))})")
+        f.branch(self.failed)
+        super()._leave()
 
-    def _unless(self, c: Val, label: str) -> None:
-        go_on = self.f.label("on")
-        self.f.branch_if(c, go_on, label)
-        self.f.start(go_on)
 
-
-API: Sequence[str] = ("PyDict_GetItemWithError", "PyDict_SetItem", "PyList_Append", "PyLong_FromSsize_t", "PyType_GenericAlloc")
+API: Sequence[str] = (*THREAD_API, "PyErr_Fetch", "PyErr_Restore", "PyObject_CallNoArgs", "PyDict_GetItemWithError",
+                      "PyDict_SetItem", "PyList_Append", "PyLong_FromSsize_t", "PyType_GenericAlloc")

@@ -253,10 +253,10 @@ def attach(step: Any, inputs: Any, datas: list[Any], results: tuple[Tensor, ...]
 
 def _first_record(*args: Any) -> Any:
     """Find out, at the first op, whether there is a builtin that records."""
-    global RECORD_TENSOR
+    global RECORD_TENSOR, RECORD_PLAIN
     from treadle.runtime import engine, native
     found = None if engine.CHECK else native.recording_builtins(Tensor)
-    RECORD_TENSOR = _leave_to_python if found is None else found.record
+    RECORD_TENSOR, RECORD_PLAIN = (_leave_to_python, _leave_to_python) if found is None else found
     return None
 
 
@@ -266,6 +266,8 @@ def _leave_to_python(*args: Any) -> Any:
 
 # `RECORD_TENSOR(trace, op, attributes, *values)`: the tensor of a step seen before, recorded; None leaves the step to Python.
 RECORD_TENSOR: Callable[..., Any] = _first_record
+# `RECORD_PLAIN(op, *operands)`: the same and all else there is to do, for tensors off the tape and numbers.
+RECORD_PLAIN: Callable[..., Any] = _first_record
 
 
 def unary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
@@ -276,6 +278,10 @@ def unary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
     no_rule, differentiable = op.rules is None, op.differentiable
 
     def function(input: Any, *, out: Any = None) -> Any:
+        if out is None:
+            t = RECORD_PLAIN(op, input)
+            if t is not None:
+                return t
         if out is not None or not isinstance(input, Tensor):
             return foreign(input, out)
         storage = input._storage
@@ -320,6 +326,10 @@ def binary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
     no_rule, differentiable = op.rules is None, op.differentiable
 
     def function(input: Any, other: Any, *, out: Any = None) -> Any:
+        if out is None:
+            t = RECORD_PLAIN(op, input, other)
+            if t is not None:
+                return t
         if out is not None or not isinstance(input, Tensor):
             return foreign(input, other, out)
         storage = input._storage

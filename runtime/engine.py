@@ -215,8 +215,28 @@ def _wanted(values: list[Data]) -> bytes:
 wanted: Callable[[list[Data]], bytes] = _wanted  # one byte per value: 1 when somebody still wants it
 
 
+def _first_flush(reason: str) -> Any:
+    """Find out, at the first flush, whether there is a builtin that runs known plans."""
+    global flush_known
+    from treadle.runtime import native
+    found = None if CHECK else native.flush_builtin(Plan, flushes, counters, (observers, _channels))
+    flush_known = found or _leave_to_python
+    return None
+
+
+def _leave_to_python(reason: str) -> Any:
+    return None
+
+
+# `flush_known(reason)`: run the compiled plan of the thread's trace, False if there is nothing to run; None leaves the flush to Python.
+flush_known: Callable[[str], Any] = _first_flush
+
+
 def flush(reason: str) -> Plan | None:
     """Compute everything this thread has recorded and somebody still wants. Returns the plan that was run, if any."""
+    plan: Plan | None = flush_known(reason)
+    if plan is not None:
+        return plan or None
     state = STATE.here
     if state.capture is not None and not state.capture.interrupted(reason):
         return None
@@ -227,10 +247,12 @@ def flush(reason: str) -> Plan | None:
     values = trace.values
     try:
         state.trace = fresh_trace()
+        if state.spare is None and flush_known is not _leave_to_python:
+            state.spare = fresh_trace()
         state.steady = reason is STEADY
         trace.leaves = {}
         live = wanted(values)
-        plan: Plan = at.plans.get(live) or _new_plan(at, trace, values, live, reason)
+        plan = at.plans.get(live) or _new_plan(at, trace, values, live, reason)
         flushes[reason] += 1
         recorded = recorder.counters
         plan.used = recorded["ops_recorded"] = recorded["ops_recorded"] + at.ops

@@ -5,12 +5,14 @@ Made of machine code (see `native`), or, where that cannot be, of Python with th
 """
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from typing import Any
 
 from treadle.codegen import python_calls as layout
 from treadle.ir.dtypes import BOOL, FLOAT
+from treadle.passes.program import GemmStep, KernelStep, Step
 from treadle.runtime import executor, memory, native, threads
 
 Launch = Callable[..., tuple[memory.Buffer, ...] | None]
@@ -40,7 +42,24 @@ def bind(compiled: Any) -> native.Binding | None:
     segment = compiled.segments.pop()
     binding = native.Binding(found, segment, compiled.error_address, sizes, tensors, scalars, len(program.inputs) - tensors)
     binding.code = compiled.modules
+    binding.table[layout.BRIEF] = not segment.parallel and _points(program.steps) <= BRIEF_POINTS
     return binding
+
+
+BRIEF_POINTS = 4096  # innermost iterations of a plan that runs for about a microsecond or two
+
+
+def _points(steps: list[Step]) -> float:
+    """How many innermost iterations the steps make, at most."""
+    total = 0.0
+    for step in steps:
+        if isinstance(step, KernelStep):
+            total += math.prod(step.sizes)
+        elif isinstance(step, GemmStep):
+            total += math.prod(step.batch) * step.m * step.n * step.k
+        else:
+            return math.inf
+    return total
 
 
 def _code(dtype: Any, given: Any) -> int | None:

@@ -10,29 +10,33 @@ import functools
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
 
 from treadle.codegen import python_calls as layout
+from treadle.codegen import python_flush as flushing
+from treadle.codegen import python_objects as objects
 from treadle.codegen import python_recording as recording
+from treadle.codegen import python_replay as replaying
 from treadle.codegen.executor import native as native_executor
 from treadle.codegen.jit import CompiledModule, compile_text
+from treadle.ir import dtypes
 from treadle.ir.dtypes import float32
 from treadle.ir.types import tensor_type
-from treadle.runtime import executor, log, memory, threads
-from treadle.runtime.recorder import Data, Step, Trace, computed
+from treadle.runtime import executor, log, memory, recorder, threads
+from treadle.runtime.recorder import STATE, Data, Step, ThreadState, Trace, computed
 
 KEEP_BYTES = 64 << 10       # outputs up to this size stay with their plan between runs
 KEEP_ALL_BYTES = 32 << 20   # as long as all plans together keep no more than this
-METH_FASTCALL = 0x80
+METH_FASTCALL, METH_KEYWORDS = 0x80, 0x02
 
 _API = ("PyList_GetItem", "PyList_SetItem", "PyList_Size", "PyTuple_GetItem", "PyTuple_SetItem", "PyTuple_New", "PyLong_AsVoidPtr",
         "PyLong_AsUnsignedLongLongMask", "PyFloat_AsDouble", "PyObject_IsTrue", "PyObject_CallOneArg", "PyErr_Occurred", "PyErr_Clear",
         "PyEval_SaveThread", "PyEval_RestoreThread", "PyBool_FromLong", "PyBytes_FromStringAndSize", "PyBytes_AsString", "Py_IncRef",
-        "Py_DecRef")
+        "Py_DecRef", "PyTuple_Size")
 
 
 class _MethodDef(ctypes.Structure):
@@ -73,7 +77,7 @@ def builtins() -> Builtins | None:
     try:
         offsets = layout.Offsets(_offset(Data, "buffer"), _offset(Data, "trace"), _offset(memory.Buffer, "ptr"))
         _check_offsets(offsets)
-        for name in (*_API, *recording.API):
+        for name in _API:
             llvm.add_symbol(name, _address(getattr(ctypes.pythonapi, name)))
         module = compile_text(layout.launch_text(offsets))
     except (RuntimeError, AttributeError, ValueError) as error:
@@ -91,28 +95,103 @@ def builtins() -> Builtins | None:
 
 
 class Recording(NamedTuple):
-    """`record(trace, op, attributes, *operands)`: the tensor of the new value, recorded; None: Python has to do it."""
+    """`record(trace, op, attributes, *operands)`: the tensor of the new value, recorded; None: Python has to do it.
+
+    `record_plain(op, *operands)` is the same, and all else there is to do, on tensors off the tape, numbers, and no attributes.
+    """
 
     record: Callable[..., Any]
-    module: CompiledModule
+    record_plain: Callable[..., Any]
 
 
 def recording_builtins(tensor: type) -> Recording | None:
-    """The recorder's builtin; `tensor` is the class of tensors."""
+    """The recorder's builtins; `tensor` is the class of tensors."""
     if builtins() is None:
         return None
-    classes = {"Data": Data, "Trace": Trace, "Step": Step, "Tensor": tensor}
+    classes = {"Data": Data, "Trace": Trace, "Step": Step, "Tensor": tensor, "ThreadState": ThreadState}
     try:
-        offsets = {(cls, name): _offset(classes[cls], name) for cls, names in recording.SLOTS.items() for name in names}
-        module = compile_text(recording.recording_text(offsets))
+        module = _compiled(recording.recording_text(_offsets(classes, recording.SLOTS)), recording.API)
     except (RuntimeError, AttributeError, ValueError) as error:
         log.log("compile", f"recording stays in Python: {error}")
         return None
+    held = {recording.DATA_CLASS: Data, recording.TENSOR_CLASS: tensor, recording.NONE: None, recording.FALSE: False,
+            recording.NO_ATTRIBUTES: (), recording.FLOAT: float, recording.INT: int, recording.BOOL: bool,
+            recording.FLUSH_DUE: recorder.flush_due, recording.REWIND: recorder.rewind_here}
+    state = _objects(held, recording.STATE_WORDS)
+    return Recording(*[_function(_MethodDef(name.encode(), module.address(name), METH_FASTCALL, None), (int(state.ctypes.data),))
+                       for name in Recording._fields])
+
+
+def flush_builtin(plan: type, flushes: dict[str, int], counters: dict[str, int],
+                  listeners: tuple[Any, Any]) -> Callable[[str], Any] | None:
+    """`flush(reason)`: the plan that ran, False, or None when Python has to do it (see `codegen/python_flush.py`).
+
+    plan: the class of plans; `listeners` are containers: while one is not empty, Python does it.
+    """
+    if builtins() is None:
+        return None
+    classes = {"ThreadState": ThreadState, "Trace": Trace, "Step": Step, "Plan": plan, "Data": Data}
+    try:
+        module = _compiled(flushing.flush_text(_offsets(classes, flushing.SLOTS)), flushing.API)
+    except (RuntimeError, AttributeError, ValueError) as error:
+        log.log("compile", f"flushes stay in Python: {error}")
+        return None
+    held = {flushing.ROOTS: recorder._ROOTS, flushing.DEFAULTS: dtypes._default, flushing.FLUSHES: flushes, flushing.COUNTERS: counters,
+            flushing.RECORDED: recorder.counters, flushing.RUNS_KEY: "compiled_runs", flushing.OPS_KEY: "ops_recorded",
+            flushing.NONE: None, flushing.FALSE: False, flushing.OBSERVERS: listeners[0], flushing.CHANNELS: listeners[1],
+            flushing.STEADY: recorder.STEADY, flushing.NOUGHT: 0, flushing.UNIT: 1, flushing.MAX_STEPS: recorder.MAX_STEPS}
+    state = _objects(held, flushing.STATE_WORDS)
+    definition = _MethodDef(b"flush", module.address("flush"), METH_FASTCALL, None)
+    made: Callable[[str], Any] = _function(definition, (int(state.ctypes.data),))
+    return made
+
+
+def _offsets(classes: dict[str, type], slots: dict[str, tuple[str, ...]]) -> dict[tuple[str, str], int]:
+    return {(cls, name): _offset(classes[cls], name) for cls, names in slots.items() for name in names}
+
+
+def _compiled(text: str, api: Sequence[str]) -> CompiledModule:
+    """Machine code that calls these functions of the C API besides those of all builtins; it is never given back."""
+    for name in api:
+        llvm.add_symbol(name, _address(getattr(ctypes.pythonapi, name)))
+    module = compile_text(text)
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
-    state = np.array([id(Data), id(tensor), id(None), id(False)], np.int64)
-    _immortal.extend([state, tensor])
-    definition = _MethodDef(b"record", module.address("record"), METH_FASTCALL, None)
-    return Recording(_function(definition, (int(state.ctypes.data),)), module)
+    return module
+
+
+def _objects(held: dict[int, Any], words: int) -> np.ndarray:
+    """The state of a builtin: addresses of objects, which stay."""
+    state = np.full(words, -1, np.int64)
+    held |= {objects.HERE: None, objects.LOCAL: STATE, objects.NAME: sys.intern("here")}
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(None))  # the builtin lets go of what HERE holds
+    for word, thing in held.items():
+        state[word] = id(thing)
+    _immortal.extend([state, held])
+    return state
+
+
+def replay_builtin(tensor: type, function: type, read: Callable[..., Any], slow: Callable[..., Any]) -> tuple[Any, int] | None:
+    """The `__call__` of compiled functions as a builtin, and the address of its state (see `codegen/python_replay.py`).
+
+    tensor, function: the classes of tensors and of compiled functions; `read(tensor)`: its value; `slow(self, ...)`: the call in Python.
+    """
+    if builtins() is None:
+        return None
+    classes = {"Data": Data, "Tensor": tensor, "ThreadState": ThreadState, "CompiledFunction": function, "Buffer": memory.Buffer}
+    try:
+        module = _compiled(replaying.replay_text(_offsets(classes, replaying.SLOTS)), replaying.API)
+    except (RuntimeError, AttributeError, ValueError) as error:
+        log.log("compile", f"compiled calls stay in Python: {error}")
+        return None
+    held = {replaying.DEFAULTS: dtypes._default, replaying.TENSOR_CLASS: tensor, replaying.DATA_CLASS: Data,
+            replaying.NONE: None, replaying.FALSE: False,
+            replaying.NOUGHT: 0, replaying.READ: read, replaying.SLOW: slow}
+    state = _objects(held, replaying.STATE_WORDS)
+    definition = _MethodDef(b"__call__", module.address("replay"), METH_FASTCALL | METH_KEYWORDS, None)
+    _immortal.append(definition)
+    make = ctypes.pythonapi.PyDescr_NewMethod
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.py_object, ctypes.c_void_p]
+    return make(function, ctypes.addressof(definition)), int(state.ctypes.data)
 
 
 def _address(function: Any) -> int:

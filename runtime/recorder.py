@@ -227,13 +227,15 @@ def eager_by_default() -> bool:
 class ThreadState:
     """Per-thread switches of the recorder and of autograd. `capture` is the compiled call being captured, if any.
 
-    `steady`: backward passes follow each other and nobody looks at a value: see `backward_done`.
+    `steady`: backward passes follow each other and nobody looks at a value: see `backward_done`. `spare` is an empty trace, if there
+    is one, to go on with when this one is flushed.
     """
 
-    __slots__ = ("autocast", "capture", "eager", "grad", "inference", "steady", "trace")
+    __slots__ = ("autocast", "capture", "eager", "grad", "inference", "spare", "steady", "trace")
 
     def __init__(self) -> None:
         self.trace = fresh_trace()
+        self.spare: Trace | None = None
         self.grad = True
         self.inference = False
         self.steady = False
@@ -310,6 +312,11 @@ def rewind(trace: Trace) -> None:
     for data, slot in list(trace.leaves.items()):
         if slot >= at.end:
             del trace.leaves[data]
+
+
+def rewind_here() -> None:
+    """Take this thread's trace back to its last whole op."""
+    rewind(STATE.here.trace)
 
 
 def leaf_key(trace: Trace, data: Data) -> Any:

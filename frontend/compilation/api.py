@@ -11,6 +11,7 @@ from treadle.compilation import watch
 from treadle.compilation.backward import Joint, on_tape, record_backward
 from treadle.compilation.capture import Capture, locate_arguments, scrub
 from treadle.compilation.replay import MISS, Refused, Replay, make_replay
+from treadle.compilation.shortcut import EMPTY, install
 from treadle.ir import dtypes
 from treadle.nn.module import Module
 from treadle.runtime import engine, log, recorder
@@ -27,9 +28,12 @@ class Unsupported(RuntimeError):
 class CompiledFunction:
     """A function whose calls are captured once and then replayed while its guards hold."""
 
+    __slots__ = ("__dict__", "__weakref__", "_shortcut")  # a builtin reads the slot: see `shortcut`
+
     def __init__(self, function: Callable[..., Any], fullgraph: bool) -> None:
         self.function, self.fullgraph = function, fullgraph
         self.replays: dict[Any, list[Replay]] = {}
+        self._shortcut: Any = EMPTY                        # of `last`, once it can be taken
         self.last: Replay | None = None                    # the replay that was right last time
         self.moving: set[Any] = set()
         self.fruitless = 0                                 # captures since the last replay that hit
@@ -54,15 +58,17 @@ class CompiledFunction:
                 and last.default is dtypes.default_float():
             result = last.function(args, kwargs)
             if result is not MISS:
-                last.hits += 1
+                last.replayed += 1
+                if last.shortcut is not None and self._shortcut is EMPTY:
+                    install(self, last)
                 return result
         for replay in self.replays.get((state.grad, state.inference, state.autocast, dtypes.default_float()), ()):
             if replay is not last:
                 result = replay.function(args, kwargs)
                 if result is not MISS:
-                    self.last = replay
+                    self.last, self._shortcut = replay, EMPTY
                     self.fruitless = 0
-                    replay.hits += 1
+                    replay.replayed += 1
                     return result
         return self._record(state, args, kwargs)
 
@@ -112,7 +118,7 @@ class CompiledFunction:
             replay.grad, replay.inference, replay.autocast, replay.default = key
             known.insert(0, replay)
             del known[MAX_REPLAYS:]
-            self.last = replay
+            self.last, self._shortcut = replay, EMPTY
         return scrub(result)
 
     def _finish(self, state: Any, capture: Capture, args: Any, kwargs: Any, result: Any, trace: Any,
@@ -265,7 +271,7 @@ def reset() -> None:
     engine.flush("compiler reset")
     for function in _compiled:
         function.replays.clear()
-        function.last = None
+        function.last, function._shortcut = None, EMPTY
         function.fruitless = 0
         function.recompiles.clear()
     recorder.forget()

@@ -12,6 +12,7 @@ from typing import Any
 from treadle.compilation.backward import Joint, Released, Split, Tape
 from treadle.compilation.capture import Capture, Seen
 from treadle.compilation.known import of_framework
+from treadle.compilation.shortcut import Shortcut, find_shortcut
 from treadle.ir.interpreter import DataError
 from treadle.runtime import engine
 from treadle.runtime.recorder import Data, computed
@@ -174,6 +175,15 @@ class Writer:
         return f"{text}.{key}" if kind == "slot" else f"{text}.__dict__[{key!r}]"
 
     # -- guards ------------------------------------------------------------------------------------------------------------------------
+    def guards_left(self) -> list[Any]:
+        """The guards, without those on keys whose values are guarded too."""
+        guards = list(self.capture.guards.values())
+
+        def name(g: Any) -> Any:
+            return id(g[1]), g[2] if g[2].__class__ in _LITERALS else id(g[2])
+        read = {name(g) for g in guards if ":dict" in g[0]}
+        return [g for g in guards if not (g[0] == "present" and name(g) in read)]
+
     def guard(self, kind: str, container: Any, key: Any, expected: Any) -> str | None:
         """The check of one guard, None for those that need fetched tensors or numbers first."""
         if ":" in kind:
@@ -458,17 +468,15 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
     w.lines += [*tail, f"return {answer}"]
     places = [(k[3:], c, key, v) for k, c, key, v in capture.guards.values()
               if k.startswith("is:") and isinstance(v, Tensor) and id(c) not in capture.paths]
-    return Replay(early, w.lines, checked, w.names, plan, places)
+    replay = Replay(early, w.lines, checked, w.names, plan, places)
+    if joint is None:
+        replay.shortcut = find_shortcut(w, args, kwargs, needed, result, plan, leaves, scalars)
+    return replay
 
 
 def _early_guards(w: Writer, args: Any, kwargs: Any) -> list[str]:
     """Checks of Python state, before any tensor is fetched."""
-    guards = list(w.capture.guards.values())
-
-    def name(g: Any) -> Any:
-        return id(g[1]), g[2] if g[2].__class__ in _LITERALS else id(g[2])
-    read = {name(g) for g in guards if ":dict" in g[0]}
-    checks = [w.guard(*g) for g in guards if not (g[0] == "present" and name(g) in read)]
+    checks = [w.guard(*g) for g in w.guards_left()]
     return [f"len(args) == {len(args)} and len(kwargs) == {len(kwargs)}", *[c for c in checks if c is not None]]
 
 
@@ -525,7 +533,8 @@ class Replay:
 
     def __init__(self, early: list[str], lines: list[str], checked: int, names: dict[str, Any], plan: Any, places: list[Any]) -> None:
         self.early, self.plan, self.names, self.places = early, plan, names, places
-        self.hits = 0
+        self.replayed = 0                       # times `function` gave the result
+        self.shortcut: Shortcut | None = None   # the same for a builtin, where that can be
         self.grad, self.inference, self.default = True, False, None  # the modes it holds for, set by its function
         self.autocast: Any = None
         body = [f"        if not ({c}): return MISS" for c in early]
@@ -537,6 +546,11 @@ class Replay:
         scope = dict(names)
         exec(compile(self.source, "<treadle replay>", "exec"), scope)
         self.function = scope["replay"]
+
+    @property
+    def hits(self) -> int:
+        """How many calls it answered."""
+        return self.replayed + (0 if self.shortcut is None else self.shortcut.hits)
 
     def moved(self) -> set[Any]:
         """Names of places that held one tensor at the capture and hold another now."""
