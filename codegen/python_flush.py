@@ -7,16 +7,17 @@ into the thread's spare trace.
 from __future__ import annotations
 
 from treadle.codegen.llvm_text import Function, Module, Val, const
-from treadle.codegen.python_objects import NULL, ONE, THREAD_API, ZERO, ObjectEmitter, Offsets
+from treadle.codegen.python_objects import API as SHARED_API
+from treadle.codegen.python_objects import FIRST_WORD, NONE, NULL, ONE, ZERO, ObjectEmitter, Offsets
 
-# State of the process, after what all builtins have: tries by default dtype, that dtype, counters, their keys, None, False, the numbers
+# State of the process, after what all builtins have: tries by default dtype, that dtype, counters, their keys, False, the numbers
 # 0 and 1, the length of traces, who wants to know of flushes, the reason that is remembered.
-(ROOTS, DEFAULTS, FLUSHES, COUNTERS, RECORDED, RUNS_KEY, OPS_KEY, NONE, FALSE, NOUGHT, UNIT, MAX_STEPS, OBSERVERS, CHANNELS,
- STEADY) = range(4, 19)
-STATE_WORDS = 19
+(ROOTS, DEFAULTS, FLUSHES, COUNTERS, RECORDED, RUNS_KEY, OPS_KEY, FALSE, NOUGHT, UNIT, MAX_STEPS, OBSERVERS, CHANNELS,
+ STEADY) = range(FIRST_WORD, FIRST_WORD + 14)
+STATE_WORDS = FIRST_WORD + 14
 SLOTS = {"ThreadState": ("capture", "trace", "spare", "steady"), "Trace": ("at", "backwards", "leaves", "limit", "scalars", "values"),
          "Step": ("ops", "plans"), "Plan": ("launch_values", "limit", "used"), "Data": ("trace",)}
-API = (*THREAD_API, "PyDict_GetItemWithError", "PyDict_SetItem", "PyDict_Clear",
+API = (*SHARED_API, "PyDict_GetItemWithError", "PyDict_SetItem", "PyDict_Clear",
        "PyList_New", "PyList_SetSlice", "PyNumber_Add", "PyObject_Vectorcall")
 
 

@@ -8,24 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from treadle.codegen.llvm_text import Function, Module, Val, const
-from treadle.codegen.python_objects import NULL, THREAD_API, ZERO, ObjectEmitter, Offsets
+from treadle.codegen.python_objects import API as SHARED_API
+from treadle.codegen.python_objects import FIRST_WORD, NONE, NULL, VALUE_SLOTS, ZERO, ObjectEmitter, Offsets, emit_value_of
 
 # State of the process, after what all builtins have: the classes of values and tensors, constants, the classes of numbers, what flushes
 # a trace that is long enough, what takes the trace back to its last whole op.
-DATA_CLASS, TENSOR_CLASS, NONE, FALSE, NO_ATTRIBUTES, FLOAT, INT, BOOL, FLUSH_DUE, REWIND = range(4, 14)
-STATE_WORDS = 14
+DATA_CLASS, TENSOR_CLASS, FALSE, NO_ATTRIBUTES, FLOAT, INT, BOOL, FLUSH_DUE, REWIND = range(FIRST_WORD, FIRST_WORD + 9)
+STATE_WORDS = FIRST_WORD + 9
 MAX_OPERANDS = 8
 FIRST_OPERAND = 3  # after trace, op, attributes
 
 # Slots whose offsets the code has: of a value, a trace, a trie node, a tensor.
-SLOTS = {"Data": ("type", "trace", "slot", "buffer", "stale"), "Trace": ("at", "leaves", "scalars", "values"),
-         "Step": ("due", "next", "type"),
-         "Tensor": ("_data", "_edge", "_storage"), "ThreadState": ("autocast", "eager", "trace")}
+SLOTS = {**VALUE_SLOTS, "Trace": ("at", "leaves", "scalars", "values"), "Step": ("due", "next", "type"),
+         "ThreadState": ("autocast", "eager", "trace")}
 
 
 def recording_text(offsets: Offsets) -> str:
     """LLVM text of `record(trace, op, attributes, *operands)`, which gives the tensor of the new value, and of `record_plain`."""
     module = Module()
+    emit_value_of(module, offsets)
     _Recorder(module, offsets).emit()
     _PlainRecorder(module, offsets).emit()
     return module.text()
@@ -200,7 +201,7 @@ class _Recorder(ObjectEmitter):
 class _PlainRecorder(_Recorder):
     """`record_plain(op, *operands)`: the whole of an op without attributes on tensors off the tape, and numbers after the first.
 
-    In eager mode, under autocast and for tensors with a storage it is left to Python.
+    In eager mode, under autocast and for tensors whose value is not at hand it is left to Python.
     """
 
     name = "record_plain"
@@ -227,9 +228,10 @@ class _PlainRecorder(_Recorder):
         place, cls = f.gep(self.operands, index, "ptr"), self.word(x, 1)
         f.branch_if(self.same(cls, self.word(self.state, TENSOR_CLASS)), tensor, number)
         f.start(tensor)
-        for name in ("_edge", "_storage"):
-            self.unless(self.same(self.slot(x, "Tensor", name), self.word(self.state, NONE)), self.slow)
-        f.store(self.slot(x, "Tensor", "_data"), place)
+        self.unless(self.same(self.slot(x, "Tensor", "_edge"), self.word(self.state, NONE)), self.slow)
+        data = f.op(f"call ptr @value_of({x}, {self.state})", "ptr")
+        self.unless(self.exists(data), self.slow)
+        f.store(data, place)
         f.branch(taken)
         f.start(number)
         known = f.compare("ne", index, ZERO)
@@ -273,5 +275,5 @@ class _PlainRecorder(_Recorder):
         super()._leave()
 
 
-API: Sequence[str] = (*THREAD_API, "PyErr_Fetch", "PyErr_Restore", "PyObject_CallNoArgs", "PyDict_GetItemWithError",
+API: Sequence[str] = (*SHARED_API, "PyErr_Fetch", "PyErr_Restore", "PyObject_CallNoArgs", "PyDict_GetItemWithError",
                       "PyDict_SetItem", "PyList_Append", "PyLong_FromSsize_t", "PyType_GenericAlloc")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from treadle.codegen import python_calls as calls
 from treadle.codegen.llvm_text import Function, Module, Val, const
-from treadle.codegen.python_objects import NULL, THREAD_API, ZERO, ObjectEmitter, Offsets
+from treadle.codegen.python_objects import API as SHARED_API
+from treadle.codegen.python_objects import FIRST_WORD, NONE, NULL, VALUE_SLOTS, ZERO, ObjectEmitter, Offsets, emit_value_of
 
 # Table of a shortcut (i64 each): the plan's binding; the modes it holds for; how often it was taken; counts; addresses of tables; the
 # state of the process.
@@ -20,12 +21,11 @@ MAX_ARGUMENTS = 16
 # INPUTS: which argument each input of the plan is; CLASSES, TYPES: of each argument, no type for numbers.
 IN_DICT, IN_CELL, CLASS_IN_DICT, ARGUMENT, CONSTANT = range(5)
 # State of the process, after what all builtins have.
-(DEFAULTS, TENSOR_CLASS, DATA_CLASS, NONE, FALSE, NOUGHT, READ, SLOW) = range(4, 12)
-STATE_WORDS = 12
+DEFAULTS, TENSOR_CLASS, DATA_CLASS, FALSE, NOUGHT, READ, SLOW = range(FIRST_WORD, FIRST_WORD + 7)
+STATE_WORDS = FIRST_WORD + 7
 
-SLOTS = {"Data": ("type", "trace", "slot", "buffer", "stale"), "Tensor": ("_data", "_edge", "_storage"),
-         "ThreadState": ("autocast", "capture", "eager", "grad", "inference"), "CompiledFunction": ("_shortcut",), "Buffer": ("ptr",)}
-API = (*THREAD_API, "PyDict_GetItemWithError", "PyCell_Get", "PyObject_Vectorcall",
+SLOTS = {**VALUE_SLOTS, "ThreadState": ("autocast", "capture", "eager", "grad", "inference"), "CompiledFunction": ("_shortcut",)}
+API = (*SHARED_API, "PyDict_GetItemWithError", "PyCell_Get", "PyObject_Vectorcall",
        "PyType_GenericAlloc")
 
 
@@ -33,6 +33,7 @@ def replay_text(offsets: Offsets) -> str:
     """LLVM text of `replay`."""
     module = Module()
     calls.emit_running(module, calls.Offsets(offsets["Data", "buffer"], offsets["Data", "trace"], offsets["Buffer", "ptr"]))
+    emit_value_of(module, offsets)
     _Replay(module, offsets).emit()
     return module.text()
 
@@ -158,14 +159,13 @@ class _Replay(ObjectEmitter):
             x, mine = self.word(self.args, loop.index), f.variable(NULL)
             f.store(NULL, mine)
             with f.if_(self.exists(self.word(types, loop.index))):
-                plain, shared, on = f.label("plain"), f.label("shared"), f.label("value")
-                f.branch_if(self.same(self.slot(x, "Tensor", "_storage"), self._state(NONE)), plain, shared)
+                plain, derived, on = f.label("plain"), f.label("derived"), f.label("value")
+                data = f.op(f"call ptr @value_of({x}, {self.state})", "ptr")
+                f.branch_if(self.exists(data), plain, derived)
                 f.start(plain)
-                data = self.slot(x, "Tensor", "_data")
-                f.call_void("Py_IncRef", data)
-                f.store(data, mine)
+                f.store(self.owned(data), mine)
                 f.branch(on)
-                f.start(shared)
+                f.start(derived)
                 f.store(f.call("PyObject_CallOneArg", "ptr", self._state(READ), x), mine)
                 f.branch(on)
                 f.start(on)

@@ -254,8 +254,9 @@ def attach(step: Any, inputs: Any, datas: list[Any], results: tuple[Tensor, ...]
 def _first_record(*args: Any) -> Any:
     """Find out, at the first op, whether there is a builtin that records."""
     global RECORD_TENSOR, RECORD_PLAIN
+    from treadle.interop import Imported
     from treadle.runtime import engine, native
-    found = None if engine.CHECK else native.recording_builtins(Tensor)
+    found = None if engine.CHECK else native.recording_builtins({"Tensor": Tensor, "Storage": Storage, "Imported": Imported})
     RECORD_TENSOR, RECORD_PLAIN = (_leave_to_python, _leave_to_python) if found is None else found
     return None
 

@@ -104,20 +104,20 @@ class Recording(NamedTuple):
     record_plain: Callable[..., Any]
 
 
-def recording_builtins(tensor: type) -> Recording | None:
-    """The recorder's builtins; `tensor` is the class of tensors."""
+def recording_builtins(frontend: dict[str, type]) -> Recording | None:
+    """The recorder's builtins. `frontend` has the classes Tensor, Storage and Imported."""
     if builtins() is None:
         return None
-    classes = {"Data": Data, "Trace": Trace, "Step": Step, "Tensor": tensor, "ThreadState": ThreadState}
+    classes = {"Trace": Trace, "Step": Step, **_classes, **frontend}
     try:
         module = _compiled(recording.recording_text(_offsets(classes, recording.SLOTS)), recording.API)
     except (RuntimeError, AttributeError, ValueError) as error:
         log.log("compile", f"recording stays in Python: {error}")
         return None
-    held = {recording.DATA_CLASS: Data, recording.TENSOR_CLASS: tensor, recording.NONE: None, recording.FALSE: False,
+    held = {recording.DATA_CLASS: Data, recording.TENSOR_CLASS: frontend["Tensor"], recording.FALSE: False,
             recording.NO_ATTRIBUTES: (), recording.FLOAT: float, recording.INT: int, recording.BOOL: bool,
             recording.FLUSH_DUE: recorder.flush_due, recording.REWIND: recorder.rewind_here}
-    state = _objects(held, recording.STATE_WORDS)
+    state = _objects(held, recording.STATE_WORDS, frontend["Imported"])
     return Recording(*[_function(_MethodDef(name.encode(), module.address(name), METH_FASTCALL, None), (int(state.ctypes.data),))
                        for name in Recording._fields])
 
@@ -130,7 +130,7 @@ def flush_builtin(plan: type, flushes: dict[str, int], counters: dict[str, int],
     """
     if builtins() is None:
         return None
-    classes = {"ThreadState": ThreadState, "Trace": Trace, "Step": Step, "Plan": plan, "Data": Data}
+    classes = {"Trace": Trace, "Step": Step, "Plan": plan, **_classes}
     try:
         module = _compiled(flushing.flush_text(_offsets(classes, flushing.SLOTS)), flushing.API)
     except (RuntimeError, AttributeError, ValueError) as error:
@@ -138,7 +138,7 @@ def flush_builtin(plan: type, flushes: dict[str, int], counters: dict[str, int],
         return None
     held = {flushing.ROOTS: recorder._ROOTS, flushing.DEFAULTS: dtypes._default, flushing.FLUSHES: flushes, flushing.COUNTERS: counters,
             flushing.RECORDED: recorder.counters, flushing.RUNS_KEY: "compiled_runs", flushing.OPS_KEY: "ops_recorded",
-            flushing.NONE: None, flushing.FALSE: False, flushing.OBSERVERS: listeners[0], flushing.CHANNELS: listeners[1],
+            flushing.FALSE: False, flushing.OBSERVERS: listeners[0], flushing.CHANNELS: listeners[1],
             flushing.STEADY: recorder.STEADY, flushing.NOUGHT: 0, flushing.UNIT: 1, flushing.MAX_STEPS: recorder.MAX_STEPS}
     state = _objects(held, flushing.STATE_WORDS)
     definition = _MethodDef(b"flush", module.address("flush"), METH_FASTCALL, None)
@@ -159,10 +159,14 @@ def _compiled(text: str, api: Sequence[str]) -> CompiledModule:
     return module
 
 
-def _objects(held: dict[int, Any], words: int) -> np.ndarray:
+_classes: dict[str, type] = {"Data": Data, "Buffer": memory.Buffer, "ThreadState": ThreadState}
+
+
+def _objects(held: dict[int, Any], words: int, imported: Any = None) -> np.ndarray:
     """The state of a builtin: addresses of objects, which stay."""
     state = np.full(words, -1, np.int64)
-    held |= {objects.HERE: None, objects.LOCAL: STATE, objects.NAME: sys.intern("here")}
+    held |= {objects.HERE: None, objects.LOCAL: STATE, objects.NAME: sys.intern("here"), objects.NONE: None,
+             objects.IMPORTED: imported, objects.CHAIN: sys.intern("_chain")}
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(None))  # the builtin lets go of what HERE holds
     for word, thing in held.items():
         state[word] = id(thing)
@@ -170,28 +174,27 @@ def _objects(held: dict[int, Any], words: int) -> np.ndarray:
     return state
 
 
-def replay_builtin(tensor: type, function: type, read: Callable[..., Any], slow: Callable[..., Any]) -> tuple[Any, int] | None:
+def replay_builtin(frontend: dict[str, type], read: Callable[..., Any], slow: Callable[..., Any]) -> tuple[Any, int] | None:
     """The `__call__` of compiled functions as a builtin, and the address of its state (see `codegen/python_replay.py`).
 
-    tensor, function: the classes of tensors and of compiled functions; `read(tensor)`: its value; `slow(self, ...)`: the call in Python.
+    frontend: the classes Tensor, Storage, Imported and CompiledFunction; `read(tensor)`: its value; `slow(self, ...)`: the call in Python.
     """
     if builtins() is None:
         return None
-    classes = {"Data": Data, "Tensor": tensor, "ThreadState": ThreadState, "CompiledFunction": function, "Buffer": memory.Buffer}
+    classes = {**_classes, **frontend}
     try:
         module = _compiled(replaying.replay_text(_offsets(classes, replaying.SLOTS)), replaying.API)
     except (RuntimeError, AttributeError, ValueError) as error:
         log.log("compile", f"compiled calls stay in Python: {error}")
         return None
-    held = {replaying.DEFAULTS: dtypes._default, replaying.TENSOR_CLASS: tensor, replaying.DATA_CLASS: Data,
-            replaying.NONE: None, replaying.FALSE: False,
-            replaying.NOUGHT: 0, replaying.READ: read, replaying.SLOW: slow}
-    state = _objects(held, replaying.STATE_WORDS)
+    held = {replaying.DEFAULTS: dtypes._default, replaying.TENSOR_CLASS: frontend["Tensor"], replaying.DATA_CLASS: Data,
+            replaying.FALSE: False, replaying.NOUGHT: 0, replaying.READ: read, replaying.SLOW: slow}
+    state = _objects(held, replaying.STATE_WORDS, frontend["Imported"])
     definition = _MethodDef(b"__call__", module.address("replay"), METH_FASTCALL | METH_KEYWORDS, None)
     _immortal.append(definition)
     make = ctypes.pythonapi.PyDescr_NewMethod
     make.restype, make.argtypes = ctypes.py_object, [ctypes.py_object, ctypes.c_void_p]
-    return make(function, ctypes.addressof(definition)), int(state.ctypes.data)
+    return make(frontend["CompiledFunction"], ctypes.addressof(definition)), int(state.ctypes.data)
 
 
 def _address(function: Any) -> int:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from treadle.codegen import python_replay as layout
+from treadle.interop import Imported
 from treadle.runtime import native
 from treadle.runtime.symbols import SymFloat, SymInt
-from treadle.tensor import Tensor, read
+from treadle.tensor import Storage, Tensor, read
 
 Row = tuple[int, ...]
 
@@ -177,7 +178,8 @@ def _prepare(cls: Any) -> bool:
     """Make the builtin the `__call__` of compiled functions."""
     global _ready
     if _ready is None:
-        made = native.replay_builtin(Tensor, cls, read, cls.__call__)
+        made = native.replay_builtin({"Tensor": Tensor, "Storage": Storage, "Imported": Imported, "CompiledFunction": cls}, read,
+                                     cls.__call__)
         _ready = made is not None
         if made is not None:
             NOTHING.table[layout.STATE] = made[1]
