@@ -148,6 +148,7 @@ class _Flush(ObjectEmitter):
         for name in ("values", "scalars"):
             items = self.slot(self.trace, "Trace", name)
             f.call("PyList_SetSlice", "i32", items, ZERO, f.call("PyList_Size", "i64", items), NULL)
+        self.put(self.trace, "Trace", "at", self.owned(self.word(self.state, NONE)), replace=True)
         self.put(self.trace, "Trace", "backwards", self.owned(self.word(self.state, NOUGHT)), replace=True)
         self.put(self.trace, "Trace", "limit", self.owned(self.word(self.state, MAX_STEPS)), replace=True)
         self.put(self.home, "ThreadState", "spare", self.trace, replace=True)

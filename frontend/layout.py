@@ -191,3 +191,26 @@ def resolve_shape(shape: Ints, numel: int) -> Ints:
     if math.prod(shape) != numel or -1 in shape:
         raise RuntimeError(f"shape '{list(shape)}' is invalid for input of size {numel}")
     return shape
+
+
+class TypeOf:
+    """What `x.type` is: the value's type for the op table's rules, and, called, PyTorch's `Tensor.type([dtype])`."""
+
+    __slots__ = ("_tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    shape = property(lambda self: self._tensor._data.type.shape)
+    dtype = property(lambda self: self._tensor._data.type.dtype)
+    numel = property(lambda self: self._tensor._data.type.numel)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tensor._data.type, name)
+
+    def __call__(self, dtype: Any = None, non_blocking: bool = False) -> Any:
+        from treadle.interop import legacy_type
+        return legacy_type(self._tensor, dtype)
+
+
+Tensor.type = property(TypeOf)  # type: ignore[attr-defined]

@@ -416,29 +416,6 @@ def _positional(op: Op) -> Callable[..., Any]:
 EMITTER = TensorEmitter()
 
 
-class TypeOf:
-    """What `x.type` is: the value's type for the op table's rules, and, called, PyTorch's `Tensor.type([dtype])`."""
-
-    __slots__ = ("_tensor",)
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-
-    shape = property(lambda self: self._tensor._data.type.shape)
-    dtype = property(lambda self: self._tensor._data.type.dtype)
-    numel = property(lambda self: self._tensor._data.type.numel)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tensor._data.type, name)
-
-    def __call__(self, dtype: Any = None, non_blocking: bool = False) -> Any:
-        from treadle.interop import legacy_type
-        return legacy_type(self._tensor, dtype)
-
-
-Tensor.type = property(TypeOf)  # type: ignore[attr-defined]
-
-
 def storage_of(t: Tensor) -> Storage:
     """The storage of `t`, made on first need."""
     storage = t._storage

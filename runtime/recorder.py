@@ -130,7 +130,7 @@ def fresh_trace() -> Trace:
 def forget() -> None:
     """Drop every trace seen so far, with its plans."""
     _ROOTS.clear()
-    STATE.here.trace = fresh_trace()
+    STATE.here.trace, STATE.here.spare = fresh_trace(), None
     counters["trie_nodes"] = counters["live_plans"] = 0
 
 
