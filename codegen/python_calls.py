@@ -7,17 +7,20 @@ A binding, the table of one plan (all fields i64), is named below. `self` is a t
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from treadle.codegen.llvm_text import Function, Module, Val, const
 
 # Binding. STASH is a list: the arena or None, then one buffer per output. CODES has (index of the number, code) per scalar of the
-# frame; SIZES and KEEP have a size (a Python int) and a flag per item of the stash; slots say where in a trace's values tensors are.
+# frame; SIZES, KEEP and GIVEN have a size (a Python int) and two flags per item of the stash (GIVEN: it is an input's memory, to be
+# written over); slots say where in a trace's values tensors are.
 (HEADER, FRAME, BUSY, INPUTS, NUMBERS, OUTPUTS, SCALARS, STASH, PARALLEL, ARENA, STATE, RUN, CODES, SIZES, KEEP, INPUT_SLOTS,
- OUTPUT_SLOTS, GATHERED, BRIEF) = range(19)
-BINDING_WORDS = 19
+ OUTPUT_SLOTS, GATHERED, BRIEF, GIVEN) = range(20)
+BINDING_WORDS = 20
 # State of the process: the pool (or UNKNOWN), the class of buffers, the function that allocates one, None, and a stack of scratch memory.
-POOL, BUFFER_CLASS, ALLOCATE, NONE, FREE_SCRATCH, SCRATCH = range(6)
+# DATA_REFERENCES: how many a value has that only its tensor, a local variable and a call refer to.
+POOL, BUFFER_CLASS, ALLOCATE, NONE, DATA_REFERENCES, FREE_SCRATCH, SCRATCH = range(7)
 MAX_SCRATCH = 8
 UNKNOWN = -1
 STATE_WORDS = SCRATCH + MAX_SCRATCH
@@ -37,6 +40,7 @@ class Offsets(NamedTuple):
     buffer: int
     trace: int
     address: int
+    owner: int = 0
 
 
 def launch_text(offsets: Offsets) -> str:
@@ -45,7 +49,10 @@ def launch_text(offsets: Offsets) -> str:
     emit_running(module, offsets)
     _emit_binding_of(module)
     _emit_launch(module)
+    _emit_give(module, offsets)
     _emit_launch_values(module, offsets)
+    _emit_launch_data(module, offsets)
+    _emit_references(module)
     _emit_live(module)
     _emit_same_bytes(module)
     return module.text()
@@ -127,7 +134,10 @@ def _emit_stash(module: Module) -> None:
         k = loop.index
         held = f.call("PyList_GetItem", "ptr", stash, k)
         _return_if(f, _is_null(f, held), RAISED)
-        with f.if_(f.compare("ne", f.load(held, "i64"), ONE)):
+        given = f.gep(_word(f, binding, GIVEN, "ptr"), k, "i64")
+        ours = f.compare("ne", f.load(given, "i64"), ZERO)
+        f.store(ZERO, given)
+        with f.if_(f.op(f"and {f.compare('ne', f.load(held, 'i64'), ONE)}, {f.op(f'xor {ours}, true', 'i1').name}", "i1")):
             made = f.call("PyObject_CallOneArg", "ptr", _word(f, state, ALLOCATE, "ptr"), _word(f, sizes, k, "ptr"))
             _return_if(f, _is_null(f, made), RAISED)
             f.call("PyList_SetItem", "i32", stash, k, made)
@@ -250,7 +260,16 @@ def _run_or_return(f: Function, binding: Val, state: Val, buffers: Val, numbers:
     f.start(raised)
     f.line("ret ptr null")
     f.start(go_on)
+    with f.if_(f.compare("ne", status, ZERO)):
+        _forget_given(f, binding, state)
     _return_none_if(f, f.compare("ne", status, ZERO), state)
+
+
+def _forget_given(f: Function, binding: Val, state: Val) -> None:
+    """After a run that did not happen the stash keeps no large memory, its own or an input's."""
+    stash, keep = _word(f, binding, STASH, "ptr"), _word(f, binding, KEEP, "ptr")
+    with f.loop(ONE, f.add(_word(f, binding, OUTPUTS), 1)) as loop, f.if_(f.compare("eq", _word(f, keep, loop.index), ZERO)):
+        _drop(f, stash, loop.index, state)
 
 
 def hand_out(f: Function, binding: Val, state: Val, k: Val) -> Val:
@@ -284,8 +303,15 @@ def _emit_launch(module: Module) -> None:
     inputs = _word(f, binding, INPUTS)
     expected = f.add(inputs, _word(f, binding, NUMBERS))
     _return_none_if(f, f.compare("ne", Val("i64", "%count"), expected), state)
+    _return_none_if(f, f.compare("ne", _word(f, binding, BUSY), ZERO), state)
+    with f.loop(ZERO, _word(f, binding, OUTPUTS)) as loop:
+        _put(f, ZERO, _word(f, binding, GIVEN, "ptr"), f.add(loop.index, 1))
     args = Val("ptr", "%args")
     _run_or_return(f, binding, state, args, f.gep(args, inputs, "i64"))
+    _return_outputs(f, binding, state)
+
+
+def _return_outputs(f: Function, binding: Val, state: Val) -> None:
     outputs = _word(f, binding, OUTPUTS)
     made = f.call("PyTuple_New", "ptr", outputs)
     with f.if_(_is_null(f, made)):
@@ -296,6 +322,67 @@ def _emit_launch(module: Module) -> None:
         f.call("PyTuple_SetItem", "i32", made, loop.index, hand_out(f, binding, state, loop.index))
     end_run(f, binding, state)
     f.line(f"ret {made}")
+    f.finish()
+
+
+def _emit_give(module: Module, offsets: Offsets) -> None:
+    """`give(ptr binding, ptr value, i64 references, i64 output)`: let the output be written into the memory of a value
+    that so many references lead to, when nothing else has that memory and it is the pool's."""
+    binding, value, references, output = Val("ptr", "%binding"), Val("ptr", "%value"), Val("i64", "%references"), Val("i64", "%output")
+    f = Function(module, "give", [binding, value, references, output], linkage="internal")
+    state, buffer = _word(f, binding, STATE, "ptr"), f.load(f.gep(value, offsets.buffer, "i8"), "ptr")
+    done, counted, single, ours = (f.label(x) for x in ("done", "counted", "single", "ours"))
+    f.branch_if(f.compare("eq", f.load(value, "i64"), references), counted, done)
+    f.start(counted)
+    f.branch_if(f.compare("eq", f.load(buffer, "i64"), ONE), single, done)
+    f.start(single)
+    none = _word(f, state, NONE, "ptr").name
+    buffers = f.op(f"icmp eq {_word(f, buffer, 1, 'ptr')}, {_word(f, state, BUFFER_CLASS, 'ptr').name}", "i1")
+    unborrowed = f.op(f"icmp eq {f.load(f.gep(buffer, offsets.owner, 'i8'), 'ptr')}, {none}", "i1")
+    f.branch_if(f.op(f"and {buffers}, {unborrowed.name}", "i1"), ours, done)
+    f.start(ours)
+    f.call_void("Py_IncRef", buffer)
+    place = f.add(output, 1)
+    f.call("PyList_SetItem", "i32", _word(f, binding, STASH, "ptr"), place, buffer)
+    _put(f, ONE, _word(f, binding, GIVEN, "ptr"), place)
+    f.branch(done)
+    f.start(done)
+    f.line("ret void")
+    f.finish()
+
+
+def _offer(f: Function, binding: Val, donors: Val, references: Val, value_of: Callable[[Val], Val]) -> None:
+    """Give every output that has a donor its memory, where that may be."""
+    with f.loop(ZERO, _word(f, binding, OUTPUTS)) as loop:
+        _put(f, ZERO, _word(f, binding, GIVEN, "ptr"), f.add(loop.index, 1))
+        donor = _word(f, donors, loop.index)
+        with f.if_(f.compare("sge", donor, ZERO)):
+            f.line(f"call void @give({binding}, {value_of(donor)}, {references}, {loop.index})")
+
+
+def _donors(f: Function) -> Val:
+    """Which input, or -1, each output may be written into: the second item of `self`."""
+    return f.call("PyLong_AsVoidPtr", "ptr", f.call("PyTuple_GetItem", "ptr", Val("ptr", "%self"), ONE))
+
+
+def _emit_launch_data(module: Module, offsets: Offsets) -> None:
+    """`launch_data(*values, *numbers)`: like `launch`, on values whose memory may be given to outputs."""
+    f, binding, state = _begin(module, "launch_data")
+    inputs, gathered, args = _word(f, binding, INPUTS), _word(f, binding, GATHERED, "ptr"), Val("ptr", "%args")
+    _return_none_if(f, f.compare("ne", Val("i64", "%count"), f.add(inputs, _word(f, binding, NUMBERS))), state)
+    _return_none_if(f, f.compare("ne", _word(f, binding, BUSY), ZERO), state)
+    with f.loop(ZERO, inputs) as loop:
+        buffer = f.load(f.gep(_word(f, args, loop.index, "ptr"), offsets.buffer, "i8"), "ptr")
+        _put(f, buffer, gathered, loop.index)
+    _offer(f, binding, _donors(f), _word(f, state, DATA_REFERENCES), lambda donor: _word(f, args, donor, "ptr"))
+    _run_or_return(f, binding, state, gathered, f.gep(args, inputs, "i64"))
+    _return_outputs(f, binding, state)
+
+
+def _emit_references(module: Module) -> None:
+    """`references(object)`: how many references to it there are."""
+    f = Function(module, "references", [Val("ptr", "%self"), Val("ptr", "%args"), Val("i64", "%count")], ret="ptr")
+    f.line(f"ret {f.call('PyLong_FromSsize_t', 'ptr', _word(f, _word(f, Val('ptr', '%args'), 0, 'ptr'), 0))}")
     f.finish()
 
 
@@ -317,6 +404,7 @@ def _emit_launch_values(module: Module, offsets: Offsets) -> None:
         number = f.call("PyList_GetItem", "ptr", numbers, loop.index)
         _return_null_if(f, _is_null(f, number))
         _put(f, number, given, loop.index)
+    _offer(f, binding, _donors(f), ONE, lambda donor: f.call("PyList_GetItem", "ptr", values, _word(f, slots, donor)))
     _run_or_return(f, binding, state, gathered, given)
     slots = _word(f, binding, OUTPUT_SLOTS, "ptr")
     with f.loop(ZERO, _word(f, binding, OUTPUTS)) as loop:

@@ -18,7 +18,7 @@ STATE_WORDS = FIRST_WORD + 14
 SLOTS = {"ThreadState": ("capture", "trace", "spare", "steady"), "Trace": ("at", "backwards", "leaves", "limit", "scalars", "values"),
          "Step": ("ops", "plans"), "Plan": ("launch_values", "limit", "used"), "Data": ("trace",)}
 API = (*SHARED_API, "PyDict_GetItemWithError", "PyDict_SetItem", "PyDict_Clear",
-       "PyList_New", "PyList_SetSlice", "PyNumber_Add", "PyObject_Vectorcall")
+       "PyList_New", "PyList_SetSlice", "PyNumber_Add", "PyLong_FromSsize_t", "PyObject_Vectorcall")
 
 
 def flush_text(offsets: Offsets) -> str:
@@ -96,6 +96,8 @@ class _Flush(ObjectEmitter):
         """Launch with the spare trace in place; back to the start unless the plan ran."""
         f = self.f
         none = self.word(self.state, NONE)
+        leaves = self.slot(self.trace, "Trace", "leaves")
+        f.call_void("PyDict_Clear", leaves)  # else nothing could be written over
         self.put(self.spare, "Trace", "at", self.owned(self.root), replace=True)
         self.put(self.home, "ThreadState", "trace", self.owned(self.spare), replace=True)
         self.put(self.home, "ThreadState", "spare", self.owned(none), replace=True)
@@ -106,6 +108,7 @@ class _Flush(ObjectEmitter):
         good = f.op(f"and {self.exists(done)}, {self.differs(done, none).name}", "i1")
         f.branch_if(good, ran, not_run)
         f.start(not_run)
+        self._put_leaves_back(leaves)
         self.put(self.home, "ThreadState", "trace", self.trace, replace=True)
         for thing in held:
             f.call_void("Py_DecRef", thing)
@@ -117,6 +120,16 @@ class _Flush(ObjectEmitter):
         f.branch(self.failed)
         f.start(ran)
         f.call_void("Py_DecRef", done)
+
+    def _put_leaves_back(self, leaves: Val) -> None:
+        """After a run that did not happen, with or without an exception."""
+        f = self.f
+        with f.loop(ZERO, f.call("PyList_Size", "i64", self.values)) as loop:
+            value = f.call("PyList_GetItem", "ptr", self.values, loop.index)
+            with f.if_(self.differs(self.slot(value, "Data", "trace"), self.trace)):
+                slot = f.call("PyLong_FromSsize_t", "ptr", loop.index)
+                f.call("PyDict_SetItem", "i32", leaves, value, slot)
+                f.call_void("Py_DecRef", slot)
 
     def _count(self, reason: Val, plan: Val, ops: Val) -> None:
         f = self.f
@@ -142,7 +155,6 @@ class _Flush(ObjectEmitter):
         vacant = self.same(self.slot(self.home, "ThreadState", "spare"), self.word(self.state, NONE))
         alone = [f.compare("eq", f.load(thing, "i64"), ONE) for thing in (self.trace, self.values)]
         both = f.op(f"and {alone[0]}, {alone[1].name}", "i1")
-        f.call_void("PyDict_Clear", self.slot(self.trace, "Trace", "leaves"))
         f.branch_if(f.op(f"and {vacant}, {both.name}", "i1"), reuse, used)
         f.start(reuse)
         for name in ("values", "scalars"):

@@ -187,10 +187,18 @@ class _Replay(ObjectEmitter):
             buffer = self.slot(data, "Data", "buffer")
             self.unless(self.differs(buffer, self._state(NONE)), away)
             f.store(buffer, f.gep(Val("ptr", "%buffers"), loop.index, "ptr"))
+        self._nothing_given(binding)
         f.store(f.op(f"call i64 @run({binding}, ptr %buffers, ptr %numbers)", "i64"), status)
         f.branch(away)
         f.start(away)
         return f.load(status, "i64")
+
+    def _nothing_given(self, binding: Val) -> None:
+        """No output is written over an argument."""
+        f = self.f
+        idle = f.compare("eq", self.word(binding, calls.BUSY, "i64"), ZERO)
+        with f.if_(idle), f.loop(ZERO, self.word(binding, calls.OUTPUTS, "i64")) as loop:
+            f.store(ZERO, f.gep(self.word(binding, calls.GIVEN), f.add(loop.index, 1), "i64"))
 
     def _let_go(self) -> None:
         f = self.f

@@ -78,6 +78,15 @@ class Kernel(NamedTuple):
     stores: tuple[tuple[int, int], ...]
 
 
+# Opcodes that may find their data at fault (the divisions, of integers), which stops a run.
+FALLIBLE = frozenset(("load_at", "trunc_divide", "floor_divide", "fmod", "remainder"))
+
+
+def may_fail(kernel: Kernel) -> bool:
+    """Whether the kernel may report a fault in its data."""
+    return any(i.opcode in FALLIBLE for i in kernel.body)
+
+
 def argument_layout(kernel: Kernel) -> list[tuple]:
     """What the i64 argument table holds, in order.
 

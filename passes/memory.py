@@ -1,9 +1,11 @@
 """The memory plan: lifetimes of temporaries, results written over operands that die, and offsets in one arena."""
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from treadle.ir.dtypes import by_name
-from treadle.ir.kernel import PARALLEL, argument_layout
-from treadle.passes.program import GemmStep, KernelStep, Program, Ref, step_refs
+from treadle.ir.kernel import PARALLEL, argument_layout, may_fail
+from treadle.passes.program import ErrorCell, GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, Step, step_refs
 
 ALIGNMENT = 64
 BY_SIZE_LIMIT = 1500  # above this many temporaries, placing the biggest first (quadratic) gives way to order of use
@@ -62,6 +64,62 @@ def _reuse(program: Program) -> None:
                     continue
                 taken.add(source)
                 break
+
+
+def donations(program: Program, dead: Collection[int]) -> dict[int, int]:
+    """Outputs that may be written into the memory of inputs nobody needs after the run: {output: input}, buffers of a planned program.
+
+    An input gives its memory when it was read for the last time before the output's memory is first touched, or by the map that writes
+    the output, element by element. A step that may find its data at fault must not come after: the run is then repeated from the inputs.
+    """
+    buffers = program.buffers
+    starts: dict[int, int] = {}
+    for number, info in enumerate(buffers):
+        root = _root(program, number)
+        if buffers[root].kind == "output" and info.first >= 0:
+            starts[root] = min(starts.get(root, info.first), info.first)
+    safe = 1 + max((i for i, step in enumerate(program.steps) if _may_fail(step)), default=-1)
+    waiting: dict[int, list[int]] = {}
+    for number in sorted(dead, key=lambda b: -buffers[b].last):
+        waiting.setdefault(buffers[number].nbytes, []).append(number)
+    found: dict[int, int] = {}
+    for out, first in sorted(starts.items(), key=lambda item: item[1]):
+        sources = waiting.get(buffers[out].nbytes)
+        if not sources or first < safe:
+            continue
+        source = _overwritten(program, out, first, sources)
+        if source is None and buffers[sources[-1]].last < first:
+            source = sources[-1]
+        if source is not None:
+            sources.remove(source)
+            found[out] = source
+    return found
+
+
+def _overwritten(program: Program, out: int, number: int, sources: list[int]) -> int | None:
+    """Which of `sources` the step reads last, just as it writes `out`."""
+    step = program.steps[number]
+    held: set[int] = set()
+    if isinstance(step, GemmStep) and step.epilogue is not None:
+        held = {m.ref.buffer for m in (step.a, step.b)}
+        step = step.epilogue
+    if not isinstance(step, KernelStep) or any(a.kind != PARALLEL for a in step.kernel.axes) or program.buffers[out].first != number:
+        return None
+    reads, writes = _accesses(step)
+    if out not in writes:
+        return None
+    fits = [s for s in reads if s in sources and s not in held and program.buffers[s].last == number and reads[s] == {writes[out]}]
+    return fits[0] if fits else None
+
+
+def _may_fail(step: Step) -> bool:
+    if isinstance(step, LoopStep):
+        return any(_may_fail(inner) for inner in step.body)
+    if isinstance(step, GemmStep):
+        return step.epilogue is not None and _may_fail(step.epilogue)
+    if isinstance(step, KernelStep):
+        return may_fail(step.kernel)
+    return isinstance(step, HostStep) or any(isinstance(a, ErrorCell) for a in step.arguments)
 
 
 def _accesses(step: KernelStep) -> tuple[dict[int, set[tuple]], dict[int, tuple]]:

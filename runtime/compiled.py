@@ -25,6 +25,7 @@ from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.kernel import Kernel, print_kernel
 from treadle.ir.routine import Routine, print_routine
 from treadle.passes import product
+from treadle.passes.memory import donations
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import (
     ErrorCell,
@@ -293,6 +294,12 @@ class CompiledPlan:
         left, right, out = (self._argument(m.ref) for m in (step.a, step.b, step.c))
         builder.step(gemm.gemm_address(call.symbol), call.arguments(left, right, out, epilogue, table), call.units, call.grain,
                      (self.program, step, True))
+
+    def donors(self, dead: Sequence[int]) -> list[int]:
+        """For each output the input, one of `dead` (positions), whose memory it may be written into; -1 for none."""
+        found = donations(self.program, [self.inputs[i] for i in dead])
+        places = {b: i for i, b in enumerate(self.inputs)}
+        return [places[found[b]] if b in found else -1 for b in self.outputs]
 
     def run(self, buffers: Sequence[memory.Buffer], scalars: Sequence[Any]) -> list[memory.Buffer] | None:
         """Results in the graph's order; None when a kernel found a fault in the data."""

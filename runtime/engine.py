@@ -31,12 +31,15 @@ observers: list[Callable[[Graph], Any]] = []  # called with the graph of every f
 class Plan:
     """What computes the wanted results of a trace: its graph, and, from the second run on, compiled code."""
 
-    __slots__ = ("compiled", "graph", "inputs", "launch", "launch_values", "limit", "lock", "outputs", "runs", "step", "used")
+    __slots__ = ("compiled", "dead", "donating", "graph", "inputs", "launch", "launch_values", "limit", "lock", "outputs", "runs", "step",
+                 "used")
 
     def __init__(self, step: Step, wanted: list[int]) -> None:
         graph, self.inputs = build_graph(step, wanted)
         self.graph: Graph = dce(graph)
         self.outputs = wanted
+        self.dead: list[int] = []       # which inputs nothing but the trace refers to
+        self.donating: Any = None       # of a compiled call: like `launch`, on values that may give their memory to outputs
         self.step = step if CHECK else None
         self.runs = 0
         self.compiled: Any = None
@@ -54,6 +57,7 @@ class Plan:
         plan.outputs = list(range(tensors, tensors + len(graph.outputs)))
         plan.runs, plan.compiled, plan.launch, plan.launch_values, plan.lock = 0, None, None, None, threading.Lock()
         plan.used = plan.limit = 0
+        plan.dead, plan.donating = [], None
         plan.step = None
         return plan
 
@@ -67,7 +71,10 @@ class Plan:
             return
         compiled = self.compiled
         if compiled is None:
-            compiled = self._prepare()
+            compiled = self.prepare()
+            if self.launch_values is not None and self.launch_values(values, list(scalars)) is not None:
+                counters["compiled_runs"] += 1
+                return
         buffers = [values[slot].buffer for slot in self.inputs]
         if compiled is False:
             counters["interpreted"] += 1
@@ -90,7 +97,7 @@ class Plan:
             data.buffer = buffer
             data.trace = None
 
-    def _prepare(self) -> Any:
+    def prepare(self) -> Any:
         """False for the interpreter, else the compiled form."""
         with self.lock:
             self.runs += 1
@@ -99,14 +106,22 @@ class Plan:
             if self.compiled is None:
                 self.compiled = COMPILE(self.graph)
                 if not CHECK and self.compiled is not False:
+                    know_pool()
                     self.launch = self.compiled.launch
                     binding = self.compiled.binding
-                    self.launch_values = None if binding is None else binding.launch_values(self.inputs, self.outputs)
+                    self.launch_values = None if binding is None else binding.launch_values(self.inputs, self.outputs,
+                                                                                           self.compiled.donors(self.dead))
             return self.compiled
+
+
+def know_pool() -> None:
+    from treadle.runtime import native
+    native.know_pool()
 
 
 COMPILE_AT = 2
 MUCH = 32 << 20  # bytes of temporaries after which an interpreted run gives the heap back
+LARGE = 1 << 16  # bytes of a result that the interpreter puts where it belongs at once
 CHECK = check.mode()
 recorder.every_line = bool(CHECK)
 
@@ -139,23 +154,25 @@ def interpret(graph: Graph, buffers: Sequence[Any], scalars: Sequence[Any], want
         env[value] = array_of(buffer, value.type)
     for value, number in zip(graph.inputs[len(buffers):], scalars, strict=True):
         env[value] = np.asarray(number)
-    failure = _interpret_nodes(graph, env)
-    inputs = [env[v] for v in graph.inputs]
+    owned: dict[Value, memory.Buffer] = {}
+    failure = _interpret_nodes(graph, env, owned)
     if failure is None:
-        return [_own(env[v], v.type, inputs) for v in graph.outputs]
+        return [owned.pop(v, None) or _own(env[v], v.type) for v in graph.outputs]
     for value, data in zip(graph.outputs, wanted, strict=True):
         if value in env:
-            data.buffer = _own(env[value], value.type, inputs)
+            data.buffer = _own(env[value], value.type)
             data.trace = None
     raise failure
 
 
-def _interpret_nodes(graph: Graph, env: dict[Value, np.ndarray]) -> DataError | None:
+def _interpret_nodes(graph: Graph, env: dict[Value, np.ndarray], owned: dict[Value, memory.Buffer]) -> DataError | None:
+    """Compute every value into `env`. Large outputs go to memory of their own at once, else there would be two of each in the end."""
     last: dict[Value, int] = {}
     for i, node in enumerate(graph.nodes):
         for value in node.inputs:
             last[value] = i
-    keep = set(graph.outputs) | set(graph.inputs)
+    results_wanted = set(graph.outputs)
+    keep = results_wanted | set(graph.inputs)
     failure: DataError | None = None
     with np.errstate(all="ignore"):
         for i, node in enumerate(graph.nodes):
@@ -172,6 +189,10 @@ def _interpret_nodes(graph: Graph, env: dict[Value, np.ndarray]) -> DataError | 
             if start and timing.ACTIVE is not None:
                 timing.ACTIVE.note("interpret", node.op.name, start, node)
             env.update(zip(node.outputs, results, strict=True))
+            for value in node.outputs:
+                if value in results_wanted and value.type.nbytes >= LARGE and value.type.device == "cpu":
+                    owned[value] = _own(env[value], value.type)
+                    env[value] = array_of(owned[value], value.type)
             if failure is None:
                 for value in node.inputs:
                     if last[value] == i and value not in keep:
@@ -179,14 +200,11 @@ def _interpret_nodes(graph: Graph, env: dict[Value, np.ndarray]) -> DataError | 
     return failure
 
 
-def _own(array: np.ndarray, type: TensorType, inputs: list[np.ndarray]) -> memory.Buffer:
-    """A buffer that shares memory with nothing else."""
-    array = np.asarray(array, type.dtype.np)
-    if not array.flags.c_contiguous or array.base is not None or not array.flags.owndata or not array.flags.writeable:
-        array = np.array(array, order="C", copy=True)
-    elif any(array is x for x in inputs):
-        array = array.copy()
-    return memory.placed(memory.from_numpy(array), type.device)
+def _own(array: np.ndarray, type: TensorType) -> memory.Buffer:
+    """A block of the pool with the content: aligned, and shared with nothing else."""
+    buffer = memory.allocate(type.nbytes)
+    np.copyto(memory.as_numpy(buffer, type.shape, type.dtype.np), array, casting="unsafe")
+    return memory.placed(buffer, type.device)
 
 
 def _references(values: list[Data], baseline: int) -> bytes:
@@ -298,6 +316,7 @@ def _new_plan(at: Step, trace: Trace, values: list[Data], live: bytes, reason: s
     """The plan of a trace for those of its values that somebody still wants."""
     plan = Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace])
     plan.used = recorder.counters["ops_recorded"]
+    plan.dead = [i for i, slot in enumerate(plan.inputs) if not live[slot]]
     if reason is recorder.TOO_LONG:
         plan.limit = recorder.rhythm(at)
     plan = at.plans.setdefault(live, plan)

@@ -106,6 +106,8 @@ class Pool:
         self.peak = 0
         self.reserved = 0
         self.limit = limit
+        # How much may stay cached when a new large block is mapped. It grows, so that programs whose sizes alternate soon keep them all.
+        self.slack = 0
         self._classes: dict[int, SizeClass] = {}
         # Requests repeat: remember which class served a size.
         self._by_request: dict[int, SizeClass] = {}
@@ -154,6 +156,9 @@ class Pool:
     def _grow(self, size_class: SizeClass, nbytes: int) -> int:
         """A fresh block; a slab leaves the rest of its blocks in the free list."""
         size = size_class.slab or size_class.size
+        if size >= HUGE_PAGE and self.reserved - self.in_use > self.slack:
+            self.trim(self.slack)
+            self.slack += size // 8
         try:
             base = _map(size)
         except MemoryError:

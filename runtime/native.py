@@ -36,7 +36,7 @@ METH_FASTCALL, METH_KEYWORDS = 0x80, 0x02
 _API = ("PyList_GetItem", "PyList_SetItem", "PyList_Size", "PyTuple_GetItem", "PyTuple_SetItem", "PyTuple_New", "PyLong_AsVoidPtr",
         "PyLong_AsUnsignedLongLongMask", "PyFloat_AsDouble", "PyObject_IsTrue", "PyObject_CallOneArg", "PyErr_Occurred", "PyErr_Clear",
         "PyEval_SaveThread", "PyEval_RestoreThread", "PyBool_FromLong", "PyBytes_FromStringAndSize", "PyBytes_AsString", "Py_IncRef",
-        "Py_DecRef", "PyTuple_Size")
+        "Py_DecRef", "PyTuple_Size", "PyLong_FromSsize_t")
 
 
 class _MethodDef(ctypes.Structure):
@@ -59,6 +59,7 @@ class Builtins(NamedTuple):
     state: np.ndarray
     launch: _MethodDef
     launch_values: _MethodDef
+    launch_data: _MethodDef
     module: CompiledModule
 
 
@@ -75,7 +76,8 @@ def builtins() -> Builtins | None:
     if not usable():
         return None
     try:
-        offsets = layout.Offsets(_offset(Data, "buffer"), _offset(Data, "trace"), _offset(memory.Buffer, "ptr"))
+        offsets = layout.Offsets(_offset(Data, "buffer"), _offset(Data, "trace"), _offset(memory.Buffer, "ptr"),
+                                 _offset(memory.Buffer, "owner"))
         _check_offsets(offsets)
         for name in _API:
             llvm.add_symbol(name, _address(getattr(ctypes.pythonapi, name)))
@@ -86,12 +88,14 @@ def builtins() -> Builtins | None:
     # Like the workers of the pool, builtins may be called until the process is gone.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(module))
     found = {name: _MethodDef(name.encode(), module.address(name), METH_FASTCALL, None)
-             for name in ("live", "same_bytes", "launch", "launch_values")}
+             for name in ("live", "same_bytes", "references", "launch", "launch_values", "launch_data")}
     live = _function(found["live"], None)
     if not _counts_references(live):
         return None
     memory.same_bytes = _function(found["same_bytes"], None)
-    return Builtins(live, _make_state(), found["launch"], found["launch_values"], module)
+    state = _make_state()
+    state[layout.DATA_REFERENCES] = _references_of_a_value(_function(found["references"], None))
+    return Builtins(live, state, found["launch"], found["launch_values"], found["launch_data"], module)
 
 
 class Recording(NamedTuple):
@@ -238,6 +242,17 @@ def _counts_references(live: Callable[[list[Any]], bytes]) -> bool:
     return live(values) == b"\0\1" and kept is values[1] and live([]) == b""
 
 
+def _references_of_a_value(references: Callable[[Any], int]) -> int:
+    """What `launch_data` sees of a value that only its tensor, a local variable of the caller and the call refer to."""
+    class Holder:
+        value = computed(tensor_type((), float32), None)
+
+    def call(holder: Any) -> int:
+        data = holder.value
+        return references(data)
+    return call(Holder)
+
+
 def _make_state() -> np.ndarray:
     state = np.zeros(layout.STATE_WORDS, np.int64)
     for value in (memory.Buffer, memory.allocate, None):
@@ -277,6 +292,7 @@ class Binding:
         self._point(layout.KEEP, [self._may_keep(n) for n in sizes])
         self._point(layout.SIZES, [id(n) for n in sizes])
         self._point(layout.GATHERED, [0] * (inputs + numbers))
+        self._point(layout.GIVEN, [0] * len(sizes))
         table = self.table
         table[layout.HEADER], table[layout.FRAME] = segment.address, segment.own_frame(error)
         table[layout.INPUTS], table[layout.NUMBERS], table[layout.OUTPUTS] = inputs, numbers, len(sizes) - 1
@@ -305,12 +321,24 @@ class Binding:
         made: Callable[..., tuple[memory.Buffer, ...] | None] = _function(self.found.launch, (int(self.table.ctypes.data), self))
         return made
 
-    def launch_values(self, inputs: list[int], outputs: list[int]) -> Callable[[list[Data], list[Any]], bool | None]:
-        """`launch_values(values, numbers)`, with inputs and outputs at these places of a trace's values; None as above."""
+    def launch_values(self, inputs: list[int], outputs: list[int], donors: list[int]) -> Callable[[list[Data], list[Any]], bool | None]:
+        """`launch_values(values, numbers)`, with inputs and outputs at these places of a trace's values; None as above.
+
+        donors: for each output the input whose memory it may be written into when nothing else refers to that, or -1.
+        """
         self._point(layout.INPUT_SLOTS, inputs)
         self._point(layout.OUTPUT_SLOTS, outputs)
-        made: Callable[[list[Data], list[Any]], bool | None] = _function(self.found.launch_values, (int(self.table.ctypes.data), self))
+        made: Callable[[list[Data], list[Any]], bool | None] = self._builtin(self.found.launch_values, donors)
         return made
+
+    def launch_data(self, donors: list[int]) -> Callable[..., tuple[memory.Buffer, ...] | None]:
+        """`launch_data(*values, *numbers)`: like `launch`, with donors as above."""
+        made: Callable[..., tuple[memory.Buffer, ...] | None] = self._builtin(self.found.launch_data, donors)
+        return made
+
+    def _builtin(self, definition: _MethodDef, donors: list[int]) -> Any:
+        table = np.array([*donors, -1], np.int64)
+        return _function(definition, (int(self.table.ctypes.data), int(table.ctypes.data), self, table))
 
 
 _bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
