@@ -19,8 +19,7 @@ from treadle.codegen.llvm_text import Function, Module, Val, const
  OUTPUT_SLOTS, GATHERED, BRIEF, GIVEN) = range(20)
 BINDING_WORDS = 20
 # State of the process: the pool (or UNKNOWN), the class of buffers, the function that allocates one, None, and a stack of scratch memory.
-# DATA_REFERENCES: how many a value has that only its tensor, a local variable and a call refer to.
-POOL, BUFFER_CLASS, ALLOCATE, NONE, DATA_REFERENCES, FREE_SCRATCH, SCRATCH = range(7)
+POOL, BUFFER_CLASS, ALLOCATE, NONE, FREE_SCRATCH, SCRATCH = range(6)
 MAX_SCRATCH = 8
 UNKNOWN = -1
 STATE_WORDS = SCRATCH + MAX_SCRATCH
@@ -351,17 +350,19 @@ def _emit_give(module: Module, offsets: Offsets) -> None:
     f.finish()
 
 
-def _offer(f: Function, binding: Val, donors: Val, references: Val, value_of: Callable[[Val], Val]) -> None:
+def _offer(f: Function, binding: Val, value_of: Callable[[Val], Val]) -> None:
     """Give every output that has a donor its memory, where that may be."""
+    donors = _donors(f)
     with f.loop(ZERO, _word(f, binding, OUTPUTS)) as loop:
         _put(f, ZERO, _word(f, binding, GIVEN, "ptr"), f.add(loop.index, 1))
-        donor = _word(f, donors, loop.index)
+        row = f.gep(donors, f.mul(loop.index, 2), "i64")
+        donor = f.load(row, "i64")
         with f.if_(f.compare("sge", donor, ZERO)):
-            f.line(f"call void @give({binding}, {value_of(donor)}, {references}, {loop.index})")
+            f.line(f"call void @give({binding}, {value_of(donor)}, {_word(f, row, 1)}, {loop.index})")
 
 
 def _donors(f: Function) -> Val:
-    """Which input, or -1, each output may be written into: the second item of `self`."""
+    """The second item of `self`: for each output, which input (or -1) it may be written into when so many references lead to it."""
     return f.call("PyLong_AsVoidPtr", "ptr", f.call("PyTuple_GetItem", "ptr", Val("ptr", "%self"), ONE))
 
 
@@ -374,7 +375,7 @@ def _emit_launch_data(module: Module, offsets: Offsets) -> None:
     with f.loop(ZERO, inputs) as loop:
         buffer = f.load(f.gep(_word(f, args, loop.index, "ptr"), offsets.buffer, "i8"), "ptr")
         _put(f, buffer, gathered, loop.index)
-    _offer(f, binding, _donors(f), _word(f, state, DATA_REFERENCES), lambda donor: _word(f, args, donor, "ptr"))
+    _offer(f, binding, lambda donor: _word(f, args, donor, "ptr"))
     _run_or_return(f, binding, state, gathered, f.gep(args, inputs, "i64"))
     _return_outputs(f, binding, state)
 
@@ -404,7 +405,7 @@ def _emit_launch_values(module: Module, offsets: Offsets) -> None:
         number = f.call("PyList_GetItem", "ptr", numbers, loop.index)
         _return_null_if(f, _is_null(f, number))
         _put(f, number, given, loop.index)
-    _offer(f, binding, _donors(f), ONE, lambda donor: f.call("PyList_GetItem", "ptr", values, _word(f, slots, donor)))
+    _offer(f, binding, lambda donor: f.call("PyList_GetItem", "ptr", values, _word(f, slots, donor)))
     _run_or_return(f, binding, state, gathered, given)
     slots = _word(f, binding, OUTPUT_SLOTS, "ptr")
     with f.loop(ZERO, _word(f, binding, OUTPUTS)) as loop:

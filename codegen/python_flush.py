@@ -18,7 +18,8 @@ STATE_WORDS = FIRST_WORD + 14
 SLOTS = {"ThreadState": ("capture", "trace", "spare", "steady"), "Trace": ("at", "backwards", "leaves", "limit", "scalars", "values"),
          "Step": ("ops", "plans"), "Plan": ("launch_values", "limit", "used"), "Data": ("trace",)}
 API = (*SHARED_API, "PyDict_GetItemWithError", "PyDict_SetItem", "PyDict_Clear",
-       "PyList_New", "PyList_SetSlice", "PyNumber_Add", "PyLong_FromSsize_t", "PyObject_Vectorcall")
+       "PyList_New", "PyList_SetSlice", "PyNumber_Add", "PyLong_FromSsize_t", "PyObject_Vectorcall",
+       "PyErr_CheckSignals")
 
 
 def flush_text(offsets: Offsets) -> str:
@@ -66,7 +67,12 @@ class _Flush(ObjectEmitter):
         self.put(self.home, "ThreadState", "steady", self.owned(false), replace=True)
         for thing in (at, ops):
             f.call_void("Py_DecRef", thing)
-        self._recycle()
+        interrupted = f.compare("ne", f.call("PyErr_CheckSignals", "i32"), const("i32", 0))
+        self._recycle()  # destructors swallow an interrupt, so it is looked for before
+        with f.if_(interrupted):
+            f.call_void("Py_DecRef", plan)
+            f.line("ret ptr null")
+            f.start(f.label("unreachable"))
         f.line(f"ret {plan}")
         f.start(self.slow)
         f.call_void("PyErr_Clear")

@@ -41,6 +41,7 @@ def _reuse(program: Program) -> None:
         product = step.c.ref.buffer if isinstance(step, GemmStep) else -1
         if isinstance(step, GemmStep) and step.epilogue is not None:
             reads, writes = _accesses(step.epilogue)
+            writes = {b: p for b, p in writes.items() if buffers[b].kind == "temp" or not _updates(program, i, buffers[b].nbytes, p, reads)}
             reads = {product: reads[product]}  # only the product itself: its operands are still being read
         elif isinstance(step, KernelStep) and all(a.kind == PARALLEL for a in step.kernel.axes):
             reads, writes = _accesses(step)
@@ -64,6 +65,13 @@ def _reuse(program: Program) -> None:
                     continue
                 taken.add(source)
                 break
+
+
+def _updates(program: Program, number: int, nbytes: int, pattern: tuple, reads: dict[int, set[tuple]]) -> bool:
+    """Whether the step reads an input, for the last time, just as it writes an output, which may then take over the input's memory."""
+    buffers = program.buffers
+    return any(buffers[b].kind == "input" and buffers[b].last == number and buffers[b].nbytes == nbytes and found == {pattern}
+               for b, found in reads.items())
 
 
 def donations(program: Program, dead: Collection[int]) -> dict[int, int]:
@@ -101,6 +109,8 @@ def _overwritten(program: Program, out: int, number: int, sources: list[int]) ->
     step = program.steps[number]
     held: set[int] = set()
     if isinstance(step, GemmStep) and step.epilogue is not None:
+        if _root(program, step.c.ref.buffer) == out:
+            return None  # the product is there before the epilogue reads
         held = {m.ref.buffer for m in (step.a, step.b)}
         step = step.epilogue
     if not isinstance(step, KernelStep) or any(a.kind != PARALLEL for a in step.kernel.axes) or program.buffers[out].first != number:

@@ -60,6 +60,7 @@ class Builtins(NamedTuple):
     launch: _MethodDef
     launch_values: _MethodDef
     launch_data: _MethodDef
+    held: int  # how many references `launch_data` sees to a value that only its tensor and a variable of the caller have
     module: CompiledModule
 
 
@@ -93,9 +94,8 @@ def builtins() -> Builtins | None:
     if not _counts_references(live):
         return None
     memory.same_bytes = _function(found["same_bytes"], None)
-    state = _make_state()
-    state[layout.DATA_REFERENCES] = _references_of_a_value(_function(found["references"], None))
-    return Builtins(live, state, found["launch"], found["launch_values"], found["launch_data"], module)
+    held = _references_of_a_value(_function(found["references"], None))
+    return Builtins(live, _make_state(), found["launch"], found["launch_values"], found["launch_data"], held, module)
 
 
 class Recording(NamedTuple):
@@ -328,16 +328,17 @@ class Binding:
         """
         self._point(layout.INPUT_SLOTS, inputs)
         self._point(layout.OUTPUT_SLOTS, outputs)
-        made: Callable[[list[Data], list[Any]], bool | None] = self._builtin(self.found.launch_values, donors)
+        made: Callable[[list[Data], list[Any]], bool | None] = self._builtin(self.found.launch_values, [(d, 1) for d in donors])
         return made
 
-    def launch_data(self, donors: list[int]) -> Callable[..., tuple[memory.Buffer, ...] | None]:
-        """`launch_data(*values, *numbers)`: like `launch`, with donors as above."""
-        made: Callable[..., tuple[memory.Buffer, ...] | None] = self._builtin(self.found.launch_data, donors)
+    def launch_data(self, donors: list[int], holders: dict[int, int]) -> Callable[..., tuple[memory.Buffer, ...] | None]:
+        """`launch_data(*values, *numbers)`: like `launch`, with donors as above; an input has so many holders besides the caller."""
+        rows = [(d, self.found.held - 1 + holders.get(d, 1)) for d in donors]
+        made: Callable[..., tuple[memory.Buffer, ...] | None] = self._builtin(self.found.launch_data, rows)
         return made
 
-    def _builtin(self, definition: _MethodDef, donors: list[int]) -> Any:
-        table = np.array([*donors, -1], np.int64)
+    def _builtin(self, definition: _MethodDef, donors: list[tuple[int, int]]) -> Any:
+        table = np.array([*donors, (-1, 0)], np.int64)
         return _function(definition, (int(self.table.ctypes.data), int(table.ctypes.data), self, table))
 
 

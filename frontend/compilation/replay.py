@@ -461,7 +461,7 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
         w.names.update(plan=plan, slow=run_slowly)
         inputs = [f"d{s}" for s in plan.inputs]
         w.lines += _early_drops(w, plan, leaves, [*tail, answer])
-        dead = [] if joint is not None else _dead(w, plan, leaves, [*tail, answer])
+        dead = {} if joint is not None else _dead(w, plan, leaves, [*tail, answer])
         if dead:
             w.names.update(donating=donating, dead=dead)
             w.lines += ["launch = plan.donating or donating(plan, dead)",
@@ -481,15 +481,19 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
     return replay
 
 
-def _dead(w: Writer, plan: Any, leaves: dict[Data, int], tail: list[str]) -> list[int]:
-    """Which inputs of the plan belong to tensors that the call writes to and whose old values it needs no more."""
-    found = set()
+def _dead(w: Writer, plan: Any, leaves: dict[Data, int], tail: list[str]) -> dict[int, int]:
+    """Which inputs of the plan belong to tensors that the call writes to and whose old values it needs no more; by how many they are held.
+
+    A tensor with a storage holds its value twice, the tensor in its storage being another.
+    """
+    found: dict[int, int] = {}
     for seen in w.capture.seen.values():
         t = seen.tensor
         needed = any(f"{fetch}(t{seen.number})" in line for line in tail for fetch in ("fetch", "fetch_base"))
-        if t._storage is None and t._writes != seen.version and seen.data in leaves and not needed:
-            found.add(leaves[seen.data])
-    return [i for i, slot in enumerate(plan.inputs) if slot in found]
+        version = t._writes if t._storage is None else t._storage.version
+        if not t._chain and version != seen.version and seen.data in leaves and not needed:
+            found[leaves[seen.data]] = 1 if t._storage is None else 2
+    return {i: found[slot] for i, slot in enumerate(plan.inputs) if slot in found}
 
 
 def _early_drops(w: Writer, plan: Any, leaves: dict[Data, int], tail: list[str]) -> list[str]:
@@ -508,13 +512,13 @@ def _early_drops(w: Writer, plan: Any, leaves: dict[Data, int], tail: list[str])
     return lines
 
 
-def donating(plan: Any, dead: list[int]) -> Any:
+def donating(plan: Any, dead: dict[int, int]) -> Any:
     """`launch` of a compiled plan on values, some of which may give their memory to results; None where there is none."""
     if plan.compiled is None:
         plan.prepare()
     if plan.launch is None or getattr(plan.compiled, "binding", None) is None:
         return None
-    plan.donating = plan.compiled.binding.launch_data(plan.compiled.donors(dead))
+    plan.donating = plan.compiled.binding.launch_data(plan.compiled.donors(list(dead)), dead)
     return plan.donating
 
 

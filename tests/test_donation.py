@@ -1,0 +1,230 @@
+"""Results written into the memory of values that nobody needs any more: in place where that is sound, and nowhere else."""
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import treadle
+import treadle.nn.functional as F
+from treadle import nn
+from treadle.passes.memory import donations
+from treadle.runtime import engine, memory, native, recorder
+from treadle.runtime.compiled import CompiledPlan
+
+pytestmark = pytest.mark.skipif(native.builtins() is None, reason="builtins cannot be made in this interpreter")
+
+
+@pytest.fixture(autouse=True)
+def give_small_memory_too(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plans keep no output, so that even small ones may be written over."""
+    monkeypatch.setattr(native, "KEEP_BYTES", -1)
+    recorder.forget()
+    yield
+    recorder.forget()
+
+
+def addresses(tensors: Any) -> list[int]:
+    treadle.cpu.synchronize()
+    return [t._data.buffer.ptr for t in tensors]
+
+
+def train(compiled: bool, kind: Any, eager: bool = False, **options: Any) -> tuple[list[float], list[Any], list[bool]]:
+    """Losses, parameters, and whether each matrix stayed where it was in the last step."""
+    treadle.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+    optimizer = kind(model.parameters(), **options)
+    x, y = treadle.randn(6, 5), treadle.randint(0, 3, (6,))
+
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+    run = treadle.compile(step) if compiled else step
+    losses, stayed = [], []
+    for _ in range(8):
+        matrices = [p for p in model.parameters() if p.dim() == 2]  # a bias is updated by the sum that is its gradient
+        before = addresses(matrices)
+        losses.append(run(x, y).item())
+        stayed = [a == b for a, b in zip(before, addresses(matrices), strict=True)]
+    return losses, [p.detach().tolist() for p in model.parameters()], stayed
+
+
+@pytest.mark.parametrize("kind, options", [(treadle.optim.SGD, {"lr": 0.1}), (treadle.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+                                           (treadle.optim.Adam, {"lr": 0.01}), (treadle.optim.AdamW, {"lr": 0.01, "amsgrad": True})])
+def test_parameters_are_updated_in_place(kind: Any, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, compiled = train(False, kind, **options), train(True, kind, **options)
+    assert all(recorded[2]) and all(compiled[2])
+    monkeypatch.setattr(CompiledPlan, "donors", lambda self, dead: [-1] * len(self.outputs))
+    recorder.forget()
+    plain = train(False, kind, **options)
+    assert recorded[:2] == plain[:2] and compiled[:2] == plain[:2] and not any(plain[2])
+
+
+def test_old_values_that_are_held_stay() -> None:
+    p = treadle.randn(32)
+    kept = []
+    for i in range(8):
+        if i > 3:
+            kept.append((p.clone(), p.tolist()))
+            kept.append((p * 1, p.tolist()))
+        old = p
+        p = p - 0.5 * old
+        treadle.cpu.synchronize()
+    alias = p.detach()
+    array = p.numpy()
+    before = p.tolist()
+    for _ in range(4):
+        q = p * 2 + 1
+        p = p - 0.5
+        treadle.cpu.synchronize()
+    assert alias.tolist() == before and array.tolist() == before
+    assert np.allclose(q.numpy(), 2 * (np.array(before) - 1.5) + 1, atol=1e-5)
+    assert all(t.tolist() == values for t, values in kept)
+
+
+def test_views_and_aliases_under_compile() -> None:
+    weight = treadle.randn(4, 8)
+    column, keep = weight[:, 2], []
+
+    @treadle.compile
+    def step(scale: float) -> Any:
+        old = weight * 1
+        weight.mul_(scale)
+        return old, weight.sum()
+    expected = weight.numpy().copy()
+    for i in range(8):
+        held = weight.detach().clone() if i % 2 else weight.data
+        snapshot = weight.tolist()
+        old, total = step(0.5)
+        assert old.tolist() == snapshot
+        expected = expected * np.float32(0.5)
+        assert np.array_equal(weight.numpy(), expected) and column.tolist() == expected[:, 2].tolist()
+        if i % 2:
+            assert held.tolist() == snapshot
+        keep.append(old)
+        assert abs(total.item() - expected.sum()) < 1e-4
+
+
+def test_a_fault_in_the_data_leaves_inputs_as_they_were() -> None:
+    table, index = treadle.randn(10, 4), treadle.tensor([1, 2, 3])
+
+    @treadle.compile
+    def step(index: Any) -> Any:
+        rows = table[index]
+        table.sub_(0.5)
+        return rows
+    for _ in range(4):
+        step(index)
+    before = table.tolist()
+    with pytest.raises(IndexError):
+        step(treadle.tensor([1, 99, 3])).tolist()
+    assert table.tolist() in (before, (treadle.tensor(before) - 0.5).tolist())
+    after = table.tolist()
+    assert step(index).tolist() == [after[i] for i in (1, 2, 3)]
+
+
+def test_no_step_that_may_fail_follows_a_donation() -> None:
+    """An integer division after the update may stop the run: the update has to go elsewhere."""
+    a, d = treadle.arange(64), treadle.ones(64, dtype=treadle.int64)
+    for divisor in (1, 1, 1, 0):
+        d.fill_(divisor)
+        before = a.tolist()
+        a = a + 1
+        b = (a.flip(0).cumsum(0) // d)
+        try:
+            b.tolist()
+        except (RuntimeError, ZeroDivisionError):
+            assert divisor == 0
+        assert a.tolist() == [x + 1 for x in before]
+
+
+def test_an_interrupt_while_memory_is_found_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = treadle.randn(40_000)
+    for _ in range(4):
+        p = p * 0.5 + 1
+        p.sum().item()
+    before = p.clone()
+    before.tolist()
+    p = p * 0.5 + 1
+    extra = treadle.cat([p, p]).sum()
+    for _ in range(3):
+        try:
+            treadle.cpu.synchronize()
+        except KeyboardInterrupt:
+            continue
+    assert np.array_equal(p.numpy(), before.numpy() * np.float32(0.5) + np.float32(1)) and extra.item() == extra.item()
+
+
+def test_threads_that_look_at_each_others_values() -> None:
+    p = [treadle.ones(64)]
+    seen: list[list[float]] = []
+
+    def look() -> None:
+        for _ in range(200):
+            values = p[0].tolist()
+            if len(set(values)) != 1:
+                seen.append(values)
+    thread = threading.Thread(target=look)
+    thread.start()
+    for _ in range(200):
+        p[0] = p[0] * 1.0 + 1.0
+        if _ % 3 == 0:
+            treadle.cpu.synchronize()
+    thread.join()
+    assert not seen and p[0].tolist() == [201.0] * 64
+
+
+def lifetimes(program: Any) -> dict[int, tuple[int, int]]:
+    """From the first to the last step that touches each input or output, with what shares its memory."""
+    found: dict[int, tuple[int, int]] = {}
+    for number, info in enumerate(program.buffers):
+        root = number
+        while program.buffers[root].shares >= 0:
+            root = program.buffers[root].shares
+        if program.buffers[root].kind != "temp" and info.first >= 0:
+            first, last = found.get(root, (info.first, info.last))
+            found[root] = min(first, info.first), max(last, info.last)
+    return found
+
+
+def test_donors_are_dead_when_they_are_written_over() -> None:
+    """On the plans of a training step: the memory plan's pairs overlap in one step at most, and sizes are equal."""
+    programs = []
+    graphs: list[Any] = []
+    engine.observers.append(graphs.append)
+    try:
+        train(False, treadle.optim.Adam, lr=0.01)
+    finally:
+        engine.observers.clear()
+    from treadle.passes.pipeline import compile_to_program
+    for graph in {id(g): g for g in graphs if len(g.nodes) > 3}.values():
+        programs.append(compile_to_program(graph))
+    count = 0
+    for program in programs:
+        dead = [b for b in program.inputs if b >= 0]
+        spans = lifetimes(program)
+        for out, source in donations(program, dead).items():
+            count += 1
+            assert program.buffers[out].nbytes == program.buffers[source].nbytes
+            assert source not in spans or spans[source][1] <= spans[out][0]
+    assert count >= 8
+
+
+def test_memory_of_a_step_in_place() -> None:
+    """Ten steps of p - lr * g on 8 MiB never hold more than parameter, gradient and one result's temporaries."""
+    p, g = treadle.zeros(2 << 20), treadle.ones(2 << 20)
+    for _ in range(4):
+        p = p - 0.1 * g
+        treadle.cpu.synchronize()
+    memory.reset_peak()
+    for _ in range(10):
+        p = p - 0.1 * g
+        treadle.cpu.synchronize()
+    assert memory.memory_stats()["peak"] - memory.memory_stats()["in_use"] < 4 << 20
+    assert abs(p[0].item() + 1.4) < 1e-5
