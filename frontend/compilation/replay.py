@@ -11,6 +11,7 @@ from typing import Any
 
 from treadle.compilation.backward import Joint, Released, Split, Tape
 from treadle.compilation.capture import Capture, Seen
+from treadle.compilation.donation import dead_inputs, donating, early_drops
 from treadle.compilation.known import of_framework
 from treadle.compilation.shortcut import Shortcut, find_shortcut
 from treadle.ir.interpreter import DataError
@@ -460,8 +461,8 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
         w.lines += w.fetches({d: s for d, s in leaves.items() if s in plan.inputs})
         w.names.update(plan=plan, slow=run_slowly)
         inputs = [f"d{s}" for s in plan.inputs]
-        w.lines += _early_drops(w, plan, leaves, [*tail, answer])
-        dead = {} if joint is not None else _dead(w, plan, leaves, [*tail, answer])
+        w.lines += early_drops(w, plan, leaves, [*tail, answer])
+        dead = {} if joint is not None else dead_inputs(w, plan, leaves, [*tail, answer])
         if dead:
             w.names.update(donating=donating, dead=dead)
             w.lines += ["launch = plan.donating or donating(plan, dead)",
@@ -479,47 +480,6 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
     if joint is None:
         replay.shortcut = find_shortcut(w, args, kwargs, needed, result, plan, leaves, scalars)
     return replay
-
-
-def _dead(w: Writer, plan: Any, leaves: dict[Data, int], tail: list[str]) -> dict[int, int]:
-    """Which inputs of the plan belong to tensors that the call writes to and whose old values it needs no more; by how many they are held.
-
-    A tensor with a storage holds its value twice, the tensor in its storage being another.
-    """
-    found: dict[int, int] = {}
-    for seen in w.capture.seen.values():
-        t = seen.tensor
-        needed = any(f"{fetch}(t{seen.number})" in line for line in tail for fetch in ("fetch", "fetch_base"))
-        version = t._writes if t._storage is None else t._storage.version
-        if not t._chain and version != seen.version and seen.data in leaves and not needed:
-            found[leaves[seen.data]] = 1 if t._storage is None else 2
-    return {i: found[slot] for i, slot in enumerate(plan.inputs) if slot in found}
-
-
-def _early_drops(w: Writer, plan: Any, leaves: dict[Data, int], tail: list[str]) -> list[str]:
-    """Old gradients that are replaced and no longer read make room before the plan runs, as `zero_grad()` did in the captured call."""
-    lines = []
-    for seen in w.capture.seen.values():
-        old = seen.grad
-        if old is None or seen.tensor._grad is old:
-            continue
-        inner = w.capture.seen.get(id(old))
-        read = inner is not None and (leaves.get(inner.data) in plan.inputs or any(f"t{inner.number}" in line for line in tail))
-        if not read and any(line.startswith(f"t{seen.number}._grad = ") for line in tail):
-            lines.append(f"t{seen.number}._grad = None")
-            if inner is not None:
-                lines.append(f"t{inner.number} = None")
-    return lines
-
-
-def donating(plan: Any, dead: dict[int, int]) -> Any:
-    """`launch` of a compiled plan on values, some of which may give their memory to results; None where there is none."""
-    if plan.compiled is None:
-        plan.prepare()
-    if plan.launch is None or getattr(plan.compiled, "binding", None) is None:
-        return None
-    plan.donating = plan.compiled.binding.launch_data(plan.compiled.donors(list(dead)), dead)
-    return plan.donating
 
 
 def _early_guards(w: Writer, args: Any, kwargs: Any) -> list[str]:

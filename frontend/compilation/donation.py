@@ -1,0 +1,52 @@
+"""Memory that a compiled call needs no more: of values it overwrites, given to results, and of gradients it replaces, freed at once."""
+from __future__ import annotations
+
+from typing import Any
+
+from treadle.runtime.recorder import Data
+
+
+def dead_inputs(w: Any, plan: Any, leaves: dict[Data, int], tail: list[str]) -> dict[int, int]:
+    """Which inputs of the plan belong to tensors that the call writes to and whose old values it needs no more; by how many they are held.
+
+    A tensor with a storage holds its value twice, the tensor in its storage being another.
+    """
+    found: dict[int, int] = {}
+    for seen in w.capture.seen.values():
+        t = seen.tensor
+        needed = any(f"{fetch}(t{seen.number})" in line for line in tail for fetch in ("fetch", "fetch_base"))
+        version = t._writes if t._storage is None else t._storage.version
+        if not t._chain and version != seen.version and seen.data in leaves and not needed:
+            found[leaves[seen.data]] = 1 if t._storage is None else 2
+    return {i: found[slot] for i, slot in enumerate(plan.inputs) if slot in found}
+
+
+def early_drops(w: Any, plan: Any, leaves: dict[Data, int], tail: list[str]) -> list[str]:
+    """Old gradients that are replaced and no longer read make room before the plan runs, as `zero_grad()` did in the captured call."""
+    lines = []
+    for seen in w.capture.seen.values():
+        old = seen.grad
+        if old is None or seen.tensor._grad is old:
+            continue
+        inner = w.capture.seen.get(id(old))
+        read = inner is not None and (leaves.get(inner.data) in plan.inputs or any(f"t{inner.number}" in line for line in tail))
+        if not read and any(line.startswith(f"t{seen.number}._grad = ") for line in tail):
+            lines.append(f"t{seen.number}._grad = None")
+            if inner is not None:
+                lines.append(f"t{inner.number} = None")
+    return lines
+
+
+def donating(plan: Any, dead: dict[int, int]) -> Any:
+    """`launch` of a compiled plan on values, some of which may give their memory to results; None where there is none."""
+    if plan.compiled is None:
+        plan.prepare()
+    launch, count = plan.launch, len(plan.inputs)
+    if launch is None:
+        return None
+    binding = getattr(plan.compiled, "binding", None)
+    if binding is None:
+        plan.donating = lambda *given: launch(*[d.buffer for d in given[:count]], *given[count:])
+    else:
+        plan.donating = binding.launch_data(plan.compiled.donors(list(dead)), dead)
+    return plan.donating
