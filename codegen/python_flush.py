@@ -157,24 +157,26 @@ class _Flush(ObjectEmitter):
     def _recycle(self) -> None:
         """Empty the trace; it is the next spare unless something refers to it: a function recording now, a value never computed."""
         f = self.f
-        used, end, reuse = f.label("used"), f.label("end"), f.label("reuse")
-        vacant = self.same(self.slot(self.home, "ThreadState", "spare"), self.word(self.state, NONE))
-        alone = [f.compare("eq", f.load(thing, "i64"), ONE) for thing in (self.trace, self.values)]
-        both = f.op(f"and {alone[0]}, {alone[1].name}", "i1")
-        f.branch_if(f.op(f"and {vacant}, {both.name}", "i1"), reuse, used)
-        f.start(reuse)
-        for name in ("values", "scalars"):
-            items = self.slot(self.trace, "Trace", name)
-            f.call("PyList_SetSlice", "i32", items, ZERO, f.call("PyList_Size", "i64", items), NULL)
-        self.put(self.trace, "Trace", "at", self.owned(self.word(self.state, NONE)), replace=True)
-        self.put(self.trace, "Trace", "backwards", self.owned(self.word(self.state, NOUGHT)), replace=True)
-        self.put(self.trace, "Trace", "limit", self.owned(self.word(self.state, MAX_STEPS)), replace=True)
-        self.put(self.home, "ThreadState", "spare", self.trace, replace=True)
-        f.branch(end)
-        f.start(used)
+        taken, single, used, end, reuse = (f.label(n) for n in ("taken", "single", "used", "end", "reuse"))
+        f.branch_if(f.compare("eq", f.load(self.values, "i64"), ONE), single, taken)
+        f.start(taken)
         empty = f.call("PyList_New", "ptr", ZERO)
         self.unless(self.exists(empty), self.failed)
         self.put(self.trace, "Trace", "values", empty, replace=True)
+        f.branch(used)
+        f.start(single)
+        for name in ("values", "scalars"):  # values nobody wanted refer to the trace
+            items = self.slot(self.trace, "Trace", name)
+            f.call("PyList_SetSlice", "i32", items, ZERO, f.call("PyList_Size", "i64", items), NULL)
+        vacant = self.same(self.slot(self.home, "ThreadState", "spare"), self.word(self.state, NONE))
+        alone = f.compare("eq", f.load(self.trace, "i64"), ONE)
+        f.branch_if(f.op(f"and {vacant}, {alone.name}", "i1"), reuse, used)
+        f.start(reuse)
+        for name, content in (("at", NONE), ("backwards", NOUGHT), ("limit", MAX_STEPS)):
+            self.put(self.trace, "Trace", name, self.owned(self.word(self.state, content)), replace=True)
+        self.put(self.home, "ThreadState", "spare", self.trace, replace=True)
+        f.branch(end)
+        f.start(used)
         f.call_void("Py_DecRef", self.trace)
         f.branch(end)
         f.start(end)

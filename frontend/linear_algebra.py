@@ -14,7 +14,7 @@ from treadle.layout import PERMUTE, RESHAPE
 from treadle.reductions import amax, amin, numpy_names, sum
 from treadle.runtime.recorder import STATE
 from treadle.shaping import atleast_2d, cat, diagonal, meshgrid, movedim, reshape, stack, unsqueeze
-from treadle.tensor import Tensor, apply
+from treadle.tensor import Tensor, apply, fast_path
 
 MATMUL = TABLE["matmul"]
 
@@ -29,16 +29,26 @@ def _shaped(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x if x._data.type.shape == shape else apply(RESHAPE, (x,), (shape,))
 
 
+def _matrices_into(x: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
+    return into(out, apply(MATMUL, (x, y)), "matmul")
+
+
+_matrices = fast_path(MATMUL, _matrices_into) or _matrices_into  # with `out` by name
+
+
 # -- products ----------------------------------------------------------------------------------------------------------------
 def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The matrix product with PyTorch's rules: vectors act as rows or columns, leading axes broadcast.
 
     RuntimeError when sizes or dtypes do not fit or an operand is 0-d.
     """
-    x, y = tensor_argument("matmul", input), tensor_argument("matmul", other, "other", 2)
+    x, y = input, other
+    if x.__class__ is not Tensor or y.__class__ is not Tensor:
+        x, y = tensor_argument("matmul", input), tensor_argument("matmul", other, "other", 2)
     xs, ys = x._data.type.shape, y._data.type.shape
     if len(xs) == 2 == len(ys):
-        return into(out, apply(MATMUL, (x, y)), "matmul")
+        product: Tensor = _matrices(x, y, out=out)
+        return product
     return into(out, _any_rank(x, y, xs, ys), "matmul")
 
 
