@@ -1,7 +1,7 @@
 """LLVM text to machine code in this process, with an object cache on disk.
 
 The cache can only save time: an entry that is missing, damaged or unreadable is compiled again, and a directory that
-cannot be written is ignored.
+cannot be written is ignored, as is one that other users could write to. Its size is bounded.
 """
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import functools
 import hashlib
 import os
 import re
+import stat
 import tempfile
 import threading
+import time
+import warnings
 from pathlib import Path
 
 import llvmlite
@@ -20,8 +23,11 @@ import llvmlite.binding as llvm
 from treadle.codegen.target import Target, host
 
 # Bump when the layout of a cache file changes; the LLVM text itself is part of every key.
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 CHECKSUM_BYTES = 32
+CACHE_BYTES = 256 << 20        # on disk, looked at now and then
+SWEEP_EVERY = 64               # new entries
+HALF_WRITTEN_SECONDS = 3600.0  # after which a file that was begun and not finished is rubbish
 
 stats: dict[str, int] = {"llvm_compiles": 0, "object_cache_hits": 0, "object_cache_writes": 0}
 # llvmlite is not re-entrant, and MCJIT registers frames in global tables.
@@ -177,15 +183,36 @@ def _read_object(directory: Path | None, key: str) -> bytes | None:
     """The cached object, or None when it is missing, unreadable or damaged."""
     if directory is None:
         return None
+    path = directory / key
     try:
-        content = (directory / key).read_bytes()
+        if not _is_private(directory):
+            return None
+        content = path.read_bytes()
     except OSError:
         return None
     checksum, code = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
     if hashlib.sha256(code).digest() != checksum:
         return None
     stats["object_cache_hits"] += 1
+    with contextlib.suppress(OSError):
+        os.utime(path)  # what is used stays longest
     return code
+
+
+def _is_private(directory: Path) -> bool:
+    """Whether the directory is this user's and nobody else can write there: code in it is run. OSError when there is none."""
+    if not hasattr(os, "getuid"):
+        return True
+    found = directory.stat()
+    private = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not private and directory not in _refused:
+        _refused.add(directory)
+        warnings.warn(f"the cache of compiled kernels in {directory} is not used: it belongs to, or may be written by, somebody else; "
+                      "chmod 700 it, or set TREADLE_CACHE_DIR", stacklevel=2)
+    return private
+
+
+_refused: set[Path] = set()
 
 
 def _write_object(directory: Path | None, key: str, code: bytes) -> None:
@@ -193,7 +220,9 @@ def _write_object(directory: Path | None, key: str, code: bytes) -> None:
     if directory is None:
         return
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(directory):
+            return
         handle, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
     except OSError:
         return
@@ -205,3 +234,28 @@ def _write_object(directory: Path | None, key: str, code: bytes) -> None:
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+    if stats["object_cache_writes"] % SWEEP_EVERY == 1:
+        sweep(directory, CACHE_BYTES)
+
+
+def sweep(directory: Path, limit: int) -> None:
+    """Delete what was used longest ago until the directory has at most `limit` bytes, and files that a process left half written.
+
+    Other processes may do the same at the same time: what is gone is gone.
+    """
+    entries = []
+    with contextlib.suppress(OSError):
+        for path in directory.iterdir():
+            with contextlib.suppress(OSError):
+                found = path.stat()
+                if path.name.startswith(".new-") and time.time() - found.st_mtime > HALF_WRITTEN_SECONDS:
+                    path.unlink()
+                elif not path.name.startswith(".new-"):
+                    entries.append((found.st_mtime, found.st_size, path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= limit:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+        total -= size

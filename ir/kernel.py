@@ -78,8 +78,9 @@ class Kernel(NamedTuple):
     stores: tuple[tuple[int, int], ...]
 
 
-# Opcodes that may find their data at fault (the divisions, of integers), which stops a run.
-FALLIBLE = frozenset(("load_at", "trunc_divide", "floor_divide", "fmod", "remainder"))
+# Functions that an integer divisor of zero stops, and all opcodes that may find their data at fault.
+INTEGER_FAULTS = ("floor_divide", "trunc_divide", "remainder", "fmod")
+FALLIBLE = frozenset(("load_at", *INTEGER_FAULTS))
 
 
 def may_fail(kernel: Kernel) -> bool:

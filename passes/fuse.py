@@ -8,6 +8,7 @@ which is how softmax or layer_norm become one kernel.
 from __future__ import annotations
 
 from treadle.ir.graph import Graph, Node, Value
+from treadle.ir.kernel import INTEGER_FAULTS
 from treadle.passes.cost import EXPENSIVE, Cost, costs
 from treadle.passes.demand import (
     ARG_REDUCES,
@@ -29,7 +30,6 @@ from treadle.passes.unit import Site, Store, Unit, extent, reaches, unify
 MAX_INSTRUCTIONS = 160
 MAX_LOADS = 18
 MAX_STORES = 8
-_INTEGER_FAULTS = ("floor_divide", "trunc_divide", "remainder", "fmod")
 
 
 class Fuser:
@@ -169,7 +169,7 @@ class Fuser:
         assert node.op is not None
         if node.op.name == "cat" and len(node.inputs) > MAX_INLINE_CAT:
             return False
-        if site.guard and (is_reduce(node) or node.op.name in GATHERS or node.op.name in _INTEGER_FAULTS):
+        if site.guard and (is_reduce(node) or node.op.name in GATHERS or node.op.name in INTEGER_FAULTS):
             return False
         return not is_reduce(node) or self._join_reduce(unit, node, site.index)
 

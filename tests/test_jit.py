@@ -2,7 +2,13 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +53,77 @@ def test_unusable_directory_is_ignored(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("TREADLE_CACHE_DIR", str(tmp_path / "file"))
     assert run_add(3) == 45
+
+
+def entries(cache: Path) -> list[Path]:
+    return [p for p in cache.rglob("*") if p.is_file()]
+
+
+def test_only_the_user_may_write(cache: Path) -> None:
+    run_add(10)
+    directory = jit.cache_directory()
+    assert directory is not None and directory.stat().st_mode & 0o777 == 0o700
+    assert all(p.stat().st_mode & 0o077 == 0 for p in entries(cache))
+    directory.chmod(0o777)
+    before = dict(jit.stats)
+    with pytest.warns(UserWarning, match="may be written by"):
+        assert run_add(10) == 52
+    assert run_add(11) == 53 and len(entries(cache)) == 1  # neither read nor written; said once
+    assert jit.stats["llvm_compiles"] == before["llvm_compiles"] + 2
+    directory.chmod(0o700)
+    assert run_add(10) == 52 and jit.stats["object_cache_hits"] == before["object_cache_hits"] + 1
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_a_disk_that_takes_nothing_costs_only_time(cache: Path, monkeypatch: pytest.MonkeyPatch, fault: int) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(fault, os.strerror(fault))
+    for where in ("mkstemp", "fdopen", "replace"):
+        with monkeypatch.context() as m:
+            m.setattr(jit.tempfile if where == "mkstemp" else jit.os, where, refuse)
+            assert run_add(20) == 62
+        assert entries(cache) == []
+
+
+def test_what_was_used_longest_ago_goes_first(cache: Path) -> None:
+    for n in (30, 31, 32, 33):
+        run_add(n)
+        for p in entries(cache):
+            os.utime(p, (p.stat().st_atime, p.stat().st_mtime - 100))
+    run_add(30)  # used again
+    directory = jit.cache_directory()
+    assert directory is not None
+    begun = directory / ".new-begun"
+    begun.write_bytes(b"half")
+    os.utime(begun, (0, 0))
+    jit.sweep(directory, 2 * max(p.stat().st_size for p in entries(cache)))
+    assert len(entries(cache)) == 2
+    hits = jit.stats["object_cache_hits"]
+    run_add(30), run_add(33)
+    assert jit.stats["object_cache_hits"] == hits + 2
+    jit.sweep(directory / "missing", 0)
+    jit.sweep(directory, 0)
+    assert entries(cache) == []
+
+
+def test_processes_share_the_cache(cache: Path) -> None:
+    """Several at once, one of them emptying it: all get right answers, and the entries left are whole."""
+    program = """
+import sys
+from treadle.codegen import jit
+sys.path.insert(0, sys.argv[1])
+from test_jit import run_add
+for n in range(40, 60):
+    assert run_add(n) == 42 + n
+    if sys.argv[2] == "0":
+        jit.sweep(jit.cache_directory(), 2000)
+"""
+    here = str(Path(__file__).parent)
+    running = [subprocess.Popen([sys.executable, "-c", program, here, str(i)]) for i in range(3)]
+    assert [p.wait() for p in running] == [0, 0, 0]
+    for p in entries(cache):
+        content = p.read_bytes()
+        assert hashlib.sha256(content[jit.CHECKSUM_BYTES:]).digest() == content[:jit.CHECKSUM_BYTES]
 
 
 def test_cache_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
