@@ -168,3 +168,27 @@ def test_no_llvm_for_a_new_number_or_learning_rate():
         step(x, y)
     after = torch.stats()
     assert after["llvm_compiles"] == before["llvm_compiles"] and after["plans"] == before["plans"]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_longer_sequence_compiles_nothing(compiled):
+    """An LSTM's training step is a loop in the IR: its kernels serve any length, and there are as many for 50 steps as for 500."""
+    def kernels(length):
+        torch.manual_seed(0)
+        net, head = torch.nn.LSTM(3, 4, batch_first=True), torch.nn.Linear(4, 2)
+        optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=0.1)
+        x, y = torch.randn(2, length, 3), torch.randint(0, 2, (2,))
+
+        def step(x, y):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(head(net(x)[0][:, -1]), y)
+            loss.backward()
+            optimizer.step()
+            return loss
+        run = torch.compile(step) if compiled else step
+        before = torch.stats()["kernels"]
+        for _ in range(4):
+            run(x, y).item()
+        return torch.stats()["kernels"] - before
+    kernels(20)
+    assert [kernels(n) for n in (50, 200, 33)] == [0, 0, 0]
