@@ -15,7 +15,8 @@ from treadle.codegen.python_objects import FIRST_WORD, NONE, NULL, ONE, ZERO, Ob
 (ROOTS, DEFAULTS, FLUSHES, COUNTERS, RECORDED, RUNS_KEY, OPS_KEY, FALSE, NOUGHT, UNIT, MAX_STEPS, OBSERVERS, CHANNELS,
  STEADY) = range(FIRST_WORD, FIRST_WORD + 14)
 STATE_WORDS = FIRST_WORD + 14
-SLOTS = {"ThreadState": ("capture", "trace", "spare", "steady"), "Trace": ("at", "backwards", "leaves", "limit", "scalars", "values"),
+SLOTS = {"ThreadState": ("capture", "trace", "spare", "steady"),
+         "Trace": ("at", "backwards", "leaves", "limit", "running", "scalars", "values"),
          "Step": ("ops", "plans"), "Plan": ("launch_values", "limit", "used"), "Data": ("trace",)}
 API = (*SHARED_API, "PyDict_GetItemWithError", "PyDict_SetItem", "PyDict_Clear",
        "PyList_New", "PyList_SetSlice", "PyNumber_Add", "PyLong_FromSsize_t", "PyObject_Vectorcall",
@@ -109,7 +110,9 @@ class _Flush(ObjectEmitter):
         self.put(self.home, "ThreadState", "spare", self.owned(none), replace=True)
         for i, thing in enumerate((self.values, self.slot(self.trace, "Trace", "scalars"))):
             f.store(thing, f.gep(Val("ptr", "%given"), i, "ptr"))
+        self.put(self.trace, "Trace", "running", self.owned(self.home), replace=True)
         done = f.call("PyObject_Vectorcall", "ptr", launch, Val("ptr", "%given"), const("i64", 2), NULL)
+        self.put(self.trace, "Trace", "running", self.owned(self.word(self.state, NONE)), replace=True)
         ran, not_run, refused, raised = (f.label(n) for n in ("ran", "not_run", "refused", "raised"))
         good = f.op(f"and {self.exists(done)}, {self.differs(done, none).name}", "i1")
         f.branch_if(good, ran, not_run)

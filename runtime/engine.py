@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -121,6 +122,7 @@ def know_pool() -> None:
 
 COMPILE_AT = 2
 MUCH = 32 << 20  # bytes of temporaries after which an interpreted run gives the heap back
+WAIT_SECONDS = 20e-6  # between two looks at what another thread computes
 LARGE = 1 << 16  # bytes of a result that the interpreter puts where it belongs at once
 CHECK = check.mode()
 recorder.every_line = bool(CHECK)
@@ -278,6 +280,7 @@ def flush(reason: str) -> Plan | None:
             _tell(reason, at, plan)
         if plan.limit:
             state.trace.limit = plan.limit
+        trace.running = state
         launch = plan.launch_values
         if launch is None or launch(values, trace.scalars) is None:
             plan.run(values, trace.scalars)
@@ -295,6 +298,8 @@ def flush(reason: str) -> Plan | None:
         trace.leaves = {d: i for i, d in enumerate(values) if d.trace is not trace}
         state.trace = trace
         raise
+    finally:
+        trace.running = None
     trace.values = []  # values nobody wanted still refer to the trace: without this they would be a cycle
     return plan
 
@@ -370,6 +375,8 @@ def _compute_foreign(data: Data, trace: Trace) -> None:
     A trace only grows, and its steps are immutable, so any prefix that contains the value is enough.
     """
     at, values, scalars = trace.at, list(trace.values), list(trace.scalars)
+    while trace.running not in (None, STATE.here) and data.trace is trace:  # the result is under way, and inputs may be gone
+        time.sleep(WAIT_SECONDS)
     if data.buffer is not None:  # its owner flushed meanwhile
         return
     graph, leaves = build_graph(at, [data.slot])

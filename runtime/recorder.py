@@ -96,10 +96,11 @@ type_class = type
 class Trace:
     """What a thread has recorded since its last flush. `values[slot]` are inputs and results in order of appearance.
 
-    `leaves` finds the slots of inputs, `backwards` counts the backward passes in it.
+    `leaves` finds the slots of inputs, `backwards` counts the backward passes in it. While it is `running`, in the thread of
+    that state, inputs may be written over.
     """
 
-    __slots__ = ("at", "backwards", "leaves", "limit", "scalars", "values")
+    __slots__ = ("at", "backwards", "leaves", "limit", "running", "scalars", "values")
 
     at: Step
     values: list[Data]
@@ -107,6 +108,7 @@ class Trace:
     scalars: list[float | int | bool]
     backwards: int
     limit: int
+    running: Any
 
 
 _ROOTS: dict[dtypes.DType, Step] = {}
@@ -124,6 +126,7 @@ def fresh_trace() -> Trace:
         root = root if apart else _ROOTS.setdefault(default, root)
     trace = Trace()
     trace.at, trace.values, trace.leaves, trace.scalars, trace.backwards, trace.limit = root, [], {}, [], 0, MAX_STEPS
+    trace.running = None
     return trace
 
 

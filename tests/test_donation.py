@@ -1,6 +1,7 @@
 """Results written into the memory of values that nobody needs any more: in place where that is sound, and nowhere else."""
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -179,6 +180,60 @@ def test_threads_that_look_at_each_others_values() -> None:
             treadle.cpu.synchronize()
     thread.join()
     assert not seen and p[0].tolist() == [201.0] * 64
+
+
+def test_a_look_at_what_another_thread_is_running() -> None:
+    """The value is pending in a trace whose plan writes over its own inputs just now: the look waits for the result."""
+    wrong: list[float] = []
+    shared: list[Any] = [None]
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            t = shared[0]
+            if t is not None:
+                first, last = t[0].item(), t[-1].item()
+                if first != last:
+                    wrong.append(first - last)
+    thread = threading.Thread(target=look)
+    thread.start()
+    p = treadle.ones(200_000)
+    for _ in range(300):
+        p = ((p * 1.0 + 1.0).sin() * 2.0).tanh() + 1.0
+        shared[0] = p * 3.0
+        treadle.cpu.synchronize()
+    stop.set()
+    thread.join()
+    assert not wrong and p[0].item() == p[-1].item()
+
+
+def test_a_destructor_may_look_at_the_trace_under_way() -> None:
+    """In the thread that runs the plan, before it runs: waiting for the result would be for ever."""
+    seen: list[Any] = []
+
+    class Looking:
+        def __init__(self, x: Any) -> None:
+            self.x, self.me = x, self
+
+        def __del__(self) -> None:
+            seen.append(self.x[0].item())
+    base = treadle.ones(40_000)
+    real = memory.allocate
+    for _ in range(6):
+        y = base * 2.0
+        Looking(y)
+        gc.disable()
+        try:
+            z = y + 1.0
+            gc.collect()  # looks at y
+            Looking(z)
+            gc.enable()
+            treadle.cpu.synchronize()
+        finally:
+            gc.enable()
+        assert z[0].item() == 3.0 and memory.allocate is real
+    gc.collect()
+    assert set(seen) == {2.0, 3.0}
 
 
 def lifetimes(program: Any) -> dict[int, tuple[int, int]]:
