@@ -12,6 +12,7 @@ from treadle.codegen.gemm_amx import emit_amx
 from treadle.codegen.gemm_int8 import int8_text
 from treadle.codegen.gemm_micro import CACHE_LINE, ZERO, Tile, ceil_div, emit_micro_kernels, product_tile
 from treadle.codegen.gemm_pack import emit_pack
+from treadle.codegen.gemm_pairs import emit_pack_pairs
 from treadle.codegen.gemm_plan import Word
 from treadle.codegen.gemm_small import GROUP, emit_small_kernels
 from treadle.codegen.jit import CompiledModule, compile_text
@@ -41,13 +42,15 @@ def gemm_text(target: Target, dtype: str) -> str:
         return int8_text(target)
     module = Module()
     tile = product_tile(target, dtype)
-    emit_micro_kernels(module, tile, copying=True)
+    emit_micro_kernels(module, tile, copying=not tile.product)
     emit_pack(module, tile)
+    if tile.product:
+        emit_pack_pairs(module, tile)
     emit_small_kernels(module, tile)
     _emit_epilogue(module)
     for kind, emit in (("blocked", _emit_blocked), ("dot", _emit_dot), ("stream", _emit_stream)):
         emit(module, tile)
-        _emit_entry(module, tile, kind)
+        _emit_entry(module, tile, kind, _element(tile) if kind == "blocked" else "")
     if dtype == "bfloat16" and target.has("amx-bf16"):
         emit_amx(module, tile)
         _emit_entry(module, tile, "amx", "i16")
@@ -71,6 +74,11 @@ def _arg(f: Function, word: Word, ty: str = "i64") -> Val:
 
 def _call(f: Function, name: str, *arguments: Val) -> None:
     f.line(f"call void @{name}({', '.join(map(str, arguments))})")
+
+
+def _element(tile: Tile) -> str:
+    """What the strides of A and B count in blocked products: words are made of single numbers when they are packed."""
+    return "i16" if tile.product else tile.scalar
 
 
 # -- from units to tiles ---------------------------------------------------------------------------------------------
@@ -127,7 +135,7 @@ def _emit_blocked(module: Module, tile: Tile) -> None:
     """Blocks of K, then of M: A's block stays in the second-level cache while strips of B go past it."""
     f = Function(module, f"blocked_body_{tile.suffix}", BODY_PARAMETERS, linkage="internal")
     args, a, b, c, rows, columns, row, column, batch, scratch = BODY_PARAMETERS
-    k = _arg(f, Word.K)
+    k, element = _arg(f, Word.K), _element(tile)
     depth = ceil_div(f, k, f.smax(ceil_div(f, k, tile.depth), const("i64", 1)))
     height = ceil_div(f, rows, ceil_div(f, rows, tile.height))
     _emit_macro(module, tile)
@@ -136,12 +144,13 @@ def _emit_blocked(module: Module, tile: Tile) -> None:
         _call(f, "epilogue", args, row, rows, column, columns, batch)
     with f.loop(ZERO, k, f.smax(depth, const("i64", 1))) as deep:
         steps = f.smin(depth, f.sub(k, deep.index))
-        b_place = f.gep(b, f.mul(deep.index, _arg(f, Word.B_ROW)), tile.scalar)
+        number = f.mul(deep.index, 2) if tile.product else deep.index
+        b_place = f.gep(b, f.mul(number, _arg(f, Word.B_ROW)), element)
         with f.loop(ZERO, rows, height) as high:
             lines = f.smin(height, f.sub(rows, high.index))
-            a_place = f.add(f.mul(high.index, _arg(f, Word.A_ROW)), f.mul(deep.index, _arg(f, Word.A_COLUMN)))
+            a_place = f.add(f.mul(high.index, _arg(f, Word.A_ROW)), f.mul(number, _arg(f, Word.A_COLUMN)))
             c_place = f.mul(high.index, _arg(f, Word.C_ROW))
-            _call(f, f"macro_{tile.suffix}", args, f.gep(a, a_place, tile.scalar), b_place, f.gep(c, c_place, tile.scalar), lines,
+            _call(f, f"macro_{tile.suffix}", args, f.gep(a, a_place, element), b_place, f.gep(c, c_place, tile.scalar), lines,
                   columns, f.add(row, high.index), column, batch, deep.index, steps, scratch)
     f.line("ret void")
     f.finish()
@@ -171,15 +180,16 @@ def _emit_macro(module: Module, tile: Tile) -> None:
     height = f.select(copies, const("i64", tile.rows), ceil_div(f, rows, ceil_div(f, rows, tile.rows)))
     panel_size, strip_size = f.mul(steps, tile.pack), f.mul(steps, tile.columns)
     packed = f.gep(scratch, tile.packed_a_bytes, "i8")
-    _call(f, f"pack_a_{tile.suffix}", rows, height, steps, a, _arg(f, Word.A_ROW), _arg(f, Word.A_COLUMN), scratch)
+    pack = "pack_pairs_{}" if tile.product else f"pack_{{}}_{tile.suffix}"
+    _call(f, pack.format("a"), rows, height, steps, a, _arg(f, Word.A_ROW), _arg(f, Word.A_COLUMN), scratch)
     final = f.compare("sge", f.add(first, steps), _arg(f, Word.K))
     block = f.mul(height, BLOCK_PANELS)
     with f.loop(ZERO, columns, GROUP_COLUMNS) as group:
         end = f.smin(columns, f.add(group.index, GROUP_COLUMNS))
-        source = f.gep(b, f.mul(group.index, _arg(f, Word.B_COLUMN)), tile.scalar)
+        source = f.gep(b, f.mul(group.index, _arg(f, Word.B_COLUMN)), _element(tile))
         with f.if_(packs):
             strides = _arg(f, Word.B_COLUMN), _arg(f, Word.B_ROW)
-            _call(f, f"pack_b_{tile.suffix}", f.sub(end, group.index), const("i64", tile.columns), steps, source, *strides, packed)
+            _call(f, pack.format("b"), f.sub(end, group.index), const("i64", tile.columns), steps, source, *strides, packed)
         with f.loop(ZERO, rows, block, [scratch]) as high:
             fresh = f.select(f.compare("eq", high.index, ZERO), copies, Val("i1", "false"))
             bounds = high.index, f.smin(rows, f.add(high.index, block)), height

@@ -8,7 +8,7 @@ the tiles first: `treadle.codegen.target.matrix_unit`.
 """
 from __future__ import annotations
 
-from treadle.codegen.gemm_micro import ZERO, Tile, ceil_div, lane_mask
+from treadle.codegen.gemm_micro import ZERO, Tile, ceil_div
 from treadle.codegen.gemm_plan import Word
 from treadle.codegen.llvm_text import Function, Module, Val, const
 
@@ -32,7 +32,6 @@ def emit_amx(module: Module, tile: Tile) -> None:
         module.declare(f"llvm.x86.{name}", signature)
     _emit_micro(module)
     _emit_copy_rows(module)
-    _emit_interleave(module)
     _emit_pack_a(module, tile)
     _emit_body(module, tile)
 
@@ -77,37 +76,23 @@ def _emit_copy_rows(module: Module) -> None:
                                      Val("ptr", "%to"))
     f = Function(module, "amx_copy_rows", [rows, k, padded, a, a_row, to], linkage="internal", attributes="nounwind noinline")
     f.module.declare("llvm.memcpy.p0.p0.i64", "void (ptr, ptr, i64, i1)")
-    f.module.declare("llvm.memset.p0.i64", "void (ptr, i8, i64, i1)")
     with f.loop(ZERO, rows) as row:
         source, target = f.gep(a, f.mul(row.index, a_row), "i16"), f.gep(to, f.mul(row.index, padded), "i32")
         f.line(f"call void @llvm.memcpy.p0.p0.i64({target}, {source}, {f.mul(k, 4)}, i1 false)")
-        f.line(f"call void @llvm.memset.p0.i64({f.gep(target, k, 'i32')}, i8 0, {f.mul(f.sub(padded, k), 4)}, i1 false)")
+        _clear(f, f.gep(target, k, "i32"), f.mul(f.sub(padded, k), 4))
     f.line("ret void")
     f.finish()
 
 
-def _emit_interleave(module: Module) -> None:
+def _interleave(f: Function, count: Val, k: Val, padded: Val, source: Val, pitch: Val, to: Val) -> None:
     """Up to 32 columns of lines that are `pitch` numbers apart: lines 2i and 2i + 1 become 32 words, lines past the last zeros."""
-    count, k, padded, source, pitch, to = (Val("i64", "%count"), Val("i64", "%k"), Val("i64", "%padded"), Val("ptr", "%source"),
-                                           Val("i64", "%pitch"), Val("ptr", "%to"))
-    f = Function(module, "amx_interleave", [count, k, padded, source, pitch, to], linkage="internal", attributes="nounwind noinline")
-    shorts, words = f"<{TILE_WORDS} x i16>", f"<{TILE_WORDS} x i32>"
-    name = f"llvm.masked.load.v{TILE_WORDS}i16.p0"
-    masks = [lane_mask(f, TILE_WORDS, f.smax(f.sub(count, start), ZERO)) for start in (0, TILE_WORDS)]
-    f.module.declare(name, f"{shorts} (ptr, {masks[0].ty}, {shorts})")
-    with f.loop(ZERO, k) as step:
-        first = f.gep(source, f.mul(f.mul(step.index, 2), pitch), "i16")
-        for start, mask in zip((0, TILE_WORDS), masks, strict=True):
-            halves = []
-            for line in (first, f.gep(first, pitch, "i16")):
-                place = f.gep(line, start, "i16")
-                loaded = f.op(f"call {shorts} @{name}(ptr align 2 {place.name}, {mask}, {shorts} zeroinitializer)", shorts)
-                halves.append(f.cast("zext", loaded, "i32"))
-            word = f.binary("or", halves[0], f.binary("shl", halves[1], const(words, 16)))
-            f.store(word, f.gep(to, f.add(f.mul(step.index, BLOCK), start), "i32"), 4)
-    f.line(f"call void @llvm.memset.p0.i64({f.gep(to, f.mul(k, BLOCK), 'i32')}, i8 0, {f.mul(f.sub(padded, k), 4 * BLOCK)}, i1 false)")
-    f.line("ret void")
-    f.finish()
+    f.line(f"call void @interleave_{BLOCK}({count}, {k}, {source}, {pitch}, {to})")
+    _clear(f, f.gep(to, f.mul(k, BLOCK), "i32"), f.mul(f.sub(padded, k), 4 * BLOCK))
+
+
+def _clear(f: Function, to: Val, size: Val) -> None:
+    f.module.declare("llvm.memset.p0.i64", "void (ptr, i8, i64, i1)")
+    f.line(f"call void @llvm.memset.p0.i64({to}, i8 0, {size}, i1 false)")
 
 
 def _emit_pack_a(module: Module, tile: Tile) -> None:
@@ -124,7 +109,7 @@ def _emit_pack_a(module: Module, tile: Tile) -> None:
     f.start(across)
     with f.loop(ZERO, rows, BLOCK) as part:
         count = f.smin(const("i64", BLOCK), f.sub(rows, part.index))
-        f.line(f"call void @amx_interleave({count}, {k}, {padded}, {f.gep(a, part.index, 'i16')}, {a_column}, {temporary})")
+        _interleave(f, count, k, padded, f.gep(a, part.index, "i16"), a_column, temporary)
         target = f.gep(to, f.mul(part.index, padded), "i32")
         arguments = [padded, const("i64", BLOCK), temporary, const("i64", BLOCK), const("i64", 1), target, padded]
         f.line(f"call void @pack_panel_{tile.suffix}({', '.join(map(str, arguments))})")
@@ -179,11 +164,10 @@ def _pack_b(f: Function, tile: Tile, columns: Val, k: Val, padded: Val, b: Val, 
         pitch = f.binary("lshr", _arg(f, Word.B_COLUMN), const("i64", 1))
         arguments = [count, k, source, pitch, const("i64", 1), target, const("i64", BLOCK)]
         f.line(f"call void @pack_panel_{tile.suffix}({', '.join(map(str, arguments))})")
-        rest = f.gep(target, f.mul(k, BLOCK), "i32")
-        f.line(f"call void @llvm.memset.p0.i64({rest}, i8 0, {f.mul(f.sub(padded, k), 4 * BLOCK)}, i1 false)")
+        _clear(f, f.gep(target, f.mul(k, BLOCK), "i32"), f.mul(f.sub(padded, k), 4 * BLOCK))
         f.branch(done)
         f.start(across)
-        f.line(f"call void @amx_interleave({count}, {k}, {padded}, {source}, {_arg(f, Word.B_ROW)}, {target})")
+        _interleave(f, count, k, padded, source, _arg(f, Word.B_ROW), target)
         f.branch(done)
         f.start(done)
 

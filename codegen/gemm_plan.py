@@ -97,7 +97,7 @@ IN_PLACE_BYTES = 8 << 20
 def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layout, batch: Sequence[int] = (), threads: int = 1) -> GemmStep:
     """The step that computes C[.., m, n] = A[.., m, k] @ B[.., k, n] for `float32` or `float64`.
 
-    For `bfloat16` K and the strides of A and B count pairs of numbers, which lie side by side along K in both; C is float32.
+    Or `bfloat16`, with C in float32: k is even, and each of A and B is contiguous along one of its axes; where that is K, strides are even.
     `batch` has up to two sizes (outer, inner); one size is the inner one. C must be contiguous along its columns unless
     it has only one. ValueError when it is not, or when there are more than two batch axes.
     """
@@ -113,17 +113,22 @@ def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layou
 def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout], batch: tuple[int, int],
           threads: int) -> GemmStep:
     m, n, k = sizes
-    a, b, c = layouts
     tile = product_tile(host(), dtype)
-    kind = _small_kind(sizes, layouts)
+    pairs = dtype == "bfloat16"
+    small = _dot_of_pairs if pairs else _small_kind
+    k = k // 2 if pairs else k
+    kind = small((m, n, k), layouts)
     swapped = False
     if kind is None and n < m:
-        other = b.transposed, a.transposed, c.transposed
-        kind = _small_kind((n, m, k), other)
+        other = layouts[1].transposed, layouts[0].transposed, layouts[2].transposed
+        kind = small((n, m, k), other)
         if kind is not None:
-            swapped, (a, b, c), (m, n) = True, other, (n, m)
+            swapped, layouts, (m, n) = True, other, (n, m)
+    a, b, c = layouts
+    if pairs and kind is not None:
+        a, b = _in_words(a), _in_words(b)
     kind = kind or "blocked"
-    pack_b = kind == "blocked" and _packs_b(tile, (m, n, k), b)
+    pack_b = kind == "blocked" and (pairs or _packs_b(tile, (m, n, k), b))
     count = batch[0] * batch[1]
     weights = (16 if a.column == 1 else 8, (16 if b.row == 1 else 8) if pack_b else 2)
     height, width = _cut(tile, kind, (m, n, k), count, threads, weights)
@@ -182,6 +187,18 @@ def _small_kind(sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layo
     if m <= GROUP and b.column == 1 and c.column == 1:
         return "stream"
     return None
+
+
+def _dot_of_pairs(sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout]) -> str | None:
+    """The same for bfloat16: both operands are words along K as they lie in memory."""
+    m, _, k = sizes
+    return "dot" if m <= DOT_ROWS and k and layouts[0].column == 1 and layouts[1].row == 1 else None
+
+
+def _in_words(layout: Layout) -> Layout:
+    """Strides in words of two numbers; the axis along which numbers lie side by side becomes one along which words do."""
+    row, column = [s if s == 1 else s // 2 for s in (layout.row, layout.column)]
+    return Layout(row, column, layout.outer // 2, layout.inner // 2)
 
 
 def _packs_b(tile: Tile, sizes: tuple[int, int, int], b: Layout) -> bool:

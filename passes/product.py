@@ -106,11 +106,6 @@ def has_kernel(node: Node) -> bool:
     return node.op.name in FORMS or (node.op.name == "matmul" and node.out.dtype.category == FLOAT)
 
 
-def reads_across(m: int, n: int, k: int) -> bool:
-    """Whether the host's kernel for bfloat16 also reads operands that are contiguous across K. Replaced by the runtime."""
-    return False
-
-
 def _paired(value: Value, across: bool) -> Operand:
     """An operand whose last axis is contiguous and is read two numbers at a time; or, where `across`, the axis before it is."""
     operand = fold_view(value)
@@ -124,8 +119,7 @@ def fold_operands(node: Node) -> list[Operand]:
     """Both operands of a product; one that views make unreadable is read as the contiguous value it is."""
     assert node.op is not None
     if node.op.name == "bfloat16_matmul":
-        x, y = node.inputs
-        across = reads_across(x.shape[-2], y.shape[-2], x.shape[-1])
+        across = node.out.type.device == "cpu"  # the tiles of tensor cores lie along K
         return [_paired(value, across) for value in node.inputs]
     if node.op.name == "int8_matmul":
         return [plain(value) for value in node.inputs]

@@ -24,7 +24,6 @@ from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.kernel import Kernel, print_kernel
 from treadle.ir.routine import Routine, print_routine
-from treadle.passes import product
 from treadle.passes.memory import donations
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import (
@@ -43,8 +42,6 @@ from treadle.passes.program import (
 from treadle.runtime import dump, engine, executor, log, memory, native, threads, timing
 from treadle.runtime.launch import bind, make_launch
 from treadle.runtime.progress import Progress
-
-product.reads_across = fits_tiles
 
 # "loop": launched on its own; "tile": a matrix product's epilogue; "routine"
 Form = tuple[str, Kernel | Routine]
@@ -375,16 +372,7 @@ def matrix_call(step: GemmStep) -> GemmCall:
     a, b, c = (_layout(m.strides) for m in (step.a, step.b, step.c))
     if step.form == "bfloat16" and fits_tiles(step.m, step.n, step.k):
         return tiles_step(step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
-    if step.form == "bfloat16":
-        a, b = (_in_pairs(layout) for layout in (a, b))
-        return gemm_step("bfloat16", step.m, step.n, step.k // 2, a, b, c, step.batch, threads.num_threads())
-    return gemm_step(step.dtype.name, step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
-
-
-def _in_pairs(layout: Layout) -> Layout:
-    """Strides in words of two numbers; the axis along which numbers lie side by side becomes one along which words do."""
-    row, column = [s if s == 1 else s // 2 for s in (layout.row, layout.column)]
-    return Layout(row, column, layout.outer // 2, layout.inner // 2)
+    return gemm_step(step.form or step.dtype.name, step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
 
 
 def _layout(strides: tuple[int, ...]) -> Layout:

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import re
+from collections.abc import Callable
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -102,20 +104,37 @@ def test_bfloat16_words(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def words_step(m: int, n: int, k: int, threads: int) -> GemmStep:
-    return gemm_step("bfloat16", m, n, k // 2, Layout(k // 2), Layout(1, k // 2), Layout(n), (), threads)
+    return gemm_step("bfloat16", m, n, k, Layout(k), Layout(1, k), Layout(n), (), threads)
+
+
+ACROSS = [(True, False), (False, True), (True, True)]
 
 
 @pytest.mark.skipif(not matrix_unit(), reason="no matrix unit for bfloat16")
-@pytest.mark.parametrize(("across_a", "across_b"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("across_a", "across_b"), ACROSS)
 def test_tiles_read_operands_either_way(across_a: bool, across_b: bool) -> None:
-    module = compile_text(gemm_text(host(), "bfloat16"), passes=False)
+    check_either_way(host(), tiles_step, across_a, across_b)
+
+
+@pytest.mark.parametrize(("across_a", "across_b"), ACROSS)
+@pytest.mark.parametrize("which", TARGETS)
+def test_words_are_made_of_operands_either_way(which: str, across_a: bool, across_b: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("treadle.codegen.gemm_plan.host", lambda: TARGETS[which])
+    gemm_plan._plan.cache_clear()
+    check_either_way(TARGETS[which], functools.partial(gemm_step, "bfloat16"), across_a, across_b)
+    gemm_plan._plan.cache_clear()
+
+
+def check_either_way(target: Target, make: Callable[..., GemmStep], across_a: bool, across_b: bool) -> None:
+    module = compile_text(gemm_text(target, "bfloat16"), passes=False)
     rng = np.random.default_rng(0)
-    for m, n, k, threads in itertools.product((16, 33, 66), (17, 32, 70), (32, 34, 130), (1, 2)):
+    sizes = (1, 16, 33, 66) if make is not tiles_step else (16, 33, 66)
+    for m, n, k, threads in itertools.product(sizes, (17, 32, 70), (32, 34, 130), (1, 2)):
         x, y = (rng.standard_normal(s).astype(dtypes.bfloat16.np) for s in ((m, k), (n, k)))
         a, b = np.ascontiguousarray(x.T) if across_a else x, np.ascontiguousarray(y.T) if across_b else y
         c = np.full((m, n), np.nan, np.float32)
         layouts = Layout(1, m) if across_a else Layout(k), Layout(n, 1) if across_b else Layout(1, k)
-        step = tiles_step(m, n, k, *layouts, Layout(n), (), threads)
+        step = make(m, n, k, *layouts, Layout(n), (), threads)
         launch(module.address(step.symbol), step.arguments(a.ctypes.data, b.ctypes.data, c.ctypes.data), step.units)
         np.testing.assert_allclose(c, x.astype(np.float64) @ y.T.astype(np.float64), atol=1e-5 * k, err_msg=f"{m}x{n}x{k}")
 
