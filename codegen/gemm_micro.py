@@ -71,7 +71,7 @@ def product_tile(target: Target, dtype: str) -> Tile:
     """The tile for operands of `dtype`: float32, float64, or one whose elements are multiplied in words of 32 bits along K."""
     if dtype == "bfloat16":
         native = target.vector_bits == 512 and target.has("avx512bf16")
-        return replace(tile_for(target, "float"), product="dpbf16ps" if native else "bf16")
+        return replace(tile_for(target, "float"), product="dpbf16ps" if native else "bf16", depth=512)
     if dtype == "int8":
         native = target.has({512: "avx512vnni", 256: "avxvnni"}.get(target.vector_bits, "none"))
         tile = tile_for(target, "i32")

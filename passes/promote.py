@@ -159,6 +159,16 @@ def _matmul(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
     return b.sum(b.mul(rows, columns), (len(node.out.shape),), False, x.dtype)
 
 
+def _bfloat16_matmul(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
+    """The host multiplies pairs along K: an odd number of them is left to float32."""
+    x, y = inputs
+    if x.shape[-1] % 2 == 0 or x.type.device != "cpu":
+        return None
+    x, y = b.cast(x, dtypes.float32), transposed(b, b.cast(y, dtypes.float32))
+    product = b.matmul(x, y)
+    return _matmul(b, product.node, (x, y)) or product
+
+
 def _gather_of_one(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
     """A 0-d operand is a list of one."""
     x, index = inputs
@@ -199,6 +209,6 @@ def _index(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value:
 _RULES: dict[str, Rule] = {
     "sum": _accumulation, "prod": _accumulation, "any": _truth, "all": _truth,
     "amax": _extreme_of_bool("any"), "amin": _extreme_of_bool("all"),
-    "cat": _cat, "pad": _pad, "full": _full, "random_bits": _random_bits, "matmul": _matmul,
+    "cat": _cat, "pad": _pad, "full": _full, "random_bits": _random_bits, "matmul": _matmul, "bfloat16_matmul": _bfloat16_matmul,
     "gather": _gather_of_one, "index_select": _gather_of_one,
 }

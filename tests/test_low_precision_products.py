@@ -92,7 +92,8 @@ def test_bfloat16_words(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = compile_text(gemm_text(target, "bfloat16"), passes=False)
     rng = np.random.default_rng(0)
     kinds = set()
-    for m, n, k, threads in itertools.product((1, 7, 17, 40, 66), (1, 16, 33, 70), (2, 30, 64, 130), (1, 2)):
+    sizes = itertools.product((1, 7, 17, 40, 66), (1, 16, 33, 70), (2, 30, 64, 130), (1, 2))
+    for m, n, k, threads in (*sizes, (20, 33, 2100, 1)):  # the last in several blocks along K
         x, y = (rng.standard_normal(s).astype(dtypes.bfloat16.np) for s in ((m, k), (n, k)))
         c = np.full((m, n), np.nan, np.float32)
         step = words_step(m, n, k, threads)
@@ -129,7 +130,7 @@ def check_either_way(target: Target, make: Callable[..., GemmStep], across_a: bo
     module = compile_text(gemm_text(target, "bfloat16"), passes=False)
     rng = np.random.default_rng(0)
     sizes = (1, 16, 33, 66) if make is not tiles_step else (16, 33, 66)
-    for m, n, k, threads in itertools.product(sizes, (17, 32, 70), (32, 34, 130), (1, 2)):
+    for m, n, k, threads in (*itertools.product(sizes, (17, 32, 70), (32, 34, 130), (1, 2)), (33, 70, 2100, 1)):
         x, y = (rng.standard_normal(s).astype(dtypes.bfloat16.np) for s in ((m, k), (n, k)))
         a, b = np.ascontiguousarray(x.T) if across_a else x, np.ascontiguousarray(y.T) if across_b else y
         c = np.full((m, n), np.nan, np.float32)
@@ -151,6 +152,15 @@ def test_bfloat16_matmul_of_views() -> None:
         assert call().dtype is td.bfloat16
         for found in runs[1:]:
             np.testing.assert_allclose(found, runs[0], rtol=1e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("k", [1, 7, 8, 33])
+def test_bfloat16_matmul_of_any_depth(k: int) -> None:
+    rng = np.random.default_rng(2)
+    x, y = (td.from_numpy(rng.standard_normal((n, k)).astype(np.float32)).bfloat16() for n in (20, 24))
+    wanted = x.float().numpy() @ y.float().numpy().T
+    for _ in range(3):
+        np.testing.assert_allclose(ops.bfloat16_matmul(x, y).numpy(), wanted, atol=1e-5)
 
 
 def test_two_launches_and_nothing_else() -> None:
