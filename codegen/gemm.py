@@ -19,10 +19,10 @@ from treadle.codegen.jit import CompiledModule, compile_text
 from treadle.codegen.llvm_text import Function, Module, Val, const
 from treadle.codegen.target import Target, host
 
-# Columns of C finished before the epilogue sees them: few enough to be in the second-level cache still.
-# These columns of B are in the second-level cache too, beside the block of A.
+# Columns of B that stay in the second-level cache, beside the block of A.
 GROUP_COLUMNS = 256
-# Panels of A that walk through a group together: few enough that their rows of C are found without page table walks.
+# Panels of A that walk through a group together: few enough that their rows of C are found without page table walks, and that
+# the epilogue finds what they computed in the second-level cache.
 BLOCK_PANELS = 6
 # So many panels of A read strips of B in place; for more of them the first one leaves them packed, unless B lies well.
 IN_PLACE_PANELS = 2
@@ -197,9 +197,10 @@ def _emit_macro(module: Module, tile: Tile) -> None:
                 width = f.smin(const("i64", tile.columns), f.sub(end, strip.index))
                 _strip(f, tile, bounds, high.values[0], [*strip.values, f.select(copies, fresh, in_place)], strip.index, width, fresh)
                 strip.next([f.gep(strip.values[0], tile.columns, tile.scalar), f.gep(strip.values[1], strip_size, tile.scalar)])
+            with f.if_(final):
+                lines = f.sub(bounds[1], high.index)
+                _call(f, "epilogue", args, f.add(row, high.index), lines, f.add(column, group.index), f.sub(end, group.index), batch)
             high.next([f.gep(high.values[0], f.mul(panel_size, BLOCK_PANELS), tile.scalar)])
-        with f.if_(final):
-            _call(f, "epilogue", args, row, rows, f.add(column, group.index), f.sub(end, group.index), batch)
     f.line("ret void")
     f.finish()
 
