@@ -24,6 +24,7 @@ from treadle.codegen.schedule import (
     Schedule,
     access_bits,
     behind,
+    instr_cost,
     parallel_units,
     reduce_bits,
     schedule,
@@ -31,13 +32,17 @@ from treadle.codegen.schedule import (
     sweep_roots,
 )
 from treadle.codegen.target import Target
-from treadle.codegen.vector_memory import first_lanes
+from treadle.codegen.vector_memory import STREAM_ALIGNMENT, first_lanes
 from treadle.ir.kernel import PARALLEL, UNIT, Kernel
 
 __all__ = ["emit_kernel", "emit_module", "emit_tile", "parallel_units"]
 
 # Float sums restart after this many additions in a row and add up the parts, so that long sums stay accurate.
 SUM_BLOCK = 256
+# Results of more bytes than this would only drive other data out of the caches: they are written past them.
+STREAM_BYTES = 32 << 20
+# Kernels with more work than this for each element wait for arithmetic, not for memory.
+STREAM_COST = 48
 # Rows whose kept values need more scratch bytes than this compute them again instead.
 KEEP_BYTES = 1 << 20
 
@@ -108,8 +113,8 @@ class KernelEmitter(Points):
         """The loop over units: one counter per outer axis, then chunks of the lane axis, then blocks of rows."""
         f, nest = self.f, self.nest
         if nest.chunk and not nest.outer and nest.rows < 0 and not nest.folds:
-            end = f.smin(f.mul(high, nest.chunk), self.sizes[self.lane])
-            self.lane_loop(f.mul(low, nest.chunk), end)
+            begin, end = f.mul(low, nest.chunk), f.smin(f.mul(high, nest.chunk), self.sizes[self.lane])
+            self.lane_loop(self._streamed(begin, end) if self._streams() else begin, end)
             return
         counts = [self.phases.parts] if self.phases is not None else []
         counts += [self.sizes[a] for a in nest.outer]
@@ -150,6 +155,38 @@ class KernelEmitter(Points):
                 element = f.binary("udiv", f.op(f"ptrtoint {self.pointers[i]} to i64", "i64"), const("i64", size))
                 return f.binary("and", element, const("i64", self.width - 1))
         return const("i64", 0)
+
+    def _streams(self) -> bool:
+        """Whether a map may be so light, and write so evenly, that its large results are better written past the caches."""
+        if any(a.writes and a.strides[self.lane] != UNIT for a in self.kernel.accesses):
+            return False
+        return sum(instr_cost(instr) for instr in self.kernel.body) <= STREAM_COST
+
+    def _streamed(self, low: Val, high: Val) -> Val:
+        """Write whole vectors of large results, if they are aligned and nothing that is read, past the caches. Returns where that ends."""
+        f, accesses = self.f, self.kernel.accesses
+        written = [i for i, a in enumerate(accesses) if a.writes]
+        element = sum(scalar_bits(memory_type(accesses[i].dtype)) // 8 for i in written)
+        wanted = f.compare("sge", f.mul(self.sizes[self.lane], element), const("i64", STREAM_BYTES))
+        for i in written:
+            place = f.op(f"ptrtoint {self.pointers[i]} to i64", "i64")
+            wanted = f.binary("and", wanted, f.compare("eq", f.binary("and", place, const("i64", STREAM_ALIGNMENT - 1)), const("i64", 0)))
+            for other, access in enumerate(accesses):
+                if not access.writes:
+                    wanted = f.binary("and", wanted, f.compare("ne", self.pointers[other], self.pointers[i]))
+        end = f.select(wanted, f.add(low, f.binary("and", f.sub(high, low), const("i64", -self.width))), low)
+
+        def whole(index: Val, state: State) -> State:
+            with self.scope():
+                self.copies, self.streaming = 1, True
+                self.enter(self.lane, index)
+                self.program()
+                self.streaming = False
+            return state
+        self.plain(low, end, self.width, [], whole)
+        with f.if_(wanted):
+            f.line("fence seq_cst")  # such stores are not in the order that other threads rely on
+        return end
 
     # -- the lane axis -----------------------------------------------------------------------------------------------
     def lane_loop(self, low: Val, high: Val) -> None:

@@ -25,7 +25,7 @@ from treadle.codegen.llvm_text import Function, Val, const, scalar_bits, vector_
 from treadle.codegen.phases import Phases, has_phases
 from treadle.codegen.philox import random_bits
 from treadle.codegen.schedule import Schedule, access_bits, analyse, is_load, reduce_bits
-from treadle.codegen.vector_memory import gather, lane_numbers, load_vector, scatter, store_vector
+from treadle.codegen.vector_memory import gather, lane_numbers, load_vector, scatter, store_vector, stream_vector
 from treadle.ir.kernel import RUNTIME, UNIT, ZERO, Instr, Kernel, argument_layout
 
 _LEAVES = frozenset(("const", "slot", "scalar", "index"))
@@ -52,6 +52,7 @@ class Points:
         self.needs = self.info.row_needs.union(*self.info.sweep_needs)
         self.splat_wanted = self._find_splats()
         self.divisor_wanted = self._find_divisors()
+        self.streaming = False  # stores go past the caches
         self.keeping = False  # heavy values of a row are kept in scratch memory from one sweep to the next
         self.kept: set[int] = set()
         self.row_bytes = const("i64", 0)  # from one kept value of a row to the next
@@ -299,6 +300,6 @@ class Points:
         element = memory_type(record.dtype)
         pointer = self._copy_pointer(access, self.pointers[access], copy, element)
         if record.strides[self.lane] == UNIT:
-            store_vector(f, value, pointer, self.mask)
+            (stream_vector if self.streaming else store_vector)(f, value, pointer, self.mask)
         else:
             scatter(f, value, self._places(access, pointer, None, element), self.mask)

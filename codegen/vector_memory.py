@@ -3,6 +3,9 @@ from __future__ import annotations
 
 from treadle.codegen.llvm_text import Function, Val, const, intrinsic_suffix, lanes_of, scalar_bits, scalar_type, vector_type
 
+STREAM_ALIGNMENT = 64  # a cache line, and the widest vector register
+_ONCE = "!0 = !{i32 1}"
+
 
 def _align(ty: str) -> int:
     return scalar_bits(scalar_type(ty)) // 8
@@ -33,6 +36,14 @@ def store_vector(f: Function, value: Val, pointer: Val, mask: Val | None) -> Non
     name = f"llvm.masked.store.{intrinsic_suffix(value.ty)}.p0"
     f.module.declare(name, f"void ({value.ty}, ptr, {mask.ty})")
     f.line(f"call void @{name}({value}, ptr align {_align(value.ty)} {pointer.name}, {mask})")
+
+
+def stream_vector(f: Function, value: Val, pointer: Val, mask: Val | None) -> None:
+    """As `store_vector`, past the caches; `pointer` is aligned to the vector, or to a cache line if that is less."""
+    assert mask is None
+    f.module.globals = f.module.globals if _ONCE in f.module.globals else [*f.module.globals, _ONCE]
+    size = scalar_bits(scalar_type(value.ty)) // 8 * lanes_of(value.ty)
+    f.line(f"store {value}, {pointer}, align {min(size, STREAM_ALIGNMENT)}, !nontemporal !0")
 
 
 def scatter(f: Function, value: Val, places: Val, mask: Val | None) -> None:

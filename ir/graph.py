@@ -82,6 +82,13 @@ class Graph:
         self.nodes.append(node)
         return node
 
+    def again(self, node: Node, inputs: tuple[Value, ...]) -> Node:
+        """Append the node on these inputs: itself, if they are its own."""
+        if inputs is not node.inputs and inputs != node.inputs:
+            node = Node(node.op, inputs, node.attrs, tuple([o.type for o in node.outputs]), node.loc)
+        self.nodes.append(node)
+        return node
+
     def users(self) -> dict[Value, list[Node]]:
         """Consumers of each value, in order; outputs of the graph are not counted."""
         found: dict[Value, list[Node]] = {}
@@ -98,19 +105,27 @@ class Graph:
 def rewrite(graph: Graph, rule: Callable[["Any", Node, tuple[Value, ...]], Iterable[Value] | None], builder: Any) -> Graph:
     """One forward sweep: `rule(builder, node, mapped inputs)` returns replacement values, or None to keep the node.
 
-    `builder` is a fresh `treadle.ir.builder.Builder`; its graph is the result.
+    `builder` is a fresh `treadle.ir.builder.Builder`; its graph is the result. Inputs, and nodes whose operands stay what they
+    were, are shared with the old graph.
     """
     new = builder.graph
     new.name = graph.name
-    mapped: dict[Value, Value] = {value: new.add_input(value.type) for value in graph.inputs}
+    new.inputs = list(graph.inputs)
+    mapped: dict[Value, Value] = {}
     for node in graph.nodes:
-        inputs = tuple([mapped[v] for v in node.inputs])
+        inputs = node.inputs
+        if mapped:
+            for value in inputs:
+                if value in mapped:
+                    inputs = tuple([mapped.get(v, v) for v in inputs])
+                    break
         builder.loc = node.loc
         replaced = rule(builder, node, inputs)
         if replaced is None:
-            types = tuple([o.type for o in node.outputs])
-            replaced = new.append(Node(node.op, inputs, node.attrs, types, node.loc)).outputs
-        for old, value in zip(node.outputs, replaced, strict=True):
-            mapped[old] = value
-    new.outputs = [mapped[v] for v in graph.outputs]
+            replaced = new.again(node, inputs).outputs
+        if replaced is not node.outputs:
+            for old, value in zip(node.outputs, replaced, strict=True):
+                if value is not old:
+                    mapped[old] = value
+    new.outputs = [mapped.get(v, v) for v in graph.outputs]
     return new

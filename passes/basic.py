@@ -39,11 +39,10 @@ def cse(graph: Graph) -> Graph:
     seen: dict[tuple, tuple[Value, ...]] = {}
 
     def rule(b: Builder, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
-        key = (node.op, inputs, tuple([_attr_key(a) for a in node.attrs]))
+        key = (node.op, inputs, tuple([_attr_key(a) for a in node.attrs]) if node.attrs else ())
         found = seen.get(key)
         if found is None:
-            found = b.graph.append(Node(node.op, inputs, node.attrs, tuple([o.type for o in node.outputs]), node.loc)).outputs
-            seen[key] = found
+            found = seen[key] = b.graph.again(node, inputs).outputs
         return found
     return rewrite(graph, rule, Builder())
 

@@ -59,8 +59,13 @@ def fold(graph: Graph) -> Graph:
     def rule(b: Builder, node: Node, inputs: Values) -> Values | None:
         if node.op is None or node.op.kind is not Kind.ELEMENTWISE or not isinstance(node.op.scalar, str) or not inputs:
             return None
-        numbers = [number_of(v) for v in inputs]
-        if any(n is None for n in numbers) or node.out.type.numel == 0:
+        numbers = []
+        for v in inputs:
+            number = number_of(v)
+            if number is None:
+                return None
+            numbers.append(number)
+        if node.out.type.numel == 0:
             return None
         arrays = [np.asarray(n).astype(v.dtype.np) for n, v in zip(numbers, inputs, strict=True)]
         types = tuple([v.type.with_(shape=()) for v in inputs])

@@ -26,6 +26,9 @@ Values = tuple[Value, ...]
 
 def irregular(graph: Graph) -> Graph:
     """Rewrite sort, topk, scans of 0-d values, and every op that writes at data-dependent places."""
+    if not any(node.op is not None and (node.op.kind in (Kind.SORT, Kind.SCAN) or node.op.name in _WRITES) for node in graph.nodes):
+        return graph
+
     def rule(b: Builder, node: Node, inputs: Values) -> Values | None:
         assert node.op is not None
         if node.op.kind in (Kind.SORT, Kind.SCAN):

@@ -54,7 +54,7 @@ def uniform(b: Any, number: float | int | bool, shape: Shape, dtype: DType, devi
 
 def _same(node: Node, inputs: tuple[Value, ...], b: Builder) -> Value:
     """The node again on other inputs; its result type stands."""
-    return b.graph.append(Node(node.op, inputs, node.attrs, (node.out.type,), node.loc)).out
+    return b.graph.again(node, inputs).out
 
 
 def _elementwise(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value:
@@ -177,6 +177,9 @@ def _gather_of_one(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | Non
 
 def flatten_indices(graph: Graph) -> Graph:
     """Advanced indexing becomes index_select, which kernels have."""
+    if not any(node.op is not None and node.op.name == "index" for node in graph.nodes):
+        return graph
+
     def rule(b: Builder, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         return (_index(b, node, inputs),) if node.op is not None and node.op.name == "index" else None
     return rewrite(graph, rule, Builder())
