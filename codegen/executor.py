@@ -6,6 +6,8 @@ Layouts (all fields i64):
 - relocation: address of an argument, frame index, byte offset: argument = frame[index] + offset.
 - toggle: address of a word, frame index and offset of one pointer, of another: word = one xor other.
 - operation, kernel: 0, function, arguments, units, grain, 0, 0, 0.
+- group, the arguments of the kernel `run_group`: the number of records, then records: function, arguments, first unit of work, units
+  of work for each unit of the function; then the end of the last record's work.
 - operation, loop: 1, trip count, operations in the body, steps, their number, flips, their number, 0. After each
   iteration a step (address, bytes) adds to an argument and a flip (address, address of a toggle) exclusive-ors it.
 - event log: events begun, room for events, then events: start, end (ns of the monotonic clock), operation (0: the whole plan),
@@ -21,12 +23,13 @@ from typing import NamedTuple
 
 from treadle.codegen.jit import CompiledModule, compile_text
 from treadle.codegen.llvm_text import Function, Module, Val, const
-from treadle.codegen.pool import emit_pool
+from treadle.codegen.pool import call_kernel, emit_pool
 from treadle.codegen.target import Target, host
 
 POOL_SLOT, SCRATCH_SLOT, FIRST_BUFFER = 0, 1, 2
 HEADER_WORDS, OPERATION_WORDS, RELOCATION_WORDS, TOGGLE_WORDS, STEP_WORDS = 8, 8, 3, 5, 2
 KERNEL, LOOP = 0, 1
+GROUP_WORDS = 4
 ERROR_CELL_WORDS = 8
 EVENT_LOG = 7  # word of the header
 LOG_HEADER_WORDS, EVENT_WORDS = 2, 5
@@ -40,6 +43,7 @@ class Native(NamedTuple):
     run_plan: Callable[[int], int]
     run_plan_address: int
     parallel: int
+    group: int
     worker: int | None
     module: CompiledModule
 
@@ -53,7 +57,7 @@ def native() -> Native:
     address = module.address("run_plan")
     run_plan = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(address)
     worker = module.address("worker") if module.defines("worker") else None
-    return Native(run_plan, address, module.address("parallel"), worker, module)
+    return Native(run_plan, address, module.address("parallel"), module.address("run_group"), worker, module)
 
 
 def executor_text(target: Target) -> str:
@@ -65,6 +69,7 @@ def executor_text(target: Target) -> str:
     _emit_operations(module, "run_operations", [])
     _emit_operations(module, "run_timed", [Val("ptr", "%log"), Val("ptr", "%header")])
     _emit_run_plan(module)
+    _emit_group(module)
     return module.text()
 
 
@@ -179,6 +184,24 @@ def _emit_operations(module: Module, name: str, timing: list[Val]) -> None:
     f.line(f"ret {f.load(error, 'i64')}")
     f.start(fine)
     f.line("ret i64 0")
+    f.finish()
+
+
+def _emit_group(module: Module) -> None:
+    """`run_group(ptr args, i64 low, i64 high, ptr scratch)`: a kernel whose units are pieces of work, all about equally much, of several
+    launches. A unit of theirs is done by whoever has its first piece."""
+    table, low, high, scratch = Val("ptr", "%args"), Val("i64", "%low"), Val("i64", "%high"), Val("ptr", "%scratch")
+    f = Function(module, "run_group", [table, low, high, scratch])
+    with f.loop(ZERO, _word(f, table, 0)) as loop:
+        record = f.gep(table, f.add(f.mul(loop.index, GROUP_WORDS), 1), "i64")
+        start, weight, end = _word(f, record, 2), _word(f, record, 3), _word(f, record, GROUP_WORDS + 2)
+        first = f.sub(f.smax(low, start), start)
+        last = f.sub(f.smin(high, end), start)
+        with f.if_(f.compare("slt", first, last)):
+            round_up = f.sub(weight, 1)
+            begin, stop = (f.binary("udiv", f.add(x, round_up), weight) for x in (first, last))
+            call_kernel(f, _word(f, record, 0, "ptr"), _word(f, record, 1, "ptr"), begin, stop, scratch)
+    f.line("ret void")
     f.finish()
 
 

@@ -5,6 +5,7 @@ that are polynomials (exp, tanh, ...) as the instructions they take. Bytes count
 """
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from treadle.codegen.schedule import instr_cost
 from treadle.ir.dtypes import FLOAT, by_name
 from treadle.ir.graph import Node
 from treadle.ir.kernel import REDUCE, ZERO, Kernel, argument_layout
-from treadle.passes.program import GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, RoutineStep, Step, step_refs
+from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Program, Ref, RoutineStep, Step, step_refs
 
 _FREE = frozenset("load load_if load_at scalar const index slot cast select random".split())
 MOST_NAMES = 6  # ops that a title spells out
@@ -34,6 +35,8 @@ def nodes_of(step: Step) -> tuple[Node, ...]:
     """The ops that a step computes, in order."""
     if isinstance(step, KernelStep):
         return step.nodes
+    if isinstance(step, GroupStep):
+        return tuple([node for member in step.members for node in member.nodes])
     found = () if step.node is None else (step.node,)
     if isinstance(step, GemmStep) and step.epilogue is not None:
         return (*found, *step.epilogue.nodes)
@@ -41,7 +44,10 @@ def nodes_of(step: Step) -> tuple[Node, ...]:
 
 
 def title(step: Step) -> str:
-    """The names of the step's ops: `matmul_add_relu`."""
+    """The names of the step's ops: `matmul_add_relu`; of a group, those of its members: `mul_add x 3`."""
+    if isinstance(step, GroupStep):
+        counts = Counter(title(member) for member in step.members)
+        return ", ".join([name if n == 1 else f"{name} x {n}" for name, n in counts.items()])
     names = [n.op.name for n in nodes_of(step) if n.op is not None and n.op.name not in ("full", "constant")]
     names = names or [n.op.name for n in nodes_of(step) if n.op is not None] or ["copy"]
     shown = names[:MOST_NAMES]
@@ -72,6 +78,9 @@ def work_of(program: Program, step: Step) -> Work:
             flops += _flops(step.epilogue.kernel, step.epilogue.sizes)
             moved += _bytes(program, step.epilogue) - 2 * batch * step.m * step.n * step.dtype.itemsize  # the tile is at hand
         return Work(flops, max(moved, 0), step.operand_dtype)
+    if isinstance(step, GroupStep):
+        inner = [work_of(program, s) for s in step.members]
+        return Work(sum(w.flops for w in inner), sum(w.bytes for w in inner), max((w.dtype for w in inner), key=lambda d: d == "float64"))
     if isinstance(step, LoopStep):
         inner = [work_of(program, s) for s in step.body]
         return Work(step.trip * sum(w.flops for w in inner), step.trip * sum(w.bytes for w in inner), "")

@@ -1,11 +1,12 @@
 """The memory plan: lifetimes of temporaries, results written over operands that die, and offsets in one arena."""
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterator
 
 from treadle.ir.dtypes import by_name
 from treadle.ir.kernel import PARALLEL, argument_layout, may_fail
-from treadle.passes.program import ErrorCell, GemmStep, HostStep, KernelStep, LoopStep, Program, Ref, Step, step_refs
+from treadle.passes.program import ErrorCell, GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Program, Ref, Step, step_refs
 
 ALIGNMENT = 64
 BY_SIZE_LIMIT = 1500  # above this many temporaries, placing the biggest first (quadratic) gives way to order of use
@@ -37,7 +38,7 @@ def mark_lifetimes(program: Program) -> None:
 def _reuse(program: Program) -> None:
     """Let a map write over an operand that it reads element by element and that nobody needs afterwards."""
     buffers = program.buffers
-    for i, step in enumerate(program.steps):
+    for i, step, shared in _launches(program):
         product = step.c.ref.buffer if isinstance(step, GemmStep) else -1
         if isinstance(step, GemmStep) and step.epilogue is not None:
             reads, writes = _accesses(step.epilogue)
@@ -54,7 +55,8 @@ def _reuse(program: Program) -> None:
                 continue
             for source, patterns in reads.items():
                 info = buffers[source]
-                dying = info.kind == "temp" and info.last == i and (info.first < i or source == product) and source not in taken
+                dying = info.kind == "temp" and info.last == i and (info.first < i or source == product)
+                dying = dying and source not in taken and source not in shared
                 if not dying or info.nbytes != out.nbytes or patterns != {(pattern, size)}:
                     continue
                 if out.kind == "temp":
@@ -65,6 +67,17 @@ def _reuse(program: Program) -> None:
                     continue
                 taken.add(source)
                 break
+
+
+def _launches(program: Program) -> Iterator[tuple[int, Step, frozenset[int]]]:
+    """Each step with its number; of a group, each member, with the buffers that other members touch too."""
+    for i, step in enumerate(program.steps):
+        if isinstance(step, GroupStep):
+            touched = Counter(b for m in step.members for b in {r.buffer for r in step_refs(m)})
+            shared = frozenset(b for b, n in touched.items() if n > 1)
+            yield from ((i, member, shared) for member in step.members)
+        else:
+            yield i, step, frozenset()
 
 
 def _updates(program: Program, number: int, nbytes: int, pattern: tuple, reads: dict[int, set[tuple]]) -> bool:
@@ -91,11 +104,13 @@ def donations(program: Program, dead: Collection[int]) -> dict[int, int]:
     for number in sorted(dead, key=lambda b: -buffers[b].last):
         waiting.setdefault(buffers[number].nbytes, []).append(number)
     found: dict[int, int] = {}
+    touchers: dict[tuple[int, int], tuple[Step, frozenset[int]]] = {
+        (i, ref.buffer): (step, shared) for i, step, shared in _launches(program) for ref in step_refs(step)}
     for out, first in sorted(starts.items(), key=lambda item: item[1]):
         sources = waiting.get(buffers[out].nbytes)
         if not sources or first < safe:
             continue
-        source = _overwritten(program, out, first, sources)
+        source = _overwritten(program, out, first, sources, *touchers[first, out]) if (first, out) in touchers else None
         if source is None and buffers[sources[-1]].last < first:
             source = sources[-1]
         if source is not None:
@@ -104,10 +119,8 @@ def donations(program: Program, dead: Collection[int]) -> dict[int, int]:
     return found
 
 
-def _overwritten(program: Program, out: int, number: int, sources: list[int]) -> int | None:
-    """Which of `sources` the step reads last, just as it writes `out`."""
-    step = program.steps[number]
-    held: set[int] = set()
+def _overwritten(program: Program, out: int, number: int, sources: list[int], step: Step, held: Collection[int]) -> int | None:
+    """Which of `sources` (but none of `held`) the step reads last, just as it writes `out`."""
     if isinstance(step, GemmStep) and step.epilogue is not None:
         if _root(program, step.c.ref.buffer) == out:
             return None  # the product is there before the epilogue reads
@@ -123,8 +136,8 @@ def _overwritten(program: Program, out: int, number: int, sources: list[int]) ->
 
 
 def _may_fail(step: Step) -> bool:
-    if isinstance(step, LoopStep):
-        return any(_may_fail(inner) for inner in step.body)
+    if isinstance(step, LoopStep | GroupStep):
+        return any(_may_fail(inner) for inner in (step.body if isinstance(step, LoopStep) else step.members))
     if isinstance(step, GemmStep):
         return step.epilogue is not None and _may_fail(step.epilogue)
     if isinstance(step, KernelStep):

@@ -7,6 +7,7 @@ from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph, Node, Value, rewrite
 from treadle.passes.basic import cse, dce, decompose
 from treadle.passes.canonicalize import canonicalize, fold
+from treadle.passes.group import group
 from treadle.passes.irregular import irregular
 from treadle.passes.lower import lower
 from treadle.passes.memory import plan_memory
@@ -65,4 +66,4 @@ def prepare(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> 
 
 def compile_to_program(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> Program:
     """A recorded graph as a list of kernel launches, matrix products and host calls over numbered buffers."""
-    return plan_memory(lower(prepare(graph, after)))
+    return plan_memory(group(lower(prepare(graph, after))))

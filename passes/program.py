@@ -141,7 +141,14 @@ class LoopStep:
     node: Node | None = None
 
 
-Step = KernelStep | GemmStep | RoutineStep | HostStep | LoopStep
+@dataclass(slots=True)
+class GroupStep:
+    """Launches that do not depend on one another and run as one: threads share the work of all of them."""
+
+    members: list[KernelStep]
+
+
+Step = KernelStep | GemmStep | RoutineStep | HostStep | LoopStep | GroupStep
 
 
 @dataclass(slots=True)
@@ -174,11 +181,13 @@ class Program:
 
 
 def walk(steps: list[Step]) -> Iterator[Step]:
-    """All steps, those inside loops too."""
+    """All steps, those inside loops and groups too."""
     for step in steps:
         yield step
         if isinstance(step, LoopStep):
             yield from walk(step.body)
+        elif isinstance(step, GroupStep):
+            yield from step.members
 
 
 def step_refs(step: Step) -> Iterator[Ref]:
@@ -193,5 +202,5 @@ def step_refs(step: Step) -> Iterator[Ref]:
         yield from [r for r in step.inputs if isinstance(r, Ref)]
         yield from step.outputs
     else:
-        for inner in step.body:
+        for inner in step.body if isinstance(step, LoopStep) else step.members:
             yield from step_refs(inner)

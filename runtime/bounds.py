@@ -17,7 +17,7 @@ from treadle.codegen.kernel_reference import index_values
 from treadle.ir.dtypes import by_name
 from treadle.ir.graph import Value
 from treadle.ir.kernel import PARALLEL, UNIT, ZERO, Instr, Kernel, argument_layout
-from treadle.passes.program import GemmStep, HostStep, KernelStep, LoopStep, Matrix, Program, Ref, RoutineStep, Step
+from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Matrix, Program, Ref, RoutineStep, Step
 from treadle.runtime.check import CheckError
 
 
@@ -30,6 +30,8 @@ def check(program: Program) -> int:
 def _step(program: Program, step: Step, trips: tuple[int, ...]) -> int:
     if isinstance(step, LoopStep):
         return sum(_step(program, inner, (step.trip, *trips)) for inner in step.body) if step.trip else 0
+    if isinstance(step, GroupStep):
+        return sum(_kernel(program, member, trips, member) for member in step.members)
     if isinstance(step, KernelStep):
         return _kernel(program, step, trips, step)
     if isinstance(step, GemmStep):

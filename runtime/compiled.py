@@ -9,15 +9,18 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from treadle.codegen import emit, gemm, jit, phases
+from treadle.codegen.executor import GROUP_WORDS
+from treadle.codegen.executor import native as native_executor
 from treadle.codegen.gemm_plan import GemmStep as GemmCall
 from treadle.codegen.gemm_plan import Layout, fits_tiles, gemm_step, int8_step, tiles_step
 from treadle.codegen.llvm_text import Module
 from treadle.codegen.routines import emit_routine
+from treadle.codegen.schedule import THREAD_WORK
 from treadle.codegen.target import host
 from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.graph import Graph
@@ -29,6 +32,7 @@ from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import (
     ErrorCell,
     GemmStep,
+    GroupStep,
     HostStep,
     KernelStep,
     LoopStep,
@@ -124,6 +128,9 @@ def print_program(program: Program) -> str:
             elif isinstance(step, LoopStep):
                 lines.append(f"{indent}loop {step.trip} times")
                 show(step.body, indent + "  ")
+            elif isinstance(step, GroupStep):
+                lines.append(f"{indent}together")
+                show(list(step.members), indent + "  ")
             else:
                 lines.append(f"{indent}host {step.node.op.name if step.node.op else '?'}  {_refs(step)}")
     show(program.steps, "  ")
@@ -181,6 +188,15 @@ def _float32(value: Any) -> float:
     """Rounded to float32, overflowing to infinity as C does."""
     with np.errstate(over="ignore"):
         return float(np.float32(value))
+
+
+class _Call(NamedTuple):
+    """A call of a kernel: its address, the table of its arguments, its units, and how many of them are worth a thread."""
+
+    address: int
+    arguments: list[executor.Argument]
+    units: int
+    grain: int
 
 
 class CompiledPlan:
@@ -261,6 +277,8 @@ class CompiledPlan:
             elif isinstance(step, RoutineStep):
                 builder.step(_KERNELS["routine", step.routine], [self._argument(a) for a in step.arguments], step.units, step.grain,
                              (self.program, step, True))
+            elif isinstance(step, GroupStep):
+                self._emit_group(builder, step)
             elif isinstance(step, LoopStep):
                 builder.begin_loop(step.trip)
                 self._emit(builder, step.body)
@@ -269,17 +287,35 @@ class CompiledPlan:
                 raise RuntimeError("a loop's body needs the host")
 
     def _emit_kernel(self, builder: executor.PlanBuilder, step: KernelStep) -> None:
-        """Once, or sweep by sweep with memory between the launches that is the plan's own."""
+        for number, call in enumerate(self._calls(step)):
+            builder.step(call.address, call.arguments, call.units, call.grain, (self.program, step, number == 0))
+
+    def _emit_group(self, builder: executor.PlanBuilder, step: GroupStep) -> None:
+        """The first launches of all members, then the second ones, ..."""
+        calls = [self._calls(member) for member in step.members]
+        for number in range(max(map(len, calls))):
+            records: list[executor.Argument] = []
+            work = 0
+            for call in [c[number] for c in calls if len(c) > number and c[number].units]:
+                share = max(THREAD_WORK // call.grain, 1)
+                records += [call.address, executor.Table(tuple(call.arguments)), work, share]
+                work += share * call.units
+            count = len(records) // GROUP_WORDS
+            builder.step(native_executor().group, [count, *records, 0, 0, work], work, THREAD_WORK, (self.program, step, number == 0))
+
+    def _calls(self, step: KernelStep) -> list[_Call]:
+        """One, or one for each sweep, with memory between them that is the plan's own."""
         arguments = [self._argument(a) for a in step.arguments]
         launches = phases.launches(step.kernel, step.sizes)
         partials = 0
         if launches[0].parts:
             self._partials.append(memory.allocate(phases.partial_bytes(step.kernel, step.sizes, launches[0].parts)))
             partials = self._partials[-1].ptr
-        for number, launch in enumerate(launches):
+        calls = []
+        for launch in launches:
             words = [launch.phase, launch.parts, launch.length, partials] if phases.has_phases(step.kernel) else []
-            builder.step(_KERNELS["loop", step.kernel], [*arguments, *words], launch.units, launch.grain,
-                         (self.program, step, number == 0))
+            calls.append(_Call(_KERNELS["loop", step.kernel], [*arguments, *words], launch.units, launch.grain))
+        return calls
 
     def _emit_gemm(self, builder: executor.PlanBuilder, step: GemmStep) -> None:
         call = matrix_call(step)

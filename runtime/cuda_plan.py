@@ -24,7 +24,7 @@ from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.kernel import RUNTIME, UNIT, Kernel, argument_layout
 from treadle.passes.pipeline import compile_to_program
-from treadle.passes.program import GemmStep, HostStep, KernelStep, LoopStep, Matrix, Program, Ref, RoutineStep, Step
+from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Matrix, Program, Ref, RoutineStep, Step
 from treadle.runtime import cuda_driver, cuda_memory, engine, executor, memory
 from treadle.runtime.compiled import CompiledPlan, _number_bits
 from treadle.runtime.cuda_driver import Device, call
@@ -173,6 +173,9 @@ class CudaPlan(CompiledPlan):
                 self._emit_kernel(builder, step)
             elif isinstance(step, GemmStep):
                 self._emit_gemm(builder, step)
+            elif isinstance(step, GroupStep):
+                for member in step.members:
+                    self._emit_kernel(builder, member)
             elif isinstance(step, LoopStep):
                 builder.begin_loop(step.trip)
                 self._emit(builder, step.body)
@@ -466,6 +469,9 @@ def kernel_texts(graph: Graph, architecture: str) -> tuple[dict[str, str], list[
                 texts[code.name] = code.ptx
                 if step.epilogue is not None and not joined:
                     add(step.epilogue)
+            elif isinstance(step, GroupStep):
+                for member in step.members:
+                    add(member)
             elif isinstance(step, LoopStep):
                 walk(step.body)
             elif isinstance(step, RoutineStep):

@@ -12,7 +12,7 @@ from typing import Any
 
 from treadle.codegen import python_calls as layout
 from treadle.ir.dtypes import BOOL, FLOAT
-from treadle.passes.program import GemmStep, KernelStep, Step
+from treadle.passes.program import GemmStep, GroupStep, KernelStep, Step
 from treadle.runtime import executor, memory, native, threads
 
 Launch = Callable[..., tuple[memory.Buffer, ...] | None]
@@ -55,6 +55,8 @@ def _points(steps: list[Step]) -> float:
     for step in steps:
         if isinstance(step, KernelStep):
             total += math.prod(step.sizes)
+        elif isinstance(step, GroupStep):
+            total += _points(list(step.members))
         elif isinstance(step, GemmStep):
             total += math.prod(step.batch) * step.m * step.n * step.k
         else:

@@ -12,7 +12,7 @@ from treadle.ir.dtypes import by_name
 from treadle.ir.graph import Graph, Value
 from treadle.ir.kernel import RUNTIME, UNIT, argument_layout
 from treadle.passes.pipeline import compile_to_program
-from treadle.passes.program import GemmStep, HostStep, KernelStep, LoopStep, Matrix, Program, Ref, RoutineStep, ScalarRef, Step
+from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Matrix, Program, Ref, RoutineStep, ScalarRef, Step
 
 
 class Runner:
@@ -67,6 +67,9 @@ class Runner:
             self.host(step)
         elif isinstance(step, RoutineStep):
             self.routine(step, iteration)
+        elif isinstance(step, GroupStep):
+            for member in reversed(step.members):  # any order will do
+                self.kernel(member, iteration)
         else:
             assert isinstance(step, LoopStep)
             for i in range(step.trip):

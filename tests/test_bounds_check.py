@@ -19,7 +19,7 @@ from treadle.ir.kernel import argument_layout
 from treadle.ir.op import TABLE
 from treadle.ir.types import tensor_type
 from treadle.passes.pipeline import compile_to_program
-from treadle.passes.program import GemmStep, HostStep, KernelStep, LoopStep, Program, RoutineStep
+from treadle.passes.program import GemmStep, HostStep, KernelStep, LoopStep, Program, RoutineStep, walk
 from treadle.runtime import bounds
 from treadle.runtime.bounds import _where
 from treadle.runtime.check import CheckError
@@ -50,7 +50,7 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 
 def clean_steps(program: Program) -> list[KernelStep]:
     assert bounds.check(program) > 0
-    steps = [s for s in program.steps if isinstance(s, KernelStep)]
+    steps = [s for s in walk(program.steps) if isinstance(s, KernelStep)]
     assert steps
     return steps
 

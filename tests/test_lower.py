@@ -15,7 +15,7 @@ from treadle.ir.builder import Builder
 from treadle.ir.dtypes import DType
 from treadle.ir.kernel import PARALLEL, REDUCE, Kernel
 from treadle.ir.types import SCALARS, tensor_type
-from treadle.passes.program import GemmStep, HostStep, KernelStep, Program
+from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, Program
 
 F32 = dtypes.float32
 
@@ -39,9 +39,9 @@ def run(function: Callable[..., Any], *shapes: tuple[int, ...], **options: Any) 
 
 
 def kinds(program: Program) -> str:
-    """One letter a step: k(ernel), g(emm), h(ost), l(oop)."""
-    return "".join("k" if isinstance(s, KernelStep) else "g" if isinstance(s, GemmStep) else "h" if isinstance(s, HostStep) else "l"
-                   for s in program.steps)
+    """One letter a step: k(ernel), g(emm), h(ost), l(oop); K for each kernel of a group."""
+    letters = {KernelStep: "k", GemmStep: "g", HostStep: "h"}
+    return "".join("K" * len(s.members) if isinstance(s, GroupStep) else letters.get(type(s), "l") for s in program.steps)
 
 
 def axes(program: Program, step: int = 0) -> str:
@@ -111,7 +111,7 @@ def test_views_are_free() -> None:
 
 def test_cat_and_pad() -> None:
     assert kinds(run(lambda b, x, y: b.mul(b.cat(x, y, dim=1), 2.0), (3, 4), (3, 2))) == "k"
-    assert kinds(run(lambda b, x, y: b.cat(b.exp(x), y, dim=0), (3, 4), (2, 4))) == "kk"
+    assert kinds(run(lambda b, x, y: b.cat(b.exp(x), y, dim=0), (3, 4), (2, 4))) == "KK"
     run(lambda b, x: b.pad(b.exp(x), 0.5, (1, 0), (0, 2)), (3, 4))
     run(lambda b, x: b.sum(b.pad(x, -1.0, (1, 0), (0, 2)), (1,), False, None), (3, 4))
     run(lambda b, x, y: b.slice_scatter(b.neg(x), b.exp(y), (1, 0), (3, 4), (1, 1)), (5, 4), (2, 4))
