@@ -138,6 +138,8 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_foreach_"):
         from treadle.foreach import foreach
         return foreach(name.removeprefix("_foreach_"))
+    if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):  # in-place methods are functions too
+        return getattr(Tensor, name)
     if not name.startswith("_"):
         older = importlib.import_module("treadle.older")
         if name in older.__all__:

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +16,7 @@ from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.types import tensor_type
 from treadle.random import Generator, reserve
+from treadle.results import into, with_out
 from treadle.runtime import engine, memory
 from treadle.runtime.recorder import STATE, computed
 from treadle.tensor import Tensor, apply, read, wrap
@@ -46,6 +48,25 @@ def adopt(array: np.ndarray, like: Tensor | None = None) -> Tensor:
 
 def _finish(t: Tensor, requires_grad: bool) -> Tensor:
     return t.requires_grad_() if requires_grad else t
+
+
+def _into(out: Tensor, function: Callable[..., Tensor], args: tuple[Any, ...], **kwargs: Any) -> Tensor:
+    """What `function` creates, of the dtype and on the device of `out`, written there."""
+    made = function(*args, dtype=kwargs.pop("dtype", None) or out._data.type.dtype, device=out._data.type.device, **kwargs)
+    found: Tensor = into(out, made, function.__name__)
+    return found
+
+
+def _creating(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function` with the keywords that all creations take: `out`, `layout`, `pin_memory`."""
+    @wraps(function)
+    def wrapper(*args: Any, out: Tensor | None = None, layout: Any = None, pin_memory: bool = False, **kwargs: Any) -> Tensor:
+        if out is not None:
+            kwargs.pop("device", None)
+            return _into(out, function, args, **kwargs)
+        made = function(*args, **kwargs)
+        return made.pin_memory() if pin_memory else made
+    return wrapper
 
 
 def _to_array(data: Any, floats: np.dtype) -> np.ndarray:
@@ -162,8 +183,9 @@ def asarray(obj: Any, *, dtype: DType | None = None, device: Any = None, copy: b
     return _finish(tensor(obj, dtype=dtype, device=device) if copy else as_tensor(obj, dtype, device), requires_grad)
 
 
-def scalar_tensor(value: Any, *, dtype: DType | None = None, device: Any = None) -> Tensor:
-    return full((), value, dtype=_dtype(dtype), device=device)
+@_creating
+def scalar_tensor(value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    return full((), value, dtype=_dtype(dtype), device=device, requires_grad=requires_grad)
 
 
 def legacy_tensor(args: tuple[Any, ...]) -> Tensor:
@@ -198,6 +220,8 @@ def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any 
          pin_memory: bool = False, out: Any = None) -> Tensor:
     """Every element is `fill_value`; dtype from the value when not given."""
     value = fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value
+    if out is not None:
+        return _into(out, full, (size, value), dtype=dtype)
     if dtype is None:
         dtype = {bool: dtypes.bool_, int: dtypes.int64}.get(type(value), dtypes.default_float())
     dtype = as_dtype(dtype)
@@ -207,18 +231,22 @@ def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any 
 
 def zeros(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
           pin_memory: bool = False, out: Any = None, names: Any = None) -> Tensor:
+    if out is not None:
+        return _into(out, zeros, size, dtype=dtype)
     return _finish(apply(FULL, (0,), (_shape(size), _dtype(dtype), device_name(device))), requires_grad)
 
 
 def ones(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
          pin_memory: bool = False, out: Any = None) -> Tensor:
+    if out is not None:
+        return _into(out, ones, size, dtype=dtype)
     return _finish(apply(FULL, (1,), (_shape(size), _dtype(dtype), device_name(device))), requires_grad)
 
 
 def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
           pin_memory: bool = False, memory_format: Any = None, out: Any = None) -> Tensor:
     """Treadle fills new memory with zeros: a value must be a function of the program."""
-    return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad)
+    return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad, out=out)
 
 
 def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool) -> Tensor:
@@ -254,13 +282,14 @@ def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_
     by = step if step is not None else (numbers.pop(0) if numbers else 1)
     if by == 0:
         raise RuntimeError("arange: step must be nonzero")
+    if not all(map(math.isfinite, (begin, stop))):
+        raise RuntimeError(f"arange: unsupported range: {begin} -> {stop}")
     if (stop - begin) / by < 0:
         raise RuntimeError(f"arange: upper bound and lower bound inconsistent with step sign (start {begin}, end {stop}, step {by})")
     size = max(0, math.ceil((stop - begin) / by))
     integral = all(isinstance(v, int) for v in (begin, stop, by))
     dtype = as_dtype(dtype) if dtype else (dtypes.int64 if integral else dtypes.default_float())
     if out is not None:
-        from treadle.functions import into  # functions are made of creations
         return into(out, _ramp(size, begin, by, out._data.type.dtype, out._data.type.device), "arange")
     return _finish(_ramp(size, begin, by, dtype, device_name(device)), requires_grad)
 
@@ -278,6 +307,7 @@ def _ramp(size: int, begin: Any, by: Any, dtype: DType, device: str) -> Tensor:
     return t if wide is dtype else apply(op_table.TABLE["cast"], (t,), (dtype,))
 
 
+@_creating
 def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """`steps` values from start to end, both included."""
     start, end = float(start), float(end)
@@ -285,13 +315,18 @@ def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, de
     return _finish(adopt(values.astype(_dtype(dtype).np)), requires_grad)
 
 
+@_creating
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: DType | None = None, device: Any = None,
              requires_grad: bool = False) -> Tensor:
     values = np.logspace(float(start), float(end), steps, base=base)
     return _finish(adopt(values.astype(_dtype(dtype).np)), requires_grad)
 
 
+@_creating
 def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    for name, size in (("n", n), ("m", m)):
+        if size is not None and size < 0:
+            raise RuntimeError(f"{name} must be greater or equal to 0, got {size}")
     return _finish(adopt(np.eye(n, m, dtype=_dtype(dtype).np)), requires_grad)
 
 
@@ -307,12 +342,16 @@ def _draw(op_name: str, draws: int, shape: tuple[int, ...], dtype: DType | None,
 def rand(*size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
          layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
     """Uniform in [0, 1)."""
+    if out is not None:
+        return _into(out, rand, size, dtype=dtype, generator=generator)
     return _finish(_draw("random_uniform", 1, _shape(size), dtype, device, generator), requires_grad)
 
 
 def randn(*size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
           layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
     """Standard normal."""
+    if out is not None:
+        return _into(out, randn, size, dtype=dtype, generator=generator)
     return _finish(_draw("random_normal", 2, _shape(size), dtype, device, generator), requires_grad)
 
 
@@ -328,6 +367,7 @@ def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None,
     return randn(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
 
 
+@_creating
 def randint(low: int, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
             device: Any = None, requires_grad: bool = False) -> Tensor:
     """Integers uniform in [low, high); `randint(high, size)` starts at 0."""
@@ -353,6 +393,7 @@ def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DTy
     return randint(begin, end, type.shape, dtype=dtype, device=where)
 
 
+@_creating
 def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
              requires_grad: bool = False) -> Tensor:
     """A random permutation of 0..n-1: the order that sorts n random words (Philox, so any process agrees)."""
@@ -364,6 +405,7 @@ def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None 
     return adopt(order.astype(as_dtype(dtype or dtypes.int64).np))
 
 
+@_creating
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
            device: Any = None, requires_grad: bool = False) -> Tensor:
     """Normal with the given mean and standard deviation: numbers with `size`, or tensors."""
@@ -378,6 +420,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
     return _finish(apply(table["add"], (apply(table["mul"], (z, std)), mean)), requires_grad)
 
 
+@with_out
 def bernoulli(input: Any, p: float | None = None, *, generator: Generator | None = None) -> Tensor:
     """1 with probability `input` (or p), else 0, in the input's dtype."""
     t = input._data.type

@@ -14,6 +14,7 @@ from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
+from treadle.results import COPY, cast, into, with_out
 from treadle.runtime.symbols import SymFloat, SymInt
 from treadle.tape import NoDerivative
 from treadle.tensor import Tensor, apply, assign, fast_path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # most functions are generated
 
 TABLE = op_table.TABLE
 ADD, SUB, MUL, DIV, POW = (op_table.get(n) for n in ("add", "sub", "mul", "div", "pow"))
-CAST, COPY, WHERE, FULL = (op_table.get(n) for n in ("cast", "copy", "where", "full"))
+WHERE, FULL = op_table.get("where"), op_table.get("full")
 
 # Classes that `apply` takes as they are.
 PLAIN = frozenset({Tensor, float, int, bool, SymFloat, SymInt})
@@ -71,37 +72,10 @@ def as_dtype(dtype: Any) -> DType:
     return found
 
 
-def cast(x: Tensor, dtype: DType) -> Tensor:
-    """`x` itself when it has that dtype already."""
-    return x if x._data.type.dtype is dtype else apply(CAST, (x,), (dtype,))
-
-
 def full_like(x: Tensor, value: float | int | bool, dtype: DType | None = None) -> Tensor:
     """A tensor of `x`'s shape, dtype (unless given) and device filled with `value`; off the tape."""
     type = x._data.type
     return apply(FULL, (value,), (type.shape, dtype or type.dtype, type.device))
-
-
-def fresh(value: Tensor, target: Tensor) -> Tensor:
-    """`value`, copied when another tensor could share it: what `assign` asks for."""
-    if value._storage is not None or value._data is target._data:
-        return apply(COPY, (value,))
-    return value
-
-
-def into(out: Tensor | None, result: Tensor, name: str) -> Tensor:
-    """Deliver a result: as it is, or written to the tensor given as `out=` (which takes the result's shape)."""
-    if out is None:
-        return result
-    if result._node is not None:
-        raise RuntimeError(f"{name}(): functions with out=... arguments don't support automatic differentiation, "
-                           "but one of the arguments requires grad.")
-    if out._data.type.shape != result._data.type.shape and out._storage is None:
-        out._data.stale = True
-        out._data = cast(result, out._data.type.dtype)._data
-        out._writes += 1
-        return out
-    return assign(out, fresh(result, out), name)
 
 
 # -- functions made from the table -----------------------------------------------------------------------------------------
@@ -243,6 +217,7 @@ def power(x: Any, exponent: Any) -> Tensor:
 _SHORT_POWERS = {1: "copy", 2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
 
 
+@with_out
 def float_power(input: Any, exponent: Any) -> Tensor:
     """input ** exponent in float64."""
     double = [cast(x, dtypes.float64) if isinstance(x, Tensor) else float(x) for x in (input, exponent)]
@@ -308,16 +283,17 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None
     return into(out, result, "clamp")
 
 
-def clamp_min(input: Tensor, min: Any) -> Tensor:
+def clamp_min(input: Tensor, min: Any, *, out: Tensor | None = None) -> Tensor:
     """Elements not below `min`."""
-    return clamp(input, min)
+    return clamp(input, min, out=out)
 
 
-def clamp_max(input: Tensor, max: Any) -> Tensor:
+def clamp_max(input: Tensor, max: Any, *, out: Tensor | None = None) -> Tensor:
     """Elements not above `max`."""
-    return clamp(input, None, max)
+    return clamp(input, None, max, out=out)
 
 
+@with_out
 def fmax(input: Tensor, other: Tensor) -> Tensor:
     """The larger element; a NaN gives way to the other."""
     best = apply(TABLE["maximum"], (input, other))
@@ -325,6 +301,7 @@ def fmax(input: Tensor, other: Tensor) -> Tensor:
     return where(apply(isnan, (input,)), other, where(apply(isnan, (other,)), input, best))
 
 
+@with_out
 def fmin(input: Tensor, other: Tensor) -> Tensor:
     """The smaller element; a NaN gives way to the other."""
     best = apply(TABLE["minimum"], (input, other))
@@ -366,16 +343,19 @@ def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
     return apply(COPY, (tensor_argument("clone", input),))
 
 
+@with_out
 def frac(input: Tensor) -> Tensor:
     """input - trunc(input)."""
     return apply(SUB, (input, apply(TABLE["trunc"], (input,))))
 
 
+@with_out
 def sgn(input: Tensor) -> Tensor:
     """The sign: -1, 0 or 1."""
     return apply(TABLE["sign"], (input,))
 
 
+@with_out
 def signbit(input: Tensor) -> Tensor:
     """Whether the sign bit is set; also for -0.0."""
     if input._data.type.dtype.category != FLOAT:
@@ -384,16 +364,19 @@ def signbit(input: Tensor) -> Tensor:
     return apply(TABLE["logical_or"], (apply(TABLE["lt"], (input, 0.0)), negative_zero))
 
 
+@with_out
 def deg2rad(input: Tensor) -> Tensor:
     """Degrees to radians."""
     return apply(MUL, (input, math.pi / 180))
 
 
+@with_out
 def rad2deg(input: Tensor) -> Tensor:
     """Radians to degrees."""
     return apply(MUL, (input, 180 / math.pi))
 
 
+@with_out
 def hypot(input: Tensor, other: Tensor) -> Tensor:
     """sqrt(input**2 + other**2), scaled so that squares do not overflow."""
     a, b = apply(TABLE["abs"], (input,)), apply(TABLE["abs"], (other,))
@@ -402,17 +385,20 @@ def hypot(input: Tensor, other: Tensor) -> Tensor:
     return apply(MUL, (high, apply(TABLE["sqrt"], (apply(ADD, (apply(MUL, (ratio, ratio)), 1)),))))
 
 
+@with_out
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
     """0 below zero, 1 above, `values` at zero."""
     step = cast(apply(TABLE["gt"], (input, 0)), input._data.type.dtype)
     return where(apply(TABLE["eq"], (input, 0)), values, step)
 
 
+@with_out
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2**other."""
     return apply(MUL, (input, apply(POW, (2.0, other))))
 
 
+@with_out
 def sinc(input: Tensor) -> Tensor:
     """sin(pi x) / (pi x), 1 at zero."""
     x = apply(MUL, (input, math.pi))
@@ -421,28 +407,33 @@ def sinc(input: Tensor) -> Tensor:
     return where(zero, 1.0, apply(DIV, (apply(TABLE["sin"], (safe,)), safe)))
 
 
+@with_out
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """log(x / (1 - x)), x moved into [eps, 1 - eps] when given."""
     x = input if eps is None else clamp(input, eps, 1 - eps)
     return apply(TABLE["log"], (apply(DIV, (x, apply(SUB, (1, x)))),))
 
 
+@with_out
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
     return apply(TABLE["logaddexp"], (input, other))
 
 
+@with_out
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2**input + 2**other) without overflow."""
     ln2 = math.log(2.0)
     return apply(DIV, (apply(TABLE["logaddexp"], (apply(MUL, (input, ln2)), apply(MUL, (other, ln2)))), ln2))
 
 
+@with_out
 def xlogy(input: Any, other: Any) -> Tensor:
     """input * log(other), 0 where input is 0 and other is not NaN."""
     return apply(TABLE["xlogy"], (checked("xlogy", input, "input", 1), checked("xlogy", other)))
 
 
+@with_out
 def copysign(input: Tensor, other: Any) -> Tensor:
     """The magnitude of input with the sign of other."""
     size = apply(TABLE["abs"], (tensor_argument("copysign", input),))
@@ -503,11 +494,13 @@ def is_nonzero(input: Tensor) -> bool:
     return bool(tensor_argument("is_nonzero", input))
 
 
+@with_out
 def isposinf(input: Tensor) -> Tensor:
     """Whether an element is +inf."""
     return apply(TABLE["eq"], (input, math.inf))
 
 
+@with_out
 def isneginf(input: Tensor) -> Tensor:
     """Whether an element is -inf."""
     return apply(TABLE["eq"], (input, -math.inf))

@@ -14,7 +14,8 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import normalize_dim
 from treadle.layout import EXPAND, RESHAPE, SLICE
-from treadle.reductions import PAIRS, numpy_names
+from treadle.reductions import PAIRS
+from treadle.results import numpy_names, with_out
 from treadle.tensor import Tensor, apply, assign, read
 
 __all__ = [
@@ -47,6 +48,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False,
     return into(out, apply(TABLE["gather"], (tensor_argument("gather", input), index), (_axis("gather", input, dim),)), "gather")
 
 
+@with_out
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     """`gather` with broadcasting; over the flat tensor without `dim`."""
     if dim is None:
@@ -69,6 +71,7 @@ def _corner(src: Tensor, index: Tensor) -> Tensor:
 _REDUCTIONS = {"add": "sum", "multiply": "prod", "sum": "sum", "prod": "prod", "amax": "amax", "amin": "amin", "mean": "mean"}
 
 
+@with_out
 def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Tensor:
     """A copy of input with src (a tensor or a number) written at the places that `gather` would read."""
     source = checked("scatter", value if src is None else src, "src", 4)
@@ -82,6 +85,7 @@ def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: A
     return apply(TABLE["scatter"], (tensor_argument("scatter", input), index, source), (_axis("scatter", input, dim),))
 
 
+@with_out
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of input with src added at the places that `gather` would read."""
     tensor_argument("scatter_add", src, "src", 4)
@@ -89,6 +93,7 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     return apply(TABLE["scatter_add"], (x, index, _corner(src, index)), (_axis("scatter_add", x, dim),))
 
 
+@with_out
 def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
     """A copy of input combined with src by "sum", "prod", "mean", "amax" or "amin"."""
     if reduce not in ("sum", "prod", "mean", "amax", "amin"):
@@ -121,12 +126,14 @@ def index_select(input: Tensor, dim: int, index: Tensor, *, out: Tensor | None =
     return into(out, found if input._data.type.ndim else apply(RESHAPE, (found,), ((),)), "index_select")
 
 
+@with_out
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
     """A copy of input with alpha * source added to entries of an axis."""
     src = source if alpha == 1 else apply(MUL, (source, alpha))
     return apply(TABLE["index_add"], (input, _vector("index_add", index), src), (_axis("index_add", input, dim),))
 
 
+@with_out
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """A copy of input with source written over entries of an axis."""
     return apply(TABLE["index_copy"], (input, _vector("index_copy", index), source), (_axis("index_copy", input, dim),))
@@ -138,6 +145,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     return apply(TABLE["index_copy"], (input, _vector("index_fill", index), number), (_axis("index_fill", input, dim),))
 
 
+@with_out
 def index_reduce(input: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
     """A copy of input with entries of an axis combined with source by "prod", "mean", "amax" or "amin"."""
     axis, shape = _axis("index_reduce", input, dim), source._data.type.shape
@@ -166,6 +174,7 @@ def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Any, accu
     return apply(TABLE["index_put"], (input, checked("index_put", values, "values", 3), *parts), (tuple(dims), accumulate))
 
 
+@with_out
 def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flat tensor."""
     flat = apply(RESHAPE, (input,), ((input._data.type.numel,),))
@@ -188,6 +197,7 @@ def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     return slice_scatter(input, apply(RESHAPE, (src,), ((*shape[:dim], 1, *shape[dim:]),)), dim, at, at + 1)
 
 
+@with_out
 def slice_scatter(input: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
     """A copy of input with src written over start:end:step of an axis."""
     dim = _axis("slice_scatter", input, dim)
@@ -221,6 +231,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     return apply(TABLE["masked_fill"], (input, mask, checked("masked_fill", value, "value", 3)))
 
 
+@with_out
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where the mask (broadcast) holds, as a vector."""
     if mask._data.type.dtype is not dtypes.bool_:
@@ -275,6 +286,7 @@ def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool
     return sort(input, dim, descending)[1]
 
 
+@with_out
 def msort(input: Tensor) -> Tensor:
     """Sorted along the first axis."""
     return sort(input, 0)[0]
@@ -325,6 +337,7 @@ def unique_consecutive(input: Tensor, return_inverse: bool = False, return_count
     return _set_result(input, (values, inverse.reshape(shape) if dim is None else inverse, counts), return_inverse, return_counts)
 
 
+@with_out
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Whether each element occurs among the test elements."""
     a, b = (_array(x) if isinstance(x, Tensor) else np.asarray(x) for x in (elements, test_elements))
@@ -345,6 +358,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     return _wrap(counts.astype(np.float32 if weights._data.type.dtype is dtypes.float32 else np.float64), x)
 
 
+@with_out
 def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
                  sorter: Tensor | None = None) -> Tensor:
     """Where to insert values into sorted rows so that they stay sorted."""
@@ -368,6 +382,7 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = Fals
     return _wrap(found.astype(np.int32 if out_int32 else np.int64), sorted_sequence)
 
 
+@with_out
 def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
     """The bucket between boundaries in which each value lies."""
     return searchsorted(boundaries, input, out_int32=out_int32, right=right)
@@ -409,6 +424,7 @@ def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None
     return apply(RESHAPE, (wide,), ((*shape[:axis], shape[axis] * repeats, *shape[axis + 1:]),))
 
 
+@with_out
 def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:
     """Indices drawn from rows of non-negative weights, with or without replacement.
 

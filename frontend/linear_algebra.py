@@ -11,7 +11,8 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import normalize_dim
 from treadle.layout import PERMUTE, RESHAPE
-from treadle.reductions import amax, amin, numpy_names, sum
+from treadle.reductions import amax, amin, sum
+from treadle.results import numpy_names, with_out
 from treadle.runtime.recorder import STATE
 from treadle.shaping import atleast_2d, cat, diagonal, meshgrid, movedim, reshape, stack, unsqueeze
 from treadle.tensor import Tensor, apply, fast_path
@@ -92,11 +93,13 @@ def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     return into(out, apply(MATMUL, (x, y)), "bmm")
 
 
+@with_out
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """A matrix times a vector."""
     return matmul(_need("mv", input, 2, "input"), _need("mv", vec, 1, "vec"))
 
 
+@with_out
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """The inner product of two vectors."""
     x, y = tensor_argument("dot", input), tensor_argument("dot", tensor, "tensor", 2)
@@ -114,6 +117,7 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
 vdot = dot
 
 
+@with_out
 def inner(input: Tensor, other: Tensor) -> Tensor:
     """Sums of products over the last axis of both."""
     if not input._data.type.shape or not other._data.type.shape:
@@ -121,6 +125,7 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
     return tensordot(input, other, ([-1], [-1]))
 
 
+@with_out
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """All products of the elements of two vectors."""
     x, y = _need("outer", input, 1, "self"), _need("outer", vec2, 1, "vec2")
@@ -141,6 +146,7 @@ def _combine(base: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:
     return apply(ADD, (base if beta == 1 else apply(MUL, (base, beta)), product))
 
 
+@with_out
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * (mat1 @ mat2)."""
     if beta == 0:
@@ -148,21 +154,25 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: 
     return apply(TABLE["addmm"], (input, _need("addmm", mat1, 2, "mat1"), _need("addmm", mat2, 2, "mat2"), beta, alpha))
 
 
+@with_out
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * (mat @ vec)."""
     return _combine(input, mv(mat, vec), beta, alpha)
 
 
+@with_out
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * outer(vec1, vec2)."""
     return _combine(input, outer(vec1, vec2), beta, alpha)
 
 
+@with_out
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * bmm(batch1, batch2)."""
     return _combine(input, bmm(batch1, batch2), beta, alpha)
 
 
+@with_out
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * the sum of the products of two stacks."""
     return _combine(input, sum(bmm(batch1, batch2), 0), beta, alpha)
@@ -228,6 +238,7 @@ def einsum(equation: str, *operands: Any) -> Tensor:
     return evaluate(equation, list(xs))
 
 
+@with_out
 def kron(input: Tensor, other: Tensor) -> Tensor:
     """The Kronecker product."""
     n = max(input._data.type.ndim, other._data.type.ndim)
@@ -238,6 +249,7 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
     return _shaped(apply(MUL, (wide, narrow)), tuple([a * b for a, b in zip(xs, ys, strict=True)]))
 
 
+@with_out
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """The cross product of vectors of three elements along an axis (the first of size 3 unless given)."""
     from treadle.shaping import broadcast_tensors, roll
@@ -313,11 +325,13 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_fo
 
 
 # -- diagonals and triangles -------------------------------------------------------------------------------------------------------
+@with_out
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle of matrices, zeros above the diagonal."""
     return apply(TABLE["tril"], (input,), (int(diagonal),))
 
 
+@with_out
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle of matrices, zeros below the diagonal."""
     return apply(TABLE["triu"], (input,), (int(diagonal),))
@@ -341,6 +355,7 @@ def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, devi
     return _triangle_indices(row, col, offset, True, dtype).to(device=device)
 
 
+@with_out
 def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """A vector's matrix with it on a diagonal; a matrix's diagonal (a copy)."""
     from treadle.shaping import diagonal as diagonal_view

@@ -23,9 +23,10 @@ from treadle import (
 )
 from treadle.creation import to_array
 from treadle.device import device, device_name
-from treadle.functions import MUL, TABLE, as_dtype, cast, fresh, operand
+from treadle.functions import MUL, TABLE, as_dtype, cast, operand
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
+from treadle.results import fresh
 from treadle.runtime import engine
 from treadle.runtime.recorder import computed
 from treadle.tensor import Tensor, alias, apply, assign, check_writable, fast_path, read, storage_of, wrap
@@ -515,6 +516,26 @@ def _in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
+def _later(name: str) -> Callable[..., Any]:
+    """A method that is the package's function `name`, looked up when it is called: its module may not be loaded yet."""
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        import treadle
+        return getattr(treadle, name)(self, *args, **kwargs)
+    method.__name__, method.__doc__ = name, f"`treadle.{name}` of this tensor."
+    return method
+
+
+def polygamma(self: Tensor, n: int) -> Tensor:
+    """The n-th derivative of digamma."""
+    import treadle
+    return treadle.polygamma(n, self)
+
+
+# Functions defined above the tensor that are methods too; those after the bar have in-place forms.
+LATER, LATER_IN_PLACE = (part.split() for part in """as_strided_scatter bernoulli cholesky cholesky_inverse cholesky_solve det frexp geqrf
+    histogram inverse logdet lu_solve matrix_exp narrow_copy nonzero_static orgqr ormqr pinverse qr slogdet svd triangular_solve
+    unsafe_chunk unsafe_split | addbmm gcd i0 igamma igammac index_reduce lcm mvlgamma nextafter renorm""".split("|"))
+
 # Functions of these modules whose first parameter is `input` become methods.
 MODULES = (functions, shaping, reductions, linear_algebra, gathering)
 # Methods whose in-place form makes sense beside the elementwise functions.
@@ -542,6 +563,12 @@ def _install_functions() -> None:
             wanted = (module is functions or name in ALSO_IN_PLACE) and name not in NOT_IN_PLACE
             if wanted and not hasattr(Tensor, f"{name}_"):
                 setattr(Tensor, f"{name}_", _in_place(name, function))
+    for name in (*LATER, *LATER_IN_PLACE):
+        if not hasattr(Tensor, name):
+            setattr(Tensor, name, _later(name))
+    for name in LATER_IN_PLACE:
+        setattr(Tensor, f"{name}_", _in_place(name, getattr(Tensor, name)))
+    Tensor.polygamma, Tensor.polygamma_ = polygamma, _in_place("polygamma", polygamma)
     for name in VIEWING:
         setattr(Tensor, f"{name}_", _viewing(name))
 

@@ -13,6 +13,7 @@ import treadle
 from treadle import ops, special
 from treadle.functions import tensor_argument
 from treadle.ir.types import normalize_dim
+from treadle.results import into, with_out
 from treadle.signal import windows
 from treadle.tensor import Tensor
 
@@ -59,7 +60,8 @@ def angle(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """pi for negative numbers, NaN for NaN, else 0."""
     x = input if input.dtype.is_floating_point else input.to(treadle.get_default_dtype())
     y = treadle.where(treadle.isnan(x), math.nan, treadle.where(x < 0, treadle.full_like(x, math.pi), 0.0))
-    return y if out is None else out.copy_(y)
+    found: Tensor = into(out, y, "angle")
+    return found
 
 
 # -- memory --------------------------------------------------------------------------------------------------------------------------
@@ -90,6 +92,7 @@ def constant_pad_nd(input: Tensor, pad: Sequence[int], value: float = 0) -> Tens
 
 
 # -- matrices ------------------------------------------------------------------------------------------------------------------------
+@with_out
 def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> SVD:
     """(U, S, V) with input = U diag(S) V^T: `linalg.svd` gives V^T."""
     if not compute_uv:
@@ -117,6 +120,7 @@ def pca_lowrank(A: Tensor, q: int | None = None, center: bool = True, niter: int
     return svd_lowrank(x, min(6, *A.shape[-2:]) if q is None else q, niter)
 
 
+@with_out
 def triangular_solve(b: Tensor, A: Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False) -> TriangularSolution:
     """(x, A) with A x = b for a triangular A."""
     matrix = A.mT if transpose else A
@@ -149,6 +153,7 @@ def _along(x: Tensor, d: int, h: float, order: int) -> Tensor:
     return treadle.cat([first, *([(at(2, n - 2) - at(0, n - 2)) / (2 * h)] if n > 2 else []), last], d)
 
 
+@with_out
 def histogram(input: Tensor, bins: Any, *, range: tuple[float, float] | None = None, weight: Tensor | None = None,
               density: bool = False) -> Histogram:
     """Counts (or weights) in bins, the last of which holds its upper edge; computed by numpy."""
@@ -195,12 +200,13 @@ def _copying(name: str) -> Callable[..., Any]:
         return tuple([x.clone() for x in found]) if isinstance(found, tuple | list) else found.clone()
     function.__name__ = function.__qualname__ = f"{name}_copy"
     function.__doc__ = f"A copy of `input.{name}(...)`, which shares no memory with it."
-    return function
+    return with_out(function)
 
 
 globals().update({f"{name}_copy": _copying(name) for name in _COPIED})
 
 
+@with_out
 def alias_copy(input: Tensor) -> Tensor:
     """A copy of the input."""
     return input.clone()
@@ -216,6 +222,7 @@ def unsafe_split(input: Tensor, split_size: Any, dim: int = 0) -> Any:
     return input.split(split_size, dim)
 
 
+@with_out
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     """The slices along `dim` whose p-norm exceeds `maxnorm` scaled down to it."""
     own = normalize_dim("renorm", dim, input.dim())
@@ -224,6 +231,7 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     return input * treadle.where(norms > maxnorm, maxnorm / (norms + 1e-7), 1.0)
 
 
+@with_out
 def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
     """The first `size` indices of elements that are not zero, filled up with `fill_value`."""
     found = input.nonzero()[:size]
@@ -254,8 +262,8 @@ def _pairwise(name: str, doc: str) -> Callable[..., Tensor]:
 
     def function(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
         x, y = tensor_argument(name, input), tensor_argument(name, other, "other", 2)
-        result: Tensor = op(*treadle.broadcast_tensors(x, y))
-        return result if out is None else out.copy_(result)
+        result: Tensor = into(out, op(*treadle.broadcast_tensors(x, y)), name)
+        return result
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     return function
@@ -265,6 +273,7 @@ gcd, lcm = _pairwise("gcd", "The greatest common divisor of integers."), _pairwi
 nextafter = _pairwise("nextafter", "The next representable number after input in the direction of other.")
 
 
+@with_out
 def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
     """(mantissa, exponent) with input = mantissa * 2^exponent and 0.5 <= |mantissa| < 1."""
     mantissa, exponent = ops.frexp(input)

@@ -19,7 +19,9 @@ def _filled(self: Tensor, value: Tensor, name: str) -> Tensor:
 
 
 def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
-    """Uniform in [a, b)."""
+    """Uniform in [a, b). RuntimeError when a > b."""
+    if a > b:
+        raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={a} > to={b}")
     u = creation.rand(self._data.type.shape, dtype=self._data.type.dtype, generator=generator)
     return _filled(self, u if (a, b) == (0.0, 1.0) else apply(TABLE["add"], (apply(MUL, (u, float(b) - float(a))), float(a))), "uniform_")
 
@@ -39,7 +41,9 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None
 
 
 def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
-    """Exponential with rate `lambd`."""
+    """Exponential with rate `lambd`. RuntimeError unless it is positive."""
+    if lambd <= 0:
+        raise RuntimeError(f"exponential_ expects lambda > 0.0, but found lambda={lambd}")
     u = creation.rand(self._data.type.shape, dtype=self._data.type.dtype, generator=generator)
     return _filled(self, apply(MUL, (apply(TABLE["log1p"], (apply(TABLE["neg"], (u,)),)), -1.0 / lambd)), "exponential_")
 
@@ -59,7 +63,9 @@ def random_(self: Tensor, low: int = 0, high: int | None = None, *, generator: G
 
 
 def log_normal_(self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Generator | None = None) -> Tensor:
-    """exp of normal draws."""
+    """exp of normal draws. RuntimeError unless std > 0."""
+    if std <= 0:
+        raise RuntimeError(f"log_normal_ expects std > 0.0, but found std={std}")
     return assign(normal_(self, mean, std, generator=generator), apply(TABLE["exp"], (self,)), "log_normal_")
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import builtins
-import functools
 import math
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -13,6 +12,7 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.types import normalize_dim, normalize_dims
 from treadle.layout import RESHAPE, SLICE, Ints, ints
+from treadle.results import numpy_names, with_out
 from treadle.shaping import cat, expand, flatten, unsqueeze
 from treadle.tensor import EMITTER, Tensor, apply
 
@@ -55,19 +55,6 @@ def _rebuild(name: str, first: str, second: str, items: tuple[Any, Any]) -> Any:
 
 PAIRS = {name: _pair(name) for name in ("max", "min", "median", "nanmedian", "mode", "kthvalue", "cummax", "cummin", "sort", "topk")}
 _aminmax = _pair("aminmax", "min", "max")
-
-
-def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Accept numpy's `axis` and `keepdims` for `dim` and `keepdim`, as PyTorch does."""
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if kwargs:
-            if "axis" in kwargs:
-                kwargs["dim"] = kwargs.pop("axis")
-            if "keepdims" in kwargs:
-                kwargs["keepdim"] = kwargs.pop("keepdims")
-        return function(*args, **kwargs)
-    return wrapper
 
 
 def _dims(name: str, dim: Dim, x: Tensor) -> Ints:
@@ -234,6 +221,7 @@ def amin(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     return apply(AMIN, (input,), (_dims("amin", dim, input), keepdim))
 
 
+@with_out
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """(min, max)"""
     return _aminmax(amin(input, dim, keepdim), amax(input, dim, keepdim))
@@ -244,7 +232,7 @@ def _extreme(name: str, input: Tensor, args: tuple[Any, ...], kwargs: dict[str, 
     tensor_argument(name, input)
     other = kwargs.pop("other", args[0] if args and isinstance(args[0], Tensor) else None)
     if other is not None:
-        return into(kwargs.get("out"), apply(TABLE["maximum" if name == "max" else "minimum"], (input, other)), name)
+        return apply(TABLE["maximum" if name == "max" else "minimum"], (input, other))
     dim = kwargs.pop("dim", args[0] if args else None)
     keepdim = kwargs.pop("keepdim", args[1] if len(args) > 1 else False)
     if dim is None:
@@ -360,16 +348,19 @@ def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     return _scan("cumprod", input, dim, dtype)
 
 
+@with_out
 def cummax(input: Tensor, dim: int) -> Any:
     """Running maximum: (values, indices of the last maximum so far)."""
     return PAIRS["cummax"](*_scan("cummax", input, dim))
 
 
+@with_out
 def cummin(input: Tensor, dim: int) -> Any:
     """Running minimum: (values, indices of the last minimum so far)."""
     return PAIRS["cummin"](*_scan("cummin", input, dim))
 
 
+@with_out
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """Running logsumexp along an axis, without overflow."""
     return _scan("logcumsumexp", input, dim)
@@ -383,6 +374,7 @@ def _between(x: Tensor, dim: int, start: int, stop: int) -> Tensor:
     return apply(SLICE, (x,), (tuple(starts), tuple(stops), (1,) * len(shape)))
 
 
+@with_out
 def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None) -> Tensor:
     """n-th differences of neighbours along an axis."""
     dim = normalize_dim("diff", dim, input._data.type.ndim)
@@ -549,6 +541,7 @@ def _quantile(name: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, 
     return out if levels._data.type.shape else out.reshape(out._data.type.shape[1:])
 
 
+@with_out
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """Counts of elements in `bins` equal bins between min and max (the data's extremes when both are 0). Computed at once."""
     import numpy as np

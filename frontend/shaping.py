@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from operator import index
 from typing import Any
 
-from treadle.functions import into, tensor_argument
+from treadle.functions import tensor_argument
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import DType
 from treadle.ir.types import normalize_dim
@@ -26,6 +26,7 @@ from treadle.layout import (
     resolve_shape,
     viewed_strides,
 )
+from treadle.results import into, with_out
 from treadle.tensor import Tensor, apply, storage_of, view, wrap
 
 COPY, CAT = op_table.get("copy"), op_table.get("cat")
@@ -482,12 +483,14 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, o
     return cat([apply(RESHAPE, (x,), new) for x in xs], dim, out=out)
 
 
+@with_out
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along columns (vectors: end to end)."""
     xs = [atleast_1d(x) for x in tensors]
     return cat(xs, 0 if xs[0]._data.type.ndim == 1 else 1)
 
 
+@with_out
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along rows; vectors become rows."""
     return cat([atleast_2d(x) for x in tensors], 0)
@@ -496,11 +499,13 @@ def vstack(tensors: Sequence[Tensor]) -> Tensor:
 row_stack = vstack
 
 
+@with_out
 def dstack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along the third axis."""
     return cat([atleast_3d(x) for x in tensors], 2)
 
 
+@with_out
 def column_stack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along columns; vectors become columns."""
     return cat([reshape(x, x._data.type.numel, 1) if x._data.type.ndim < 2 else x for x in tensors], 1)

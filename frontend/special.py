@@ -7,6 +7,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.results import into
 from treadle.tensor import Tensor
 
 __all__ = [
@@ -26,7 +27,8 @@ round, sinc, softmax, log_softmax, xlogy = treadle.round, treadle.sinc, treadle.
 
 
 def _returned(result: Tensor, out: Tensor | None) -> Tensor:
-    return result if out is None else out.copy_(result)
+    returned: Tensor = into(out, result, "special function")
+    return returned
 
 
 def _unary(name: str, doc: str) -> Callable[..., Tensor]:

@@ -1,0 +1,133 @@
+"""Walks PyTorch's OpInfo database: which ops, dtypes and samples, and every check on each. For tests marked `pytest.mark.oracle` only."""
+from __future__ import annotations
+
+import itertools
+import types
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import opinfo_adapter as adapter
+import torch
+from opinfo_checks import Case, describe, error_problem, error_text
+from torch.testing._internal.common_methods_invocations import op_db
+
+import treadle
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+class Finding(NamedTuple):
+    """One difference: the op's name with its variant, the category, what differs, and on which sample."""
+
+    name: str
+    category: str
+    text: str
+    sample: str
+
+
+def full_name(op: Any) -> str:
+    return f"{op.name}.{op.variant_test_name}" if op.variant_test_name else op.name
+
+
+def dtypes_for(op: Any) -> list[torch.dtype]:
+    """float32, or what there is instead; an integer dtype, bool, and one of float64 and the 16-bit ones, by turns."""
+    has = op.supported_dtypes("cpu")
+    turn = zlib.crc32(op.name.encode())
+    choices = [(torch.float32,), ((torch.int64, torch.int32, torch.uint8, torch.int8)[turn % 4], torch.int64), (torch.bool,),
+               ((torch.float64, *HALVES)[turn % 3], torch.float64)]
+    found = [next((d for d in choice if d in has), None) for choice in choices]
+    return list(dict.fromkeys(d for d in found if d is not None))
+
+
+def samples(op: Any, dtype: torch.dtype, requires_grad: bool, count: int) -> list[Any]:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    every = list(itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=requires_grad), 400))
+    if len(every) <= count:
+        return every
+    places = np.linspace(0, len(every) - 1, count).round().astype(int)  # first, last and some between
+    return [every[i] for i in dict.fromkeys(places)]
+
+
+def check_op(op: Any, count: int, values: bool, sightings: int = 2, variants: bool = True) -> Iterator[Finding]:
+    """Every check on up to `count` samples of each dtype."""
+    name = full_name(op)
+    if adapter.function(op.op, op.name) is None:
+        yield Finding(name, "missing", "", "")
+        return
+    for dtype in dtypes_for(op):
+        grad = op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")
+        try:
+            found = samples(op, dtype, grad, count if dtype is torch.float32 else max(count // 2, 2))
+        except Exception as error:  # a fault of the database's, not ours
+            warnings.warn(f"{name}: no samples of {dtype}: {error_text(error)}", stacklevel=1)
+            continue
+        for sample in found:
+            text = f"{describe((sample.input, *sample.args))} {describe(sample.kwargs)}"
+            for category, what in check_sample(op, sample, grad, values, sightings, variants):
+                yield Finding(name, category, what, text)
+
+
+def check_sample(op: Any, sample: Any, grad: bool, values: bool, sightings: int, variants: bool) -> Iterator[tuple[str, str]]:
+    case = Case(op, sample)
+    try:
+        case.run_theirs(op.op)
+    except (Exception, adapter.Untranslatable):  # this PyTorch refuses its own sample, or the sample is sparse
+        return
+    failed = False
+    for problem in case.forward(op.op, case.ours, "forward", sightings, values):
+        failed = failed or problem[0] == "forward"
+        yield problem
+    if failed:
+        return
+    if grad and values:
+        process = sample.output_process_fn_grad
+        mine = adapter._rebound(process) if isinstance(process, types.FunctionType) else process
+        yield from case.gradient(process, mine)
+    if not variants:
+        return
+    m = op.method_variant
+    if m is not None:
+        mine = adapter.method(m)
+        if mine is None:
+            yield "method", f"there is no Tensor.{getattr(m, '__name__', m)}"
+        else:
+            yield from case.forward(m, mine, "method", 1, values)
+    i = op.inplace_variant
+    if i is not None:
+        mine = adapter.method(i)
+        if mine is None:
+            yield "in-place", f"there is no Tensor.{getattr(i, '__name__', i)}"
+        else:
+            yield from case.in_place(i, mine, values)
+    if op.supports_out:
+        yield from case.out(values)
+
+
+def check_errors(op: Any) -> Iterator[Finding]:
+    """The samples that must raise."""
+    name = full_name(op)
+    if op.error_inputs_func is None or adapter.function(op.op, op.name) is None:
+        return
+    for sample in op.error_inputs("cpu"):
+        problem = error_problem(op, sample)
+        if problem is not None:
+            s = sample.sample_input
+            yield Finding(name, "errors", problem, f"{describe((s.input, *s.args))} {describe(s.kwargs)}")
+
+
+def check_aliases(op: Any) -> Iterator[Finding]:
+    """The op's other names exist, as functions and as methods."""
+    for alias in op.aliases:
+        if adapter.find(treadle, alias.name.removeprefix("torch.")) is None:
+            yield Finding(full_name(op), "alias name", f"there is no {alias.name}", "")
+        for form in (alias.method_variant, alias.inplace_variant):
+            if form is not None and not hasattr(treadle.Tensor, form.__name__):
+                yield Finding(full_name(op), "alias name", f"there is no Tensor.{form.__name__}", "")
+
+
+def entries() -> list[Any]:
+    return list(op_db)
