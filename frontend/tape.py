@@ -150,6 +150,8 @@ class GradNode:
         """Let go of saved values after a backward pass without `retain_graph`."""
         self.saved = None
         self.outs = ()
+        if self.extra is not None:
+            self.extra.versions = None
 
     def gradients(self, grads: list[Any]) -> Sequence[Any]:
         """Gradients of the operands that need one, given those of the results."""
