@@ -14,14 +14,19 @@ BY_SIZE_LIMIT = 1500  # above this many temporaries, placing the biggest first (
 
 def plan_memory(program: Program) -> Program:
     """Fill in lifetimes, `shares`, arena offsets, the arena's size, and a lower bound: the most bytes alive at one step."""
+    find_lifetimes(program)
+    blocks = _blocks(program)
+    program.arena_bound = _bound(blocks, len(program.steps))
+    program.arena = _place(program, blocks)
+    return program
+
+
+def find_lifetimes(program: Program) -> None:
+    """Fill in lifetimes, and what shares memory with what."""
     for info in program.buffers:
         info.first = info.last = info.shares = info.offset = -1
     mark_lifetimes(program)
     _reuse(program)
-    blocks = _blocks(program)
-    program.arena = _place(program, blocks)
-    program.arena_bound = _bound(blocks, len(program.steps))
-    return program
 
 
 def mark_lifetimes(program: Program) -> None:
@@ -99,7 +104,7 @@ def donations(program: Program, dead: Collection[int]) -> dict[int, int]:
         root = _root(program, number)
         if buffers[root].kind == "output" and info.first >= 0:
             starts[root] = min(starts.get(root, info.first), info.first)
-    safe = 1 + max((i for i, step in enumerate(program.steps) if _may_fail(step)), default=-1)
+    safe = 1 + max((i for i, step in enumerate(program.steps) if may_fail_step(step)), default=-1)
     waiting: dict[int, list[int]] = {}
     for number in sorted(dead, key=lambda b: -buffers[b].last):
         waiting.setdefault(buffers[number].nbytes, []).append(number)
@@ -135,11 +140,12 @@ def _overwritten(program: Program, out: int, number: int, sources: list[int], st
     return fits[0] if fits else None
 
 
-def _may_fail(step: Step) -> bool:
+def may_fail_step(step: Step) -> bool:
+    """Whether the step may find its data at fault."""
     if isinstance(step, LoopStep | GroupStep):
-        return any(_may_fail(inner) for inner in (step.body if isinstance(step, LoopStep) else step.members))
+        return any(may_fail_step(inner) for inner in (step.body if isinstance(step, LoopStep) else step.members))
     if isinstance(step, GemmStep):
-        return step.epilogue is not None and _may_fail(step.epilogue)
+        return step.epilogue is not None and may_fail_step(step.epilogue)
     if isinstance(step, KernelStep):
         return may_fail(step.kernel)
     return isinstance(step, HostStep) or any(isinstance(a, ErrorCell) for a in step.arguments)

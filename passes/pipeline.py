@@ -11,6 +11,7 @@ from treadle.passes.group import group
 from treadle.passes.irregular import irregular
 from treadle.passes.lower import lower
 from treadle.passes.memory import plan_memory
+from treadle.passes.order import order_steps
 from treadle.passes.program import Program
 from treadle.passes.promote import flatten_indices, promote
 
@@ -66,4 +67,4 @@ def prepare(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> 
 
 def compile_to_program(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> Program:
     """A recorded graph as a list of kernel launches, matrix products and host calls over numbered buffers."""
-    return plan_memory(group(lower(prepare(graph, after))))
+    return plan_memory(group(order_steps(lower(prepare(graph, after)))))
