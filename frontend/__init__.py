@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle.ir import op as _op_table
 from treadle.ir.dtypes import DType as _DType
@@ -81,7 +81,6 @@ from treadle.anomaly import set_detect_anomaly as _set_detect_anomaly
 from treadle.custom_function import Function as _Function
 from treadle.gradcheck import gradcheck as _gradcheck
 from treadle.gradcheck import gradgradcheck as _gradgradcheck
-from treadle.inspection import inspect as inspect
 from treadle.nn.functional import adaptive_avg_pool1d as adaptive_avg_pool1d
 from treadle.nn.functional import avg_pool1d as avg_pool1d
 from treadle.nn.functional import bilinear as bilinear
@@ -99,8 +98,6 @@ from treadle.nn.functional import pixel_unshuffle as pixel_unshuffle
 from treadle.nn.functional import relu_ as relu_
 from treadle.nn.functional import rms_norm as rms_norm
 from treadle.nn.functional import rrelu as rrelu
-from treadle.serialization import load as load
-from treadle.serialization import save as save
 from treadle.settings import *
 
 # isort: split
@@ -122,16 +119,26 @@ short, int, long = int16, int32, int64
 pi, e, inf, nan = math.pi, math.e, math.inf, math.nan
 newaxis = None
 
+if TYPE_CHECKING:
+    from treadle.inspection import inspect as inspect
+    from treadle.serialization import load as load
+    from treadle.serialization import save as save
+
 
 # Imported when first used, so that they cost nothing before.
 _LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "func", "hub", "jit", "masked", "mps", "multiprocessing", "onnx",
          "profiler", "quantization", "serialization", "signal", "special", "testing", "version", "xpu")
+
+_LAZY_FUNCTIONS = {"inspect": "inspection", "load": "serialization", "save": "serialization"}
 
 
 def __getattr__(name: str) -> Any:
     import importlib
     if name in _LAZY:
         return importlib.import_module(f"treadle.{name}")
+    if name in _LAZY_FUNCTIONS:
+        function = globals()[name] = getattr(importlib.import_module(f"treadle.{_LAZY_FUNCTIONS[name]}"), name)
+        return function
     if name in ("qint8", "quint8"):
         from treadle.quantization import config
         return getattr(config, name)

@@ -3,12 +3,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from treadle.codegen import expressions
-from treadle.codegen.llvm_text import Function, Val, scalar_type
 from treadle.ir.ops.elementwise import elementwise
 from treadle.tensor import EMITTER, apply
+
+if TYPE_CHECKING:
+    from treadle.codegen.llvm_text import Function, Val
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
@@ -27,12 +28,16 @@ class KernelMath:
 
     def number(self, like: Val, value: float) -> Val:
         """A constant of the type of `like`."""
+        from treadle.codegen import expressions
+        from treadle.codegen.llvm_text import scalar_type
         return expressions.constant({"float": "float32", "double": "float64"}[scalar_type(like.ty)], value, expressions.lanes_of(like.ty))
 
     def __getattr__(self, name: str) -> Callable[..., Val]:
         return partial(self._apply, name)
 
     def _apply(self, name: str, *args: Val) -> Val:
+        from treadle.codegen import expressions
+        from treadle.codegen.llvm_text import Val, scalar_type
         dtype = {"float": "float32", "double": "float64"}[scalar_type(args[0].ty)]
         site = expressions.Site(self._f, None, Val("ptr", "null"))
         return expressions.elementwise(site, name, (dtype,) * len(args), list(args))
@@ -47,6 +52,7 @@ def declare_elementwise(name: str, *, reference: Callable[..., Any], kernel: Cal
     vjp: one rule for one operand, or a tuple of them: `(b, g, ...) -> gradient` in terms of other ops, `b.mul(g, x)`; further
         parameters name operands, or `out`, the result.
     """
+    from treadle.codegen import expressions
     rules = vjp if vjp is None or isinstance(vjp, tuple) else (vjp,)
     op = elementwise(name, operands, reference, rules, compute="float")
     expressions.EXTRA[name] = lambda f, *args: kernel(KernelMath(f), *args)

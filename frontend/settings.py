@@ -3,11 +3,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from treadle.codegen import jit
-from treadle.runtime import engine, memory, recorder, threads
+from treadle.runtime import engine, memory, recorder
+
+# What compiles is imported when it is first needed.
 
 
 def get_num_threads() -> int:
+    from treadle.runtime import threads
     return threads.num_threads()
 
 
@@ -15,11 +17,13 @@ def set_num_threads(n: int) -> None:
     """Threads that share a kernel's work. RuntimeError unless positive."""
     if not isinstance(n, int) or n < 1:
         raise RuntimeError(f"set_num_threads expects a positive integer, got {n!r}")
+    from treadle.runtime import threads
     threads.set_num_threads(n)
 
 
 def stats() -> dict[str, Any]:
     """What Treadle has done in this process: ops recorded, flushes by reason, plans, LLVM compiles, cache hits, peak bytes."""
+    from treadle.codegen import jit
     return {
         "ops_recorded": recorder.counters["ops_recorded"],
         "trie_nodes": recorder.counters["trie_nodes"],

@@ -20,7 +20,7 @@ from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.types import TensorType, tensor_type
 from treadle.passes.basic import dce
-from treadle.runtime import check, dump, log, memory, recorder, timing
+from treadle.runtime import check, log, memory, recorder, timing
 from treadle.runtime.memory import array_of
 from treadle.runtime.recorder import STATE, STEADY, Data, Step, Trace, build_graph, computed, fresh_trace
 
@@ -329,6 +329,7 @@ def _new_plan(at: Step, trace: Trace, values: list[Data], live: bytes, reason: s
     recorder.counters["live_plans"] += 1
     recorder.trim()
     if log.enabled("recompile"):
+        from treadle.runtime import dump
         dump.explain_new_plan(recorder.user_location(), plan.graph)
     return plan
 

@@ -212,3 +212,12 @@ if __name__ == "__main__":
     done = subprocess.run([sys.executable, str(program), str(tmp_path)], capture_output=True, text=True, timeout=100)
     assert done.stdout == "True 1\n", done.stderr
     np.testing.assert_array_equal(treadle.load(tmp_path / "1.pt").numpy(), [2, 2])
+
+
+def test_importing_loads_no_compiler() -> None:
+    """What compiles, reads files or computes special functions loads when it is first needed: a program that only imports starts fast."""
+    heavy = ("llvmlite", "networkx", "scipy", "zipfile", "hashlib", "treadle.passes.lower", "treadle.runtime.compiled",
+             "treadle.inspection")
+    program = f"import numpy, sys; before = set(sys.modules); import treadle; print([m for m in {heavy} if m in set(sys.modules) - before])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

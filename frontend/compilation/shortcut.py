@@ -11,7 +11,6 @@ import numpy as np
 
 from treadle.codegen import python_replay as layout
 from treadle.interop import Imported
-from treadle.runtime import native
 from treadle.runtime.symbols import SymFloat, SymInt
 from treadle.tensor import Storage, Tensor, read
 
@@ -178,6 +177,7 @@ def _prepare(cls: Any) -> bool:
     """Make the builtin the `__call__` of compiled functions."""
     global _ready
     if _ready is None:
+        from treadle.runtime import native
         made = native.replay_builtin({"Tensor": Tensor, "Storage": Storage, "Imported": Imported, "CompiledFunction": cls}, read,
                                      cls.__call__)
         _ready = made is not None
