@@ -106,7 +106,7 @@ from treadle.compilation.api import compile as compile
 from treadle.compilation.api import explain as explain
 
 inverse, pinverse, det, slogdet, logdet, cholesky, qr, matrix_exp, cholesky_solve, cholesky_inverse = (
-    linalg.inv, linalg.pinv, linalg.det, linalg.slogdet, linalg.logdet, linalg.cholesky, linalg.qr, linalg.matrix_exp,
+    linalg.inv, linalg.pinverse, linalg.det, linalg.slogdet, linalg.logdet, linalg.cholesky, linalg.qr, linalg.matrix_exp,
     linalg.cholesky_solve, linalg.cholesky_inverse)
 for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradcheck": _gradgradcheck, "no_grad": no_grad,
                       "enable_grad": enable_grad, "set_grad_enabled": set_grad_enabled, "Variable": Tensor,

@@ -14,6 +14,7 @@ from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
+from treadle.modes import listed
 from treadle.results import COPY, cast, into, with_out
 from treadle.runtime.symbols import SymFloat, SymInt
 from treadle.tape import NoDerivative
@@ -460,6 +461,7 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     return assign(input, result, "celu_") if inplace else result
 
 
+@listed
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """x where positive, weight * x elsewhere; one weight, or one a channel (axis 1)."""
     ndim = input._data.type.ndim

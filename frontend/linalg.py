@@ -13,6 +13,7 @@ from treadle.ir.ops.linalg import LinAlgError
 from treadle.layout import PERMUTE
 from treadle.linear_algebra import matmul, matrix_power
 from treadle.linear_algebra import vector_norm as _vector_norm
+from treadle.modes import listed
 from treadle.reductions import amax, amin, sum
 from treadle.shaping import diagonal as _diagonal
 from treadle.tensor import Tensor, apply
@@ -236,9 +237,16 @@ def multi_dot(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor
     return into(out, found.squeeze(-1) if last.ndim == 1 else found, "linalg.multi_dot")
 
 
+@listed
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
     """sum(x * y) over an axis."""
     return into(out, sum(x * y, dim), "linalg.vecdot")
+
+
+@listed
+def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
+    """`treadle.pinverse`, which autocast lists where it does not list `pinv`."""
+    return pinv(input, rcond)
 
 
 def cross(input: Tensor, other: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import normalize_dim
 from treadle.layout import PERMUTE, RESHAPE
+from treadle.modes import listed
 from treadle.reductions import amax, amin, sum
 from treadle.results import numpy_names, with_out
 from treadle.runtime.recorder import STATE
@@ -57,6 +58,8 @@ def _any_rank(x: Tensor, y: Tensor, xs: tuple[int, ...], ys: tuple[int, ...]) ->
     if not xs or not ys:
         raise RuntimeError(f"both arguments to matmul need to be at least 1D, but they are {len(xs)}D and {len(ys)}D")
     if len(xs) == 1 == len(ys):
+        if STATE.here.autocast is not None:  # which lists the product, but not `dot`
+            return _shaped(apply(MATMUL, (_shaped(x, (1, *xs)), _shaped(y, (*ys, 1)))), ())
         return dot(x, y)
     if len(xs) == 1:
         found = apply(MATMUL, (_shaped(x, (1, *xs)), y))
@@ -94,12 +97,14 @@ def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 
 @with_out
+@listed
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """A matrix times a vector."""
     return matmul(_need("mv", input, 2, "input"), _need("mv", vec, 1, "vec"))
 
 
 @with_out
+@listed
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """The inner product of two vectors."""
     x, y = tensor_argument("dot", input), tensor_argument("dot", tensor, "tensor", 2)
@@ -122,6 +127,8 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
     """Sums of products over the last axis of both."""
     if not input._data.type.shape or not other._data.type.shape:
         return apply(MUL, (input, other))
+    if len(input._data.type.shape) == 1 == len(other._data.type.shape):
+        return dot(input, other)
     return tensordot(input, other, ([-1], [-1]))
 
 
@@ -155,6 +162,7 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: 
 
 
 @with_out
+@listed
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * (mat @ vec)."""
     return _combine(input, mv(mat, vec), beta, alpha)
@@ -305,6 +313,7 @@ def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     return norm(apply(SUB, (input, other)), p)
 
 
+@listed
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
     """Distances between all rows of x1 (..., P, M) and of x2 (..., R, M): (..., P, R).
 
@@ -388,6 +397,7 @@ def diagflat(input: Tensor, offset: int = 0) -> Tensor:
     return diag_embed(reshape(input, -1), offset)
 
 
+@listed
 def trace(input: Tensor) -> Tensor:
     """The sum of a matrix's diagonal."""
     return sum(diagonal(_need("trace", input, 2, "input")))

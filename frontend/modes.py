@@ -1,10 +1,18 @@
-"""Modes of recording: while one is on in a thread, it decides how the ops that it lists (`Op.autocast`) are recorded."""
+"""Modes of recording: while one is on in a thread, it decides how the ops that it lists (`Op.autocast`) are recorded.
+
+Functions made of several ops that PyTorch's modes see as one are marked `listed`.
+"""
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 from treadle.ir.op import Attrs, Op
 from treadle.runtime.recorder import STATE
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class RecordingMode:
@@ -22,3 +30,16 @@ class RecordingMode:
             return self.apply(op, inputs, attrs)
         finally:
             state.autocast = self
+
+    def call(self, function: Callable[..., R], args: Any, kwargs: Any) -> R:
+        """A call of a `listed` function."""
+        return function(*args, **kwargs)
+
+
+def listed(function: Callable[P, R]) -> Callable[P, R]:
+    """Modes know the function by its name."""
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        mode = STATE.here.autocast
+        return function(*args, **kwargs) if mode is None else mode.call(function, args, kwargs)
+    return call

@@ -12,6 +12,7 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.types import normalize_dim, normalize_dims
 from treadle.layout import RESHAPE, SLICE, Ints, ints
+from treadle.modes import listed
 from treadle.results import numpy_names, with_out
 from treadle.shaping import cat, expand, flatten, unsqueeze
 from treadle.tensor import EMITTER, Tensor, apply
@@ -498,12 +499,14 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     return PAIRS["mode"](found, index) if keepdim else PAIRS["mode"](found.squeeze(axis), index.squeeze(axis))
 
 
+@listed
 @numpy_names
 def quantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear") -> Tensor:
     """The q-th quantiles (q in [0, 1], a number or a vector) over an axis or all elements."""
     return _quantile("quantile", input, q, dim, keepdim, interpolation)
 
 
+@listed
 @numpy_names
 def nanquantile(input: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear") -> Tensor:
     """`quantile` of the elements that are not NaN."""

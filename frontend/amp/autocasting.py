@@ -8,30 +8,38 @@ from typing import Any
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.op import TABLE, Attrs, Op
-from treadle.modes import RecordingMode
+from treadle.modes import R, RecordingMode
 from treadle.runtime.recorder import STATE
 from treadle.tensor import Tensor, apply
 
-# PyTorch's lists (aten/src/ATen/autocast_mode.h) by the names of the op table: what they name there and is not here is made of these.
+# PyTorch's lists (aten/src/ATen/autocast_mode.h, and autocast_mode.cpp for CPUs) by the names of the op table and of `listed` functions:
+# what they name there and is not here is made of these.
 _LOWER = ("matmul", "linear", "linear_bias", "addmm", "rnn_layer", "lstm_layer", "gru_layer", "convolution", "convolution_input",
-          "scaled_dot_product_attention")
+          "scaled_dot_product_attention", "prelu", "vecdot")
 _LOSSES = ("bce", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "nll_loss", "cross_entropy", "cross_entropy_prob")
-_LINALG = ("cholesky", "det", "eigh", "inverse", "lstsq", "matrix_exp", "qr", "slogdet", "solve", "solve_triangular", "svd")
+_LINALG = ("cholesky", "det", "eigh", "inverse", "lstsq", "matrix_exp", "pinverse", "qr", "slogdet", "solve", "solve_triangular", "svd")
+_MADE_LOSSES = ("cosine_embedding_loss", "hinge_embedding_loss", "margin_ranking_loss", "multi_margin_loss", "multilabel_margin_loss",
+                "poisson_nll_loss", "soft_margin_loss", "triplet_margin_loss")
+_CPU_FLOAT32 = ("prod", "bce_with_logits", "bce_with_logits_pos", "ctc_loss", "quantile", "nanquantile", "cdist", "trace", "grid_sample",
+                "avg_pool3d", "max_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d", "max_unpool2d", "max_unpool3d", "reflection_pad",
+                "replication_pad")
+_CPU_AS_GIVEN = ("mv", "addmv", "dot")  # products that the list leaves out
 _CUDA_FLOAT32 = ("acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh", "tan",
                  "pow", "softplus", "layer_norm", "normalize", "softmax", "log_softmax", "cumprod", "cumsum", "logsumexp", "prod", "sum",
                  "bce_with_logits", "bce_with_logits_pos")
 _PROMOTE = ("cat", "index_copy")
 _CUDA_PROMOTE = ("addcdiv", "addcmul", "atan2", "index_put", "scatter_add")
 _CAST = TABLE["cast"]
-LOWER, FLOAT32, PROMOTE = "lower", "float32", "promote"
+LOWER, FLOAT32, PROMOTE, AS_GIVEN = "lower", "float32", "promote", "as given"
 
 
-def _lists(lower: tuple[str, ...], float32: tuple[str, ...], promote: tuple[str, ...]) -> dict[str, str]:
-    return {**dict.fromkeys(lower, LOWER), **dict.fromkeys(float32, FLOAT32), **dict.fromkeys(promote, PROMOTE)}
+def _lists(lower: tuple[str, ...], float32: tuple[str, ...], promote: tuple[str, ...], given: tuple[str, ...] = ()) -> dict[str, str]:
+    return {**dict.fromkeys(lower, LOWER), **dict.fromkeys(float32, FLOAT32), **dict.fromkeys(promote, PROMOTE),
+            **dict.fromkeys(given, AS_GIVEN)}
 
 
-LISTS = {"cpu": _lists(_LOWER, (*_LOSSES, *_LINALG, "prod"), _PROMOTE),
-         "cuda": _lists(_LOWER, (*_LOSSES, *_LINALG, *_CUDA_FLOAT32), (*_PROMOTE, *_CUDA_PROMOTE))}
+LISTS = {"cpu": _lists(_LOWER, (*_LOSSES, *_MADE_LOSSES, *_LINALG, *_CPU_FLOAT32), _PROMOTE, _CPU_AS_GIVEN),
+         "cuda": _lists(_LOWER, (*_LOSSES, *_MADE_LOSSES, *_LINALG, *_CUDA_FLOAT32), (*_PROMOTE, *_CUDA_PROMOTE))}
 _DEFAULTS = {"cpu": dtypes.bfloat16, "cuda": dtypes.float16}
 
 
@@ -44,18 +52,32 @@ class Mode(RecordingMode):
     def apply(self, op: Op, inputs: Any, attrs: Attrs) -> Any:
         """`op` with its floating operands in the type that the lists want; float64 stays as it is."""
         given = list(inputs)
-        eligible = [x._data.type.dtype for x in given if _eligible(x)]
-        policy = self.policy.get(op.name)
-        target: DType | None = None
+        target = self._target(op.name, given)
+        return apply(op, given if target is None else [_cast(x, target) for x in given], attrs)
+
+    def call(self, function: Callable[..., R], args: Any, kwargs: Any) -> R:
+        """`listed` functions have their arguments cast, and what they are made of is not."""
+        if function.__name__ not in self.policy:
+            return function(*args, **kwargs)
+        target = self._target(function.__name__, [*args, *kwargs.values()])
+        state = STATE.here
+        state.autocast = None
+        try:
+            if target is not None:
+                args, kwargs = [_cast(x, target) for x in args], {name: _cast(x, target) for name, x in kwargs.items()}
+            return function(*args, **kwargs)
+        finally:
+            state.autocast = self
+
+    def _target(self, name: str, given: list[Any]) -> DType | None:
+        """The type that the lists want for the operands, None for what each of them has."""
+        policy = self.policy.get(name)
         if policy == LOWER:
-            target = self.dtype
-        elif policy == FLOAT32:
-            target = dtypes.float32
-        elif policy == PROMOTE and eligible:
-            target = functools.reduce(dtypes.promote, eligible)
-        if target is not None:
-            given = [apply(_CAST, (x,), (target,)) if _eligible(x) and x._data.type.dtype is not target else x for x in given]
-        return apply(op, given, attrs)
+            return self.dtype
+        if policy == FLOAT32:
+            return dtypes.float32
+        eligible = [x._data.type.dtype for x in given if _eligible(x)] if policy == PROMOTE else []
+        return functools.reduce(dtypes.promote, eligible) if eligible else None
 
 
 @functools.cache
@@ -65,6 +87,10 @@ def _mode(device: str, dtype: DType) -> Mode:
 
 for _name in {name for policy in LISTS.values() for name in policy if name in TABLE}:
     TABLE[_name].autocast = True
+
+
+def _cast(x: Any, target: DType) -> Any:
+    return apply(_CAST, (x,), (target,)) if _eligible(x) and x._data.type.dtype is not target else x
 
 
 def _eligible(x: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.modes import listed
 from treadle.tensor import Tensor, assign
 
 
@@ -126,6 +127,7 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     return _written(input, ops.threshold(input, threshold, value), inplace)
 
 
+@listed
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """input where positive, else weight * input; weight has 1 element or one per channel (dimension 1)."""
     if weight.numel() != 1:

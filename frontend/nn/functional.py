@@ -430,6 +430,7 @@ def _rnn_layer(mode: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor
         return ys, h, c
     if mode == "GRU":
         ys, h, *_ = ops.gru_layer(x, h0, *weights, reverse=reverse, save=save)
+        ys, h = ys.to(h0.dtype), h.to(h0.dtype)  # under autocast the state's type is the wider one
     else:
         ys, h, *_ = ops.rnn_layer(x, h0, *weights, nonlinearity=mode[4:].lower(), reverse=reverse, save=save)
     return ys, h, None

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 
 import treadle
 from treadle import ops
+from treadle.modes import listed
 from treadle.nn.loss_functions import _reduced, reduction_name
 from treadle.tensor import Tensor
 
 _NEVER = -1e30  # stands for log(0): sums of it stay finite, so that gradients have no NaN
 
 
+@listed
 def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Tensor | None = None,
                       size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> Tensor:
     """sum over i != y of max(0, margin - x[y] + x[i])^p / C, for x (N, C) or (C) and classes y (N) or ()."""
@@ -28,6 +30,7 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
     return _reduced(loss.squeeze(0) if input.dim() == 1 else loss, size_average, reduce, reduction)
 
 
+@listed
 def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
                            reduction: str = "mean") -> Tensor:
     """sum over labels j and other classes i of max(0, 1 - x[j] + x[i]) / C; target (N, C) lists the labels up to the first -1."""
@@ -80,6 +83,7 @@ def _padded_targets(targets: Tensor, lengths: list[int], blank: int) -> Tensor:
     return treadle.tensor(rows, dtype=treadle.int64, device=targets.device).reshape(len(lengths), longest)
 
 
+@listed
 def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequence[int], target_lengths: Tensor | Sequence[int],
              blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
     """Connectionist temporal classification (Graves et al., 2006): -log of the probability of all alignments.

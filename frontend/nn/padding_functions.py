@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from treadle import ops
+from treadle.modes import listed
 from treadle.tensor import Tensor
 
 
@@ -30,7 +31,22 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     if len(sizes) not in (2, 4, 6) or input.dim() not in (len(sizes) // 2 + 1, len(sizes) // 2 + 2):
         raise NotImplementedError(f"Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now; got an input of shape "
                                   f"{list(input.shape)} and {len(sizes)} widths")
+    if mode == "replicate":
+        return replication_pad(input, tuple(low), tuple(high))
+    if mode == "reflect" and len(sizes) < 6:
+        return reflection_pad(input, tuple(low), tuple(high))
     return ops.pad_mode(input, tuple(low), tuple(high), mode)
+
+
+@listed
+def replication_pad(input: Tensor, low: tuple[int, ...], high: tuple[int, ...]) -> Tensor:
+    return ops.pad_mode(input, low, high, "replicate")
+
+
+@listed
+def reflection_pad(input: Tensor, low: tuple[int, ...], high: tuple[int, ...]) -> Tensor:
+    """Over one or two axes."""
+    return ops.pad_mode(input, low, high, "reflect")
 
 
 def _pad_constant(input: Tensor, low: list[int], high: list[int], value: float) -> Tensor:

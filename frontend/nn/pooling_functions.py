@@ -11,6 +11,7 @@ from treadle import ops
 from treadle.convolution import spread
 from treadle.functions import tensor_argument
 from treadle.ir.ops.pooling import Windows
+from treadle.modes import listed
 from treadle.tensor import Tensor
 
 Ints: TypeAlias = int | Sequence[int]
@@ -83,6 +84,7 @@ def max_pool2d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, pad
     return _max_pool("max_pool2d", input, 2, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
+@listed
 def max_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, dilation: Ints = 1,
                ceil_mode: bool = False, return_indices: bool = False) -> Any:
     """Maxima over windows of (N, C, D, H, W) or (C, D, H, W); with return_indices also their positions in D * H * W."""
@@ -111,6 +113,7 @@ def avg_pool2d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, pad
     return _avg_pool("avg_pool2d", input, 2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
+@listed
 def avg_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0, ceil_mode: bool = False,
                count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
     """Averages over windows of (N, C, D, H, W) or (C, D, H, W); sums are divided by divisor_override if given."""
@@ -157,6 +160,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     return _adaptive_avg("adaptive_avg_pool2d", input, 2, output_size)
 
 
+@listed
 def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
     """(N, C, D, H, W) -> (N, C, *output_size); None keeps a size."""
     return _adaptive_avg("adaptive_avg_pool3d", input, 3, output_size)
@@ -186,6 +190,7 @@ def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = 
     return _adaptive_max("adaptive_max_pool2d", input, 2, output_size, return_indices)
 
 
+@listed
 def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
     """(N, C, D, H, W) -> (N, C, *output_size); None keeps a size."""
     return _adaptive_max("adaptive_max_pool3d", input, 3, output_size, return_indices)
@@ -251,12 +256,14 @@ def max_unpool1d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints
     return _max_unpool("max_unpool1d", input, indices, 1, kernel_size, stride, padding, output_size)
 
 
+@listed
 def max_unpool2d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0,
                  output_size: Sequence[int] | None = None) -> Tensor:
     """Zeros of the size before `max_pool2d`, with input at its indices."""
     return _max_unpool("max_unpool2d", input, indices, 2, kernel_size, stride, padding, output_size)
 
 
+@listed
 def max_unpool3d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0,
                  output_size: Sequence[int] | None = None) -> Tensor:
     """Zeros of the size before `max_pool3d`, with input at its indices."""
