@@ -28,6 +28,7 @@ from treadle.creation import tensor as tensor
 from treadle.device import device as device
 from treadle.device import get_default_device as get_default_device
 from treadle.device import set_default_device as set_default_device
+from treadle.emitter import EMITTER as _EMITTER
 from treadle.functions import *
 from treadle.gathering import *
 from treadle.grad_mode import enable_grad as enable_grad
@@ -54,7 +55,6 @@ from treadle.random import seed as seed
 from treadle.random import set_rng_state as set_rng_state
 from treadle.reductions import *
 from treadle.shaping import *
-from treadle.tensor import EMITTER as _EMITTER
 from treadle.tensor import Tensor as Tensor
 from treadle.types import *
 

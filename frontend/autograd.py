@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from treadle import tape
+from treadle.emitter import EMITTER
 from treadle.ir import op as op_table
 from treadle.ir.autodiff import operand_gradients
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.ops.view import sum_to
 from treadle.runtime.recorder import STATE, Data, backward_done
 from treadle.tape import Edge, GradNode, LeafNode
-from treadle.tensor import EMITTER, Tensor, apply, assign, read, wrap
+from treadle.tensor import Tensor, apply, assign, read, wrap
 
 CAST = op_table.get("cast")
 ADD: Callable[[Any, Any], Any] = EMITTER.add

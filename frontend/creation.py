@@ -18,8 +18,8 @@ from treadle.ir.types import tensor_type
 from treadle.random import Generator, reserve
 from treadle.results import into, with_out
 from treadle.runtime import engine, memory
-from treadle.runtime.recorder import STATE, computed
-from treadle.tensor import Tensor, apply, read, wrap
+from treadle.runtime.recorder import STATE, Wrapped, computed
+from treadle.tensor import Tensor, apply, read, seen, wrap
 
 
 def _dtype(dtype: Any) -> DType:
@@ -143,6 +143,8 @@ def _shape_of(data: Any) -> list[int]:
 def to_array(t: Tensor) -> np.ndarray:
     """The tensor's current elements, sharing memory: for reading only."""
     data = read(t)
+    if data.buffer is None:
+        data = seen(data, "value read")
     engine.materialize(data)
     return engine.array_of(data.buffer, data.type)
 
@@ -252,7 +254,15 @@ def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_g
 def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool) -> Tensor:
     t = x._data.type
     where = t.device if device is None else device_name(device)
-    return _finish(apply(FULL, (value,), (t.shape, as_dtype(dtype or t.dtype), where)), requires_grad)
+    return _finish(for_each_example(apply(FULL, (value,), (t.shape, as_dtype(dtype or t.dtype), where)), x), requires_grad)
+
+
+def for_each_example(made: Tensor, like: Tensor) -> Tensor:
+    """Inside `vmap`, a new tensor of its own for every example where `like` has one: then in-place ops may differ."""
+    if read(like).trace.__class__ is not Wrapped:
+        return made
+    from treadle import levels
+    return levels.like(made, like)
 
 
 def zeros_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,

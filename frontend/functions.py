@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 import treadle.ir.ops  # noqa: F401  (declares the op table)
+from treadle.emitter import fast_path
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, INT, DType
@@ -18,7 +19,7 @@ from treadle.modes import listed
 from treadle.results import COPY, cast, into, with_out
 from treadle.runtime.symbols import SymFloat, SymInt
 from treadle.tape import NoDerivative
-from treadle.tensor import Tensor, apply, assign, fast_path
+from treadle.tensor import Tensor, apply, assign
 
 if TYPE_CHECKING:  # most functions are generated
     def __getattr__(name: str) -> Any: ...

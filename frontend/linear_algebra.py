@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from treadle.emitter import fast_path
 from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
@@ -16,7 +17,7 @@ from treadle.reductions import amax, amin, sum
 from treadle.results import numpy_names, with_out
 from treadle.runtime.recorder import STATE
 from treadle.shaping import atleast_2d, cat, diagonal, meshgrid, movedim, reshape, stack, unsqueeze
-from treadle.tensor import Tensor, apply, fast_path
+from treadle.tensor import Tensor, apply
 
 MATMUL = TABLE["matmul"]
 

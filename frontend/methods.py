@@ -23,13 +23,14 @@ from treadle import (
 )
 from treadle.creation import to_array
 from treadle.device import device, device_name
+from treadle.emitter import fast_path
 from treadle.functions import MUL, TABLE, as_dtype, cast, operand
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.results import fresh
 from treadle.runtime import engine
 from treadle.runtime.recorder import computed
-from treadle.tensor import Tensor, alias, apply, assign, check_writable, fast_path, read, storage_of, wrap
+from treadle.tensor import Tensor, alias, apply, assign, check_writable, detached, read, seen, storage_of, wrap
 
 
 # -- operators -----------------------------------------------------------------------------------------------------------------
@@ -102,6 +103,8 @@ def item(self: Tensor) -> Any:
     data = read(self)
     if data.type.numel != 1:
         raise RuntimeError(f"a Tensor with {data.type.numel} elements cannot be converted to Scalar")
+    if data.buffer is None:
+        data = seen(data, "item")
     engine.materialize(data, "item")
     value = engine.array_of(data.buffer, data.type).reshape(-1)[0]
     return float(value) if data.type.dtype.category == FLOAT else value.item()
@@ -116,6 +119,8 @@ def _bool(self: Tensor) -> bool:
     numel = self._data.type.numel
     if numel != 1:
         raise RuntimeError(f"Boolean value of Tensor with {'no values' if numel == 0 else 'more than one value'} is ambiguous")
+    if self._data.buffer is None:
+        seen(read(self), "bool")
     return bool(item(self))
 
 
@@ -275,7 +280,7 @@ PROPERTIES: dict[str, Any] = {
     "requires_grad": property(lambda self: self._requires_grad or self._node is not None, _set_requires_grad),
     "grad": property(lambda self: self._grad, _set_grad, lambda self: _set_grad(self, None)),
     "grad_fn": property(lambda self: (read(self), self._node)[1]),
-    "data": property(lambda self: alias(self), _set_data),
+    "data": property(lambda self: detached(self), _set_data),
     "retains_grad": property(lambda self: self._node is not None and bool(self._node.retained) and self._out in self._node.retained),
     "_version": property(_version),
     "T": property(shaping.reversed_axes),
@@ -365,7 +370,7 @@ CASTS = {"float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float
 CONVERSIONS: dict[str, Callable[..., Any]] = {
     "to": to, "clone": clone, "contiguous": contiguous, "cpu": lambda self, *a, **k: to(self, device="cpu"), "cuda": _cuda,
     "pin_memory": _pin_memory,
-    "type_as": lambda self, other: cast(self, other._data.type.dtype), "detach": alias, "detach_": _detach_,
+    "type_as": lambda self, other: cast(self, other._data.type.dtype), "detach": detached, "detach_": _detach_,
     "share_memory_": lambda self: self, "is_shared": lambda self: False, "requires_grad_": _requires_grad_,
     "view": shaping.view_method, "reshape": shaping.reshape, "permute": shaping.permute, "expand": shaping.expand,
     "expand_as": shaping.expand_as, "repeat": shaping.repeat, "reshape_as": shaping.reshape_as,
@@ -482,19 +487,17 @@ def _viewing(name: str) -> Callable[..., Tensor]:
 VIEWING = ("squeeze", "unsqueeze", "t", "transpose", "swapaxes", "swapdims", "as_strided")
 
 
+def _new(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A tensor like `self` in dtype and device unless they are given."""
+    def method(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, **rest: Any) -> Tensor:
+        type = self._data.type
+        return creation.for_each_example(make(*args, dtype=dtype or type.dtype, device=device or type.device, **rest), self)
+    return method
+
+
 NEW: dict[str, Callable[..., Any]] = {
-    "new_zeros": lambda self, *size, dtype=None, device=None, **k: creation.zeros(
-        *size, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
-    "new_ones": lambda self, *size, dtype=None, device=None, **k: creation.ones(
-        *size, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
-    "new_empty": lambda self, *size, dtype=None, device=None, **k: creation.zeros(
-        *size, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
-    "new_full": lambda self, size, value, dtype=None, device=None, **k: creation.full(
-        size, value, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
-    "new_tensor": lambda self, data, dtype=None, device=None, **k: creation.tensor(
-        data, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
-    "new_empty_strided": lambda self, size, stride, dtype=None, device=None, **k: creation.empty_strided(
-        size, stride, dtype=dtype or self._data.type.dtype, device=device or self._data.type.device, **k),
+    "new_zeros": _new(creation.zeros), "new_ones": _new(creation.ones), "new_empty": _new(creation.zeros), "new_full": _new(creation.full),
+    "new_tensor": _new(creation.tensor), "new_empty_strided": _new(creation.empty_strided),
     "new": lambda self, *args: creation.legacy_tensor(args).to(self._data.type.device, self._data.type.dtype),
 }
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from treadle.emitter import EMITTER
 from treadle.ir.ops.elementwise import elementwise
-from treadle.tensor import EMITTER, apply
+from treadle.tensor import apply
 
 if TYPE_CHECKING:
     from treadle.codegen.llvm_text import Function, Val

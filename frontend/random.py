@@ -71,7 +71,10 @@ default_generator = Generator()
 
 
 def reserve(count: int, generator: Generator | None = None, draws: int = 1) -> tuple[int, int]:
-    """(seed, offset) for `draws` independent draws of `count` elements."""
+    """(seed, offset) for `draws` independent draws of `count` elements. Inside `vmap` the offset may be a value of its level."""
+    if STATE.here.levels:
+        from treadle.levels import reserve_batched
+        return reserve_batched(lambda n: (generator or default_generator).reserve(draws * ((n + 3) // 4)), count)
     return (generator or default_generator).reserve(draws * ((count + 3) // 4))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
+from treadle.emitter import EMITTER
 from treadle.functions import ADD, COPY, DIV, MUL, SUB, TABLE, as_dtype, cast, into, tensor_argument, where
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, DType
@@ -15,7 +16,7 @@ from treadle.layout import RESHAPE, SLICE, Ints, ints
 from treadle.modes import listed
 from treadle.results import numpy_names, with_out
 from treadle.shaping import cat, expand, flatten, unsqueeze
-from treadle.tensor import EMITTER, Tensor, apply
+from treadle.tensor import Tensor, apply
 
 SUM, PROD, AMAX, AMIN, ANY, ALL = (TABLE[n] for n in ("sum", "prod", "amax", "amin", "any", "all"))
 

@@ -441,8 +441,8 @@ def as_strided(input: Tensor, size: Sequence[int], stride: Sequence[int], storag
 
 def detach(input: Tensor) -> Tensor:
     """The same memory, off the tape."""
-    from treadle.tensor import alias
-    return alias(input)
+    from treadle.tensor import detached
+    return detached(input)
 
 
 def numel(input: Tensor) -> int:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from treadle.ir import op as op_table
-from treadle.ir.builder import Emitter
 from treadle.ir.dtypes import FLOAT
-from treadle.ir.op import Attrs, Kind, Op, result_types
+from treadle.ir.op import Attrs, Op, result_types
 from treadle.ir.types import SCALARS, TensorType
 from treadle.runtime import memory
-from treadle.runtime.recorder import STATE, Data, computed, flush_due, record_slowly, rewind
+from treadle.runtime.recorder import STATE, Data, Wrapped, computed, flush_due, record_slowly, rewind
 from treadle.tape import Edge, GradNode, LeafNode, next_sequence, pick_keep
 
 if TYPE_CHECKING:
@@ -144,6 +143,13 @@ def read(t: Tensor) -> Data:
     return t._data
 
 
+def seen(data: Data, reason: str) -> Data:
+    """What a value of a running transform shows when it is looked at; any other value itself."""
+    while data.trace.__class__ is Wrapped:
+        data = read(data.trace.level.shown(data.trace, reason))  # type: ignore[union-attr]
+    return data
+
+
 def refresh(t: Tensor, storage: Storage) -> None:
     export = storage.export
     if export is not None and (export.alive() or still_shared(storage)):
@@ -204,11 +210,14 @@ def apply(op: Op, inputs: Iterable[Any], attrs: Attrs = ()) -> Any:
     if track:
         track = state.grad and op.differentiable
         if track and op.rules is None and op.decompose is not None:
+            from treadle.emitter import EMITTER
             return op.decompose(EMITTER, *inputs, *attrs)
     trace = state.trace
     try:
         found = RECORD_TENSOR(trace, op, attrs, *datas)
         if found is None:
+            if TRANSFORM is not None and any([d.__class__ is Data and d.trace.__class__ is Wrapped for d in datas]):
+                return TRANSFORM(op, inputs, datas, attrs, track)
             found = record_slowly(trace, op, attrs, datas)
             found = wrap(found) if found.__class__ is Data else tuple([wrap(d) for d in found])
     except BaseException:  # a refused operand, or an interrupt between any two lines
@@ -267,8 +276,17 @@ def _leave_to_python(*args: Any) -> Any:
 
 # `RECORD_TENSOR(trace, op, attributes, *values)`: the tensor of a step seen before, recorded; None leaves the step to Python.
 RECORD_TENSOR: Callable[..., Any] = _first_record
+# `TRANSFORM(op, inputs, values, attributes, track)`: an op on values of a running transform; set when the first one starts.
+TRANSFORM: Callable[..., Any] | None = None
+CHECK_WRITE: Callable[..., None] | None = None  # and what checks that a value of a transform may be written to a tensor
 # `RECORD_PLAIN(op, *operands)`: the same and all else there is to do, for tensors off the tape and numbers.
 RECORD_PLAIN: Callable[..., Any] = _first_record
+
+
+def know_transforms(transform: Callable[..., Any], check_write: Callable[..., None]) -> None:
+    """Called by `treadle.levels` when the first transform starts."""
+    global TRANSFORM, CHECK_WRITE
+    TRANSFORM, CHECK_WRITE = transform, check_write
 
 
 def unary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
@@ -300,6 +318,8 @@ def unary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
         try:
             t = RECORD_TENSOR(trace, op, (), data)
             if t is None:
+                if data.trace.__class__ is Wrapped:
+                    return apply(op, (input,))
                 t = wrap(record_slowly(trace, op, (), (data,)))
         except BaseException:  # a refused operand, or an interrupt between any two lines
             rewind(trace)
@@ -356,6 +376,8 @@ def binary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
         try:
             t = RECORD_TENSOR(trace, op, (), a, b)
             if t is None:
+                if a.trace.__class__ is Wrapped or (b.__class__ is Data and b.trace.__class__ is Wrapped):
+                    return apply(op, (input, other))
                 t = wrap(record_slowly(trace, op, (), (a, b)))
         except BaseException:  # a refused operand, or an interrupt between any two lines
             rewind(trace)
@@ -373,47 +395,6 @@ def binary(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any]:
             flush_due(state)
         return t
     return function
-
-
-_ONE_RESULT = (Kind.ELEMENTWISE, Kind.CONTRACT)
-
-
-def fast_path(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any] | None:
-    """`unary` or `binary` of an op, None when it needs more than they do."""
-    if op.attrs or op.kind not in _ONE_RESULT or not op.operands or op.operands[-1].endswith("*"):
-        return None
-    return unary(op, foreign) if len(op.operands) == 1 else binary(op, foreign) if len(op.operands) == 2 else None
-
-
-class TensorEmitter(Emitter):
-    """Lets vjp and decompose rules run eagerly: their ops are recorded (and taped, when gradients are on)."""
-
-    def apply(self, op: Op, operands: tuple[Any, ...], attrs: Attrs) -> Any:
-        return apply(op, operands, attrs)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        op = op_table.TABLE.get(name)
-        if op is None:
-            return super().__getattr__(name)
-        method = fast_path(op, lambda *operands: apply(op, operands[:-1])) or _positional(op)
-        self.__dict__[name] = method
-        return method
-
-
-def _positional(op: Op) -> Callable[..., Any]:
-    """`op(*operands, *attributes)`; attributes may be named, and must be where any number of operands is taken."""
-    count, names = len(op.operands), op.attrs
-    if op.operands and op.operands[-1].endswith("*"):
-        return lambda *operands, **named: apply(op, operands, tuple([named[name] for name in names]))
-
-    def method(*args: Any, **kwargs: Any) -> Any:
-        if kwargs:
-            args = (*args, *[kwargs[name] for name in names[len(args) - count:]])
-        return apply(op, args[:count], args[count:])
-    return method
-
-
-EMITTER = TensorEmitter()
 
 
 def storage_of(t: Tensor) -> Storage:
@@ -487,6 +468,14 @@ def alias(x: Tensor) -> Tensor:
     return t
 
 
+def detached(x: Tensor) -> Tensor:
+    """`alias`, off the tapes of the levels of running transforms as well."""
+    t = alias(x)
+    if t._data.trace.__class__ is Wrapped:
+        t._data = t._data.trace.level.detached(t._data)  # type: ignore[union-attr]
+    return t
+
+
 def _put(base: Tensor, chain: tuple[tuple[Op, Attrs], ...], value: Tensor) -> Tensor:
     """The value of the whole storage after `value` is written through the view `chain`."""
     steps = [base]
@@ -534,6 +523,8 @@ def check_writable(t: Tensor, name: str) -> None:
 def assign(t: Tensor, value: Tensor, name: str) -> Tensor:
     """Make `value` (fresh, of `t`'s shape) the new content of `t`: the last step of every in-place op."""
     check_writable(t, name)
+    if CHECK_WRITE is not None and value._data.trace.__class__ is Wrapped:
+        CHECK_WRITE(t, value, name)
     have, got, writer = t._data.type, value._data.type, value._node
     if got.shape != have.shape:
         raise RuntimeError(f"{name}: output with shape {list(have.shape)} doesn't match the broadcast shape {list(got.shape)}")

@@ -58,12 +58,12 @@ def operand_gradients(b: Any, op: Op, attrs: Attrs, operand_values: Sequence[Any
     g = grads[0] if len(out_types) == 1 else tuple([x if sparse else _filled(b, x, t) for x, t in zip(grads, out_types, strict=True)])
     context = (op, attrs, operand_values, operand_types, outs, out_types, grads)
     if isinstance(op.rules, VjpRule):
-        found = _apply(b, op.rules, g, context)
+        found = apply_rule(b, op.rules, g, context)
         found = list(found) if isinstance(found, tuple) else [found]
     else:
         last = len(op.rules) - 1
         rules = [op.rules[min(i, last)] for i in range(len(operand_types))]
-        found = [_apply(b, rule, g, context) if rule is not None and want else None for rule, want in zip(rules, wanted, strict=True)]
+        found = [apply_rule(b, rule, g, context) if rule is not None and want else None for rule, want in zip(rules, wanted, strict=True)]
     return [_fit(b, x, t) if want and x is not None else None for x, t, want in zip(found, operand_types, wanted, strict=True)]
 
 
@@ -74,7 +74,8 @@ def _filled(b: Any, g: Any, type: TensorType) -> Any:
     return g
 
 
-def _apply(b: Any, rule: VjpRule, g: Any, context: tuple) -> Any:
+def apply_rule(b: Any, rule: VjpRule, g: Any, context: tuple) -> Any:
+    """Call a rule with what it asks for. context: op, attributes, operands, their types, results, their types, gradients of these."""
     op, attrs, values, types, outs, out_types, grads = context
     args = []
     for kind, i in rule.needs:

@@ -48,10 +48,14 @@ class Op:
         `out` (results), attributes, and `<operand>_type`, `out_type`: only named values are kept for the backward pass.
         A single callable gives all gradients at once as a tuple. Of several results' gradients `g` is a tuple, missing ones filled
         with zeros; a single callable that asks for `given` gets None for those instead, and a bool for each.
+    jvp: `(b, tangents, operands, outs, *attrs) -> tangent(s)`, tangents being None where there are none; most follow from the vjp
+        (`treadle.ir.pushforward`), which must be linear in g for that.
     decompose: `(b, *operands, *attrs) -> value(s)` in terms of simpler ops; required for COMPOSITE.
     scalar: for ELEMENTWISE, the scalar function's name in the kernel IR; a callable for a user's own op.
     compute: dtype in which the operands are combined, given their types: "promote" (result_dtype), "float" (promote,
         integers become the default float), "same" (operands are used as they are).
+    batch: how the op is applied to a batch of operands at once (`treadle.ir.batching`): the name of a family of rules, or a rule;
+        None derives it from the kind, or from the decomposition.
     samples: example calls `[(operand shapes or arrays, attrs)]` from which tests are made.
     """
 
@@ -72,6 +76,8 @@ class Op:
     differentiable: bool = True
     domain: tuple[float, float] | None = None  # where samples for gradients may lie
     autocast: bool = False  # whether mixed precision has a say in the operands' types
+    batch: str | Callable[..., Any] | None = None
+    jvp: Callable[..., Any] | None = None
     routine: str = ""  # the family of `treadle.ir.routine` that computes it
     rules: tuple[VjpRule | None, ...] | VjpRule | None = None
 

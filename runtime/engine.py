@@ -368,6 +368,8 @@ def materialize(data: Data, reason: str = "value read") -> None:
             raise recorder.never_computed(data.error) from data.error
     elif isinstance(trace, Trace):
         _compute_foreign(data, trace)
+    elif isinstance(trace, recorder.Wrapped):
+        trace.level.shown(trace, reason)
 
 
 def _compute_foreign(data: Data, trace: Trace) -> None:

@@ -32,6 +32,18 @@ class Failure:
         self.error = error
 
 
+class Wrapped:
+    """In place of a trace: the value belongs to a running transform of the frontend, `level`.
+
+    `value` is the tensor of all elements of a batch of such values (vmap), or the primal of `tangent` (forward-mode differentiation).
+    """
+
+    __slots__ = ("level", "tangent", "value")
+
+    def __init__(self, level: Any, value: Any, tangent: Any = None) -> None:
+        self.level, self.value, self.tangent = level, value, tangent
+
+
 class Data:
     """A tensor value: pending in a trace (`trace`, `slot`), or computed (`buffer`). No `__init__`: recording sets the fields in place.
 
@@ -42,7 +54,7 @@ class Data:
     __slots__ = ("buffer", "slot", "stale", "trace", "type")
 
     type: TensorType
-    trace: "Trace | Failure | None"
+    trace: "Trace | Failure | Wrapped | None"
     slot: int
     buffer: Any
     stale: Any
@@ -231,10 +243,10 @@ class ThreadState:
     """Per-thread switches of the recorder and of autograd. `capture` is the compiled call being captured, if any.
 
     `steady`: backward passes follow each other and nobody looks at a value: see `backward_done`. `spare` is an empty trace, if there
-    is one, to go on with when this one is flushed.
+    is one, to go on with when this one is flushed. `levels` are the frontend's running transforms, the outermost first.
     """
 
-    __slots__ = ("autocast", "capture", "eager", "grad", "inference", "spare", "steady", "trace")
+    __slots__ = ("autocast", "capture", "eager", "grad", "inference", "levels", "spare", "steady", "trace")
 
     def __init__(self) -> None:
         self.trace = fresh_trace()
@@ -244,6 +256,7 @@ class ThreadState:
         self.steady = False
         self.autocast: Any = None  # the mode of mixed precision
         self.capture: Any = None
+        self.levels: list[Any] = []
         self.eager = eager_by_default()
 
 

@@ -51,7 +51,7 @@ class CompiledFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         state = STATE.here
-        if state.capture is not None or state.eager:
+        if state.capture is not None or state.eager or state.levels:
             return self.function(*args, **kwargs)
         last = self.last
         if last is not None and last.grad is state.grad and last.inference is state.inference and last.autocast is state.autocast \

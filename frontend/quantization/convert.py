@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import treadle
+from treadle.emitter import EMITTER
 from treadle.modes import RecordingMode
 from treadle.nn.linear import Linear
 from treadle.nn.module import Module
@@ -16,7 +17,7 @@ from treadle.quantization.config import QConfig, QType, qint8
 from treadle.quantization.layers import QuantizedLinear, bounds_of, sqnr
 from treadle.quantization.report import LayerReport, Report
 from treadle.runtime.recorder import STATE
-from treadle.tensor import EMITTER, Tensor, apply
+from treadle.tensor import Tensor, apply
 
 Range = tuple[float, float]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 from typing import Any
 
 import treadle
+from treadle.emitter import EMITTER
 from treadle.nn.linear import Linear
 from treadle.nn.module import Module
 from treadle.passes import quantize as passes
 from treadle.quantization.config import QConfig
-from treadle.tensor import EMITTER, Tensor
+from treadle.tensor import Tensor
 
 
 def bounds_of(low: float, high: float, symmetric: bool) -> tuple[float, int]:

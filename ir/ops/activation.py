@@ -25,6 +25,7 @@ def _activation(name: str, decompose: Callable[..., Any], vjp: Callable[..., Any
     """`name(x, *numbers)`; the gradient flows to x only, as in PyTorch."""
     count = len(values)
     facts.setdefault("samples", [((shape, *values), ()) for shape in _SHAPES])
+    facts.setdefault("batch", "elementwise")
     return declare(name, Kind.COMPOSITE, f"x {numbers}", type_rule=_first_operand(name), decompose=in_float32(decompose),
                    vjp=(in_float32(vjp), *(None,) * count), **facts)
 
@@ -62,10 +63,11 @@ def _gelu_type(types: Any, approximate: str) -> Any:
 
 
 _GELU_SAMPLES = [((shape,), (kind,)) for shape in _SHAPES for kind in ("none", "tanh")]
-declare("gelu", Kind.COMPOSITE, "x", "approximate", type_rule=_gelu_type, decompose=in_float32(_gelu), samples=_GELU_SAMPLES,
+declare("gelu", Kind.COMPOSITE, "x", "approximate", batch="elementwise",
+        type_rule=_gelu_type, decompose=in_float32(_gelu), samples=_GELU_SAMPLES,
         vjp=(lambda b, g, x, approximate: b.gelu_backward(g, x, approximate),), onnx="Gelu",
         doc="x times the normal distribution function of x; approximate is \"none\" or \"tanh\".")
-declare("gelu_backward", Kind.COMPOSITE, "g x", "approximate", type_rule=same_as_second("gelu_backward"),
+declare("gelu_backward", Kind.COMPOSITE, "g x", "approximate", batch="leading", type_rule=same_as_second("gelu_backward"),
         decompose=in_float32(_gelu_backward),
         samples=[(((3, 4), (3, 4)), (kind,)) for kind in ("none", "tanh")])
 
@@ -175,5 +177,6 @@ def _glu(b: Any, x: Any, dim: int) -> Any:
     return b.mul(b.slice(x, (0,) * len(shape), half, ones), b.sigmoid(b.slice(x, start, shape, ones)))
 
 
-declare("glu", Kind.COMPOSITE, "x", "dim", type_rule=_glu_type, decompose=in_float32(_glu), samples=[(((3, 4),), (1,)), (((2, 3),), (0,))],
+declare("glu", Kind.COMPOSITE, "x", "dim", batch="leading",
+        type_rule=_glu_type, decompose=in_float32(_glu), samples=[(((3, 4),), (1,)), (((2, 3),), (0,))],
         doc="The first half along `dim` times the sigmoid of the second.")

@@ -26,7 +26,7 @@ def _broadcasting(name: str, operands: str, decompose: Callable[..., Any], vjp: 
     if vjp is not None:
         vjp = tuple([f and in_float32(f) for f in vjp])
     declare(name, Kind.COMPOSITE, operands, type_rule=elementwise_rule(name, "promote", False, refuse), decompose=in_float32(decompose),
-            vjp=vjp, **facts)
+            vjp=vjp, batch="elementwise", **facts)
 
 
 # -- elementwise ---------------------------------------------------------------------------------------------------------
@@ -55,7 +55,8 @@ _broadcasting("addcdiv", "x y z value", lambda b, x, y, z, value: b.add(x, b.mul
 _broadcasting("logaddexp", "x y", _logaddexp, (lambda b, g, x, y: b.mul(g, b.sigmoid(b.sub(x, y))),
                                                lambda b, g, x, y: b.mul(g, b.sigmoid(b.sub(y, x)))), (BOOL, INT),
                                                doc="log(exp(x) + exp(y))")
-declare("xlogy", Kind.COMPOSITE, "x y", type_rule=elementwise_rule("xlogy", "float", False, ()), decompose=in_float32(_xlogy),
+declare("xlogy", Kind.COMPOSITE, "x y", batch="elementwise",
+        type_rule=elementwise_rule("xlogy", "float", False, ()), decompose=in_float32(_xlogy),
         vjp=(in_float32(_xlogy_dx), in_float32(lambda b, g, x, y: b.div(b.mul(g, x), y))), domain=(0.3, 2.0),
         samples=[(((3, 4), (3, 4)), ()), (((3, 1), (4,)), ())], doc="x * log(y), and 0 where x is 0.")
 _broadcasting("clamp", "x low high", lambda b, x, low, high: b.minimum(b.maximum(x, low), high),
@@ -79,7 +80,7 @@ def _nan_to_num(b: Any, x: Any, nan: Any, posinf: Any, neginf: Any) -> Any:
     return b.where(b.isnan(x), nan, limited)
 
 
-declare("nan_to_num", Kind.COMPOSITE, "x nan posinf neginf", type_rule=lambda t: t[0], decompose=_nan_to_num,
+declare("nan_to_num", Kind.COMPOSITE, "x nan posinf neginf", batch="rows", type_rule=lambda t: t[0], decompose=_nan_to_num,
         samples=[(((3, 4), 0.0, 1e4, -1e4), ())],
         vjp=(lambda b, g, x: b.where(b.isfinite(x), g, 0.0), None, None, None), doc="NaN and infinities replaced by the three numbers.")
 
@@ -122,7 +123,7 @@ def _mean(b: Any, x: Any, dims: Dims, keepdim: bool, dtype: DType | None) -> Any
     return mean if wide is target else b.cast(mean, target)
 
 
-declare("mean", Kind.COMPOSITE, "x", "dims keepdim dtype", type_rule=_mean_type, decompose=_mean, onnx="ReduceMean",
+declare("mean", Kind.COMPOSITE, "x", "dims keepdim dtype", batch="leading", type_rule=_mean_type, decompose=_mean, onnx="ReduceMean",
         vjp=(lambda b, g, x_type, dims, keepdim: restore(b, b.div(g, _count(x_type.shape, dims)), x_type, dims, keepdim),),
         samples=[(shapes, (*attrs, None)) for shapes, attrs in REDUCE_SAMPLES])
 
@@ -152,9 +153,11 @@ def _std_vjp(b: Any, g: Any, x: Any, out: Any, dims: Dims, correction: float, ke
 
 
 _VAR_SAMPLES = [(((3, 4, 5),), ((1,), 1, False)), (((3, 4, 5),), ((0, 2), 0, True)), (((4, 6),), ((0, 1), 1, False))]
-declare("var", Kind.COMPOSITE, "x", "dims correction keepdim", type_rule=_var_type, decompose=in_float32(_var), vjp=(in_float32(_var_vjp),),
+declare("var", Kind.COMPOSITE, "x", "dims correction keepdim", batch="leading",
+        type_rule=_var_type, decompose=in_float32(_var), vjp=(in_float32(_var_vjp),),
         samples=_VAR_SAMPLES, doc="Mean square distance from the mean, over count - correction.")
-declare("std", Kind.COMPOSITE, "x", "dims correction keepdim", type_rule=_var_type, vjp=(in_float32(_std_vjp),), samples=_VAR_SAMPLES,
+declare("std", Kind.COMPOSITE, "x", "dims correction keepdim", batch="leading",
+        type_rule=_var_type, vjp=(in_float32(_std_vjp),), samples=_VAR_SAMPLES,
         decompose=in_float32(lambda b, x, dims, correction, keepdim: b.sqrt(_var(b, x, dims, correction, keepdim))), doc="sqrt(var)")
 
 
@@ -187,7 +190,7 @@ def _extreme(reduce: str, position: str) -> Callable[..., Any]:
 
 
 for _name in ("max", "min"):
-    declare(f"{_name}_dim", Kind.COMPOSITE, "x", "dim keepdim", type_rule=_extreme_type(_name),
+    declare(f"{_name}_dim", Kind.COMPOSITE, "x", "dim keepdim", batch="leading", type_rule=_extreme_type(_name),
             decompose=_extreme(f"a{_name}", f"arg{_name}"),
             vjp=(_extreme_vjp,), samples=[(((3, 4, 5),), (1, False)), (((3, 4),), (1, True)), (((),), (0, False))],
             doc=f"The {_name}imum along an axis and the index of its first occurrence.")
@@ -228,9 +231,10 @@ def _log_softmax_vjp(b: Any, g: Any, out: Any, dim: int) -> Any:
 
 
 _SOFTMAX_SAMPLES = [(((3, 4),), (1,)), (((2, 3, 4),), (1,)), (((),), (0,)), (((3, 0),), (1,))]
-declare("softmax", Kind.COMPOSITE, "x", "dim", type_rule=_softmax_type("softmax"), decompose=in_float32(_softmax),
+declare("softmax", Kind.COMPOSITE, "x", "dim", batch="leading", type_rule=_softmax_type("softmax"), decompose=in_float32(_softmax),
         vjp=(in_float32(_softmax_vjp),), samples=_SOFTMAX_SAMPLES, onnx="Softmax")
-declare("log_softmax", Kind.COMPOSITE, "x", "dim", type_rule=_softmax_type("log_softmax"), decompose=in_float32(_log_softmax),
+declare("log_softmax", Kind.COMPOSITE, "x", "dim", batch="leading",
+        type_rule=_softmax_type("log_softmax"), decompose=in_float32(_log_softmax),
         vjp=(in_float32(_log_softmax_vjp),), samples=_SOFTMAX_SAMPLES, onnx="LogSoftmax")
 
 
@@ -254,7 +258,7 @@ def _logsumexp_vjp(b: Any, g: Any, x: Any, out: Any, dims: Dims, keepdim: bool) 
     return b.mul(restore(b, g, x.type, dims, keepdim), b.exp(b.sub(x, safe)))
 
 
-declare("logsumexp", Kind.COMPOSITE, "x", "dims keepdim", type_rule=_logsumexp_type, decompose=in_float32(_logsumexp),
+declare("logsumexp", Kind.COMPOSITE, "x", "dims keepdim", batch="leading", type_rule=_logsumexp_type, decompose=in_float32(_logsumexp),
         vjp=(in_float32(_logsumexp_vjp),), samples=REDUCE_SAMPLES, onnx="ReduceLogSumExp")
 
 
@@ -270,7 +274,7 @@ def _dropout(b: Any, x: Any, p: Any, seed: Any, offset: Any) -> Any:
     return b.where(kept, b.mul(x, scale), 0.0)
 
 
-declare("dropout", Kind.COMPOSITE, "x p seed offset", type_rule=_dropout_type, decompose=in_float32(_dropout),
+declare("dropout", Kind.COMPOSITE, "x p seed offset", batch="draw", type_rule=_dropout_type, decompose=in_float32(_dropout),
         vjp=(lambda b, g, p, seed, offset: b.dropout(g, p, seed, offset), None, None, None),
         samples=[(((3, 4), 0.4, 11, 4), ())],
         doc="x / (1 - p) with probability 1 - p, else 0. The mask follows from (seed, offset): the gradient recomputes it.")
@@ -321,7 +325,7 @@ def _triangle(compare: str) -> Callable[..., Any]:
 
 
 for _name, _compare in {"tril": "le", "triu": "ge"}.items():
-    declare(_name, Kind.COMPOSITE, "x", "diagonal", type_rule=_triangle_type(_name), decompose=_triangle(_compare),
+    declare(_name, Kind.COMPOSITE, "x", "diagonal", batch="rows", type_rule=_triangle_type(_name), decompose=_triangle(_compare),
             vjp=(_triangle(_compare),),
             samples=[(((4, 5),), (0,)), (((2, 3, 3),), (1,)), (((3, 4),), (-1,))], onnx="Trilu",
             doc="The part of each matrix on and " + ("below" if _name == "tril" else "above") + " a diagonal, zeros elsewhere.")
@@ -333,6 +337,7 @@ def _one_hot(b: Any, index: Any, classes: int) -> Any:
     return b.cast(b.eq(b.reshape(index, (*index.type.shape, 1)), lanes), dtypes.int64)
 
 
-declare("one_hot", Kind.COMPOSITE, "index", "classes", type_rule=lambda t, classes: t[0].with_((*t[0].shape, classes), dtypes.int64),
+declare("one_hot", Kind.COMPOSITE, "index", "classes", batch="rows",
+        type_rule=lambda t, classes: t[0].with_((*t[0].shape, classes), dtypes.int64),
         decompose=_one_hot, differentiable=False, samples=[((np.array([[0, 2], [1, 1]]),), (3,))],
         doc="A new last axis that is 1 at the index, 0 elsewhere (all 0 for an index outside).")

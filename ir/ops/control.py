@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from treadle.ir import dtypes
+from treadle.ir.batching import BatchedCall, Flags, emit, region
 from treadle.ir.builder import Builder
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Graph, Node, Value
@@ -230,6 +231,87 @@ def _scan_vjp(b: Any, g: Any, operands: tuple[Any, ...], operand_types: Types, b
     return _spread([*d_carries, *d_sequences, *d_constants], operand_types)
 
 
+# -- batches ---------------------------------------------------------------------------------------------------------------
+def _repeated(c: BatchedCall, x: Any, flag: bool, shape: tuple[int, ...]) -> Any:
+    return x if flag else c.b.expand(x, (c.size, *shape))
+
+
+def _batch_cond(c: BatchedCall) -> Any:
+    """A predicate for each example: both branches run, and a choice is made between their results."""
+    pred, *xs = c.values
+    then, orelse = c.attrs
+    if not c.flags[0]:
+        every = (True,) * len(then.outputs)
+        branches = [region(g, c.flags[1:], every, c.size)[0] for g in (then, orelse)]
+        return c.b.cond(pred, *xs, then=branches[0], orelse=branches[1])
+    found = []
+    for graph in (then, orelse):
+        env: dict[Value, tuple[Any, bool]] = {v: (x, f) for v, x, f in zip(graph.inputs, xs, c.flags[1:], strict=True)}
+        emit(c.b, graph, env, c.size)
+        found.append([_repeated(c, *env[v], v.type.shape) for v in graph.outputs])
+    return tuple([c.b.where(c.b.reshape(pred, (c.size,) + (1,) * len(t.shape)), yes, no)
+                  for t, yes, no in zip(c.results(), *found, strict=True)])
+
+
+def _settled(body: Graph, flags: Flags, n_carry: int, size: int) -> Flags:
+    """The inputs' flags when a carry that becomes batched is batched from the start."""
+    while True:
+        found = region(body, flags, None, size)[1]
+        after = tuple([a or f for a, f in zip(flags, found[:n_carry], strict=False)])
+        if after == flags[:n_carry]:
+            return flags
+        flags = after + flags[n_carry:]
+
+
+def _batch_while(c: BatchedCall) -> Any:
+    """With a condition for each example the loop goes on while any holds, and examples that are done keep their carries."""
+    condition, body, n_carry = c.attrs
+    flags = _settled(body, c.flags, n_carry, c.size)
+    if any(region(condition, flags, None, c.size)[1]):
+        flags = (True,) * n_carry + flags[n_carry:]
+    wanted, (one,) = region(condition, flags, None, c.size)
+    step = region(body, flags, flags[:n_carry], c.size)[0]
+    if one:
+        wanted, step = _while_any(wanted, step, n_carry)
+    values = [_repeated(c, x, f or not wants, t.shape) for x, f, wants, t in zip(c.values, c.flags, flags, c.types, strict=True)]
+    found = as_tuple(c.b.while_loop(*values, condition=wanted, body=step, n_carry=n_carry))
+    return tuple([_repeated(c, x, f, t.shape) for x, f, t in zip(found, flags, c.types, strict=False)])
+
+
+@lru_cache(maxsize=512)
+def _while_any(condition: Graph, body: Graph, n_carry: int) -> tuple[Graph, Graph]:
+    from treadle.ir.autodiff import replay  # imports the interpreter
+    test, step = Builder(Graph(f"{condition.name}_any")), Builder(Graph(f"{body.name}_where"))
+    env: dict[Value, Any] = {v: test.input(v.type) for v in condition.inputs}
+    replay(test, condition, env)
+    test.graph.outputs = [test.any(env[condition.outputs[0]], (0,), False)]
+    given = [step.input(v.type) for v in body.inputs]
+    env = dict(zip(condition.inputs, given, strict=True))
+    replay(step, condition, env)
+    going = env[condition.outputs[0]]
+    env = dict(zip(body.inputs, given, strict=True))
+    replay(step, body, env)
+    size = going.type.shape[0]
+    step.graph.outputs = [step.where(step.reshape(going, (size,) + (1,) * (len(old.type.shape) - 1)), env[v], old)
+                          for v, old in zip(body.outputs, given[:n_carry], strict=True)]
+    return test.graph, step.graph
+
+
+def _batch_scan(c: BatchedCall) -> Any:
+    """The batch is an axis of the carries and of each step's slices."""
+    body, n_carry, n_seq, length, reverse = c.attrs
+    flags = _settled(body, c.flags, n_carry, c.size)
+    step, found = region(body, flags, flags[:n_carry] + (False,) * (len(body.outputs) - n_carry), c.size)
+    values = []
+    for i, (x, t) in enumerate(zip(c.values, c.types, strict=True)):
+        x = _repeated(c, x, c.flags[i] or not flags[i], t.shape)
+        values.append(c.b.permute(x, (1, 0, *range(2, 1 + t.ndim))) if n_carry <= i < n_carry + n_seq and flags[i] else x)
+    results = as_tuple(c.b.scan(*values, body=step, n_carry=n_carry, n_seq=n_seq, length=length, reverse=reverse))
+    types = c.results()
+    return tuple([_repeated(c, x, f, t.shape) if i < n_carry or not f else c.b.permute(x, (1, 0, *range(2, 1 + t.ndim)))
+                  for i, (x, f, t) in enumerate(zip(results, found, types, strict=True))])
+
+
 # -- declarations ----------------------------------------------------------------------------------------------------------
 def _sample_bodies() -> tuple[Graph, Graph, Graph, Graph]:
     """Small regions on float32 vectors of 3: a scan step, two branches, and a loop condition."""
@@ -256,12 +338,14 @@ def _counting() -> Graph:
 _STEP, _TWICE, _WAVE, _BELOW = _sample_bodies()
 declare("call", Kind.CONTROL, "xs*", "body", type_rule=_call_type, decompose=_inlined, vjp=_call_vjp,
         samples=[(((3,),), (_WAVE,))], doc="The results of a graph, which takes the call's place when it is decomposed.")
-declare("cond", Kind.CONTROL, "pred xs*", "then orelse", type_rule=_cond_type, reference=_np_cond, vjp=_cond_vjp,
+declare("cond", Kind.CONTROL, "pred xs*", "then orelse", batch=_batch_cond, type_rule=_cond_type, reference=_np_cond, vjp=_cond_vjp,
         samples=[((np.array(True), (3,)), (_TWICE, _WAVE)), ((np.array(False), (3,)), (_TWICE, _WAVE))],
         doc="The results of one of two graphs; only the chosen one runs.")
-declare("while_loop", Kind.CONTROL, "xs*", "condition body n_carry", type_rule=_while_type, reference=_np_while, differentiable=False,
+declare("while_loop", Kind.CONTROL, "xs*", "condition body n_carry", batch=_batch_while,
+        type_rule=_while_type, reference=_np_while, differentiable=False,
         samples=[((np.array(0),), (_BELOW, _counting(), 1))], doc="Repeats the body on the carries while the condition holds. No gradient.")
-declare("scan", Kind.CONTROL, "xs*", "body n_carry n_seq length reverse", type_rule=_scan_type, reference=_np_scan, vjp=_scan_vjp,
+declare("scan", Kind.CONTROL, "xs*", "body n_carry n_seq length reverse", batch=_batch_scan,
+        type_rule=_scan_type, reference=_np_scan, vjp=_scan_vjp,
         samples=[(((3,), (4, 3), (3,)), (_STEP, 1, 1, 4, False)), (((3,), (4, 3), (3,)), (_STEP, 1, 1, 4, True)),
                  (((3,), (0, 3), (3,)), (_STEP, 1, 1, 0, False))],
         doc="Runs the body once per step of axis 0 of the sequences, from the end if `reverse`: (final carries..., stacked outputs...).")

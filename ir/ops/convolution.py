@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from treadle.ir.batching import BatchedCall
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import in_float32, need_float, zeros
 from treadle.ir.ops.matmul import transposed
@@ -262,6 +263,41 @@ def _like(b: Any, x: Any, w: Any, like: TensorType, stride: Ints, padding: Ints,
     return y if y.type.shape == like.shape else b.slice(y, (0,) * like.ndim, like.shape, (1,) * like.ndim)
 
 
+# -- batches -------------------------------------------------------------------------------------------------------------------------
+def _as_channels(c: BatchedCall, i: int) -> Any:
+    """[B, N, C, ...] as [N, B C, ...]: examples become groups of channels."""
+    n, channels, *rest = c.types[i].shape
+    x = c.b.permute(c.full(i), (1, 0, *range(2, 3 + len(rest))))
+    return c.b.reshape(x, (n, c.size * channels, *rest))
+
+
+def _from_channels(c: BatchedCall, y: Any) -> Any:
+    n, channels, *rest = c.results()[0].shape
+    y = c.b.reshape(y, (n, c.size, channels, *rest))
+    return c.b.permute(y, (1, 0, *range(2, 3 + len(rest))))
+
+
+def _batch_forward(c: BatchedCall) -> Any:
+    """A shared weight makes one convolution of all images; weights of their own make groups."""
+    *shape, stride, padding, dilation, groups = c.attrs
+    if not c.flags[1]:
+        n, *rest = c.types[0].shape
+        x = c.b.reshape(c.values[0], (c.size * n, *rest))
+        y = c.apply([x, c.values[1]], (*[(c.size * s[0], *s[1:]) for s in shape], stride, padding, dilation, groups))
+        return c.b.reshape(y, (c.size, *c.results()[0].shape))
+    o, *rest = c.types[1].shape
+    w = c.b.reshape(c.values[1], (c.size * o, *rest))
+    whole = [(s[0], c.size * s[1], *s[2:]) for s in shape]
+    return _from_channels(c, c.apply([_as_channels(c, 0), w], (*whole, stride, padding, dilation, c.size * groups)))
+
+
+def _batch_weight(c: BatchedCall) -> Any:
+    shape, stride, padding, dilation, groups = c.attrs
+    whole = (c.size * shape[0], *shape[1:])
+    found = c.apply([_as_channels(c, 0), _as_channels(c, 1)], (whole, stride, padding, dilation, c.size * groups))
+    return c.b.reshape(found, (c.size, *shape))
+
+
 _ATTRS = "stride padding dilation groups"
 _GRADIENT_ATTRS = f"shape {_ATTRS}"
 
@@ -284,20 +320,21 @@ def _result_shape(x: Shape, w: Shape, attrs: Any) -> Shape:
                           for n, p, d, k, s in zip(x[2:], padding, dilation, w[2:], stride, strict=True)])
 
 
-declare("convolution", Kind.COMPOSITE, "x w", _ATTRS, type_rule=_convolution_type, decompose=_convolution, onnx="Conv",
+declare("convolution", Kind.COMPOSITE, "x w", _ATTRS, batch=_batch_forward,
+        type_rule=_convolution_type, decompose=_convolution, onnx="Conv",
         vjp=(lambda b, g, w, x_type, stride, padding, dilation, groups:
              b.convolution_input(g, w, x_type.shape, stride, padding, dilation, groups),
              lambda b, g, x, w_type, stride, padding, dilation, groups:
              b.convolution_weight(x, g, w_type.shape, stride, padding, dilation, groups)),
         samples=[((x, w), attrs) for x, w, attrs in _samples()],
         doc="Cross-correlation of x [N, C, *S] with w [O, C / groups, *K]; padding is with zeros on both sides.")
-declare("convolution_input", Kind.COMPOSITE, "y w", _GRADIENT_ATTRS, type_rule=_input_type, decompose=_input,
+declare("convolution_input", Kind.COMPOSITE, "y w", _GRADIENT_ATTRS, batch=_batch_forward, type_rule=_input_type, decompose=_input,
         vjp=(lambda b, g, w, y_type, stride, padding, dilation, groups: _like(b, g, w, y_type, stride, padding, dilation, groups),
              lambda b, g, y, w_type, stride, padding, dilation, groups:
              b.convolution_weight(g, y, w_type.shape, stride, padding, dilation, groups)),
         samples=[((_result_shape(x, w, attrs), w), (x, *attrs)) for x, w, attrs in _samples()],
         onnx="ConvTranspose", doc="The gradient of a convolution by its input of the given shape: the transposed convolution of y.")
-declare("convolution_weight", Kind.COMPOSITE, "x y", _GRADIENT_ATTRS, type_rule=_weight_type, decompose=_weight,
+declare("convolution_weight", Kind.COMPOSITE, "x y", _GRADIENT_ATTRS, batch=_batch_weight, type_rule=_weight_type, decompose=_weight,
         vjp=(lambda b, g, y, x_type, stride, padding, dilation, groups:
              b.convolution_input(y, g, x_type.shape, stride, padding, dilation, groups),
              lambda b, g, x, y_type, stride, padding, dilation, groups: _like(b, x, g, y_type, stride, padding, dilation, groups)),

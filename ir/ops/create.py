@@ -21,7 +21,8 @@ def _np_full(value: np.ndarray, shape: Shape, dtype: DType, device: str) -> np.n
     return np.broadcast_to(np.asarray(value).astype(dtype.np), shape)
 
 
-declare("full", Kind.CREATE, "value", "shape dtype device", type_rule=lambda t, shape, dtype, device: tensor_type(shape, dtype, device),
+declare("full", Kind.CREATE, "value", "shape dtype device", batch="fill",
+        type_rule=lambda t, shape, dtype, device: tensor_type(shape, dtype, device),
         reference=_np_full, differentiable=False, samples=[((2.5,), ((2, 3), dtypes.float32, "cpu")), ((1,), ((), dtypes.int64, "cpu"))],
         doc="Every element is `value`, a run-time scalar.")
 declare("iota", Kind.CREATE, "", "size dtype device", type_rule=lambda t, size, dtype, device: tensor_type((size,), dtype, device),
@@ -50,7 +51,7 @@ def uniform(b: Any, seed: Any, offset: Any, shape: Shape, dtype: DType, device: 
     return unit if dtype is dtypes.float32 else b.cast(unit, dtype)
 
 
-declare("random_uniform", Kind.COMPOSITE, "seed offset", "shape dtype device",
+declare("random_uniform", Kind.COMPOSITE, "seed offset", "shape dtype device", batch="draw",
         type_rule=lambda t, shape, dtype, device: tensor_type(shape, dtype, device), decompose=uniform, differentiable=False,
         samples=[((7, 0), ((4, 3), dtypes.float32, "cpu"))])
 
@@ -67,6 +68,6 @@ def normal(b: Any, seed: Any, offset: Any, shape: Shape, dtype: DType, device: s
     return value if dtype is dtypes.float32 else b.cast(value, dtype)
 
 
-declare("random_normal", Kind.COMPOSITE, "seed offset", "shape dtype device",
+declare("random_normal", Kind.COMPOSITE, "seed offset", "shape dtype device", batch="draw",
         type_rule=lambda t, shape, dtype, device: tensor_type(shape, dtype, device), decompose=normal, differentiable=False,
         samples=[((7, 0), ((4, 3), dtypes.float32, "cpu"))])

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from treadle.ir import dtypes
-from treadle.ir.op import Kind, declare
+from treadle.ir.batching import LOOP, BatchedCall, batch
+from treadle.ir.op import TABLE, Kind, declare
 from treadle.ir.ops.common import Dims, Types, need_dim, need_index, zeros
 from treadle.ir.types import Shape, TensorType, broadcast_shapes
 
@@ -61,6 +62,101 @@ def _add_to(x: np.ndarray, key: Key, src: np.ndarray) -> np.ndarray:
     return _accumulated(np.logical_or if x.dtype == bool else np.add, x, key, src)
 
 
+# -- batches ---------------------------------------------------------------------------------------------------------------
+def _spot(x: TensorType, indices: Types, dims: Dims) -> tuple[int, int]:
+    """Where `indexed_shape` puts the indices' common axes, and how many these are."""
+    together = dims == tuple(range(dims[0], dims[0] + len(dims)))
+    return dims[0] if together else 0, max([t.ndim for t in indices])
+
+
+def _front(at: int, width: int, ndim: int, batched: bool = True) -> Dims:
+    """The permutation that moves `width` axes at `at` to the front, behind a batch axis if there is one."""
+    lead = int(batched)
+    block = range(lead + at, lead + at + width)
+    return (*range(lead), *block, *[d for d in range(lead, ndim) if d not in block])
+
+
+def _inverse(dims: Dims) -> Dims:
+    return tuple(sorted(range(len(dims)), key=dims.__getitem__))
+
+
+def _examples(c: BatchedCall, width: int) -> Any:
+    """Which example each index is for: (batch, 1, ...)."""
+    b, device = c.b, c.types[0].device
+    return b.reshape(b.iota(c.size, dtypes.int64, device), (c.size,) + (1,) * width)
+
+
+def _batch_index(c: BatchedCall) -> Any:
+    """A batched operand is indexed by the example, too: then the indices' axes come first."""
+    (x, *_), dims, ndim = c.types, c.attrs[0], len(c.results()[0].shape) + 1
+    at, width = _spot(x, c.types[1:], dims)
+    index = [c.aligned(i, width) for i in range(1, len(c.values))]
+    if not c.flags[0]:
+        found = c.b.index(c.values[0], *index, dims=dims)
+        return c.b.permute(found, (at, *[d for d in range(ndim) if d != at]))
+    if not any(c.flags[1:]) and dims == tuple(range(dims[0], dims[0] + len(dims))):
+        return c.b.index(c.values[0], *index, dims=c.shifted[0])
+    found = c.b.index(c.values[0], _examples(c, width), *index, dims=(0, *c.shifted[0]))
+    return c.b.permute(found, _inverse(_front(at, width, ndim)))
+
+
+def _batch_index_put(c: BatchedCall) -> Any:
+    x, indices, (dims, accumulate), b = c.types[0], c.types[2:], c.attrs, c.b
+    shape = indexed_shape(x, indices, dims)
+    at, width = _spot(x, indices, dims)
+    index = [c.aligned(i, width) for i in range(2, len(c.values))]
+    source = c.values[1] if c.is_number(1) else c.aligned(1, len(shape))
+    if not any(c.flags[2:]) and dims == tuple(range(dims[0], dims[0] + len(dims))):
+        return b.index_put(c.full(0), source, *index, dims=c.shifted[0], accumulate=accumulate)
+    if not c.is_number(1):
+        source = b.permute(b.expand(source, (c.size, *shape)), _front(at, width, len(shape) + 1))
+    return b.index_put(c.full(0), source, _examples(c, width), *index, dims=(0, *c.shifted[0]), accumulate=accumulate)
+
+
+def _batch_select(c: BatchedCall) -> Any:
+    x, dim = c.types[0], c.attrs[0]
+    if not x.shape:  # which counts as having one axis
+        line = c.b.reshape(c.full(0), (c.size, 1))
+        if not c.flags[1]:
+            return c.b.index_select(line, c.values[1], 1)
+        found = c.b.gather(line, c.b.reshape(c.full(1), (c.size, c.types[1].numel)), 1)
+        return c.b.reshape(found, (c.size, *c.types[1].shape))
+    if not c.flags[1]:
+        return c.b.index_select(c.values[0], c.values[1], dim + 1)
+    return batch(c.b, TABLE["index"], c.values, c.flags, c.types, ((dim,),), c.size)
+
+
+def _batch_into_axis(accumulate: bool) -> Callable[[BatchedCall], Any]:
+    def rule(c: BatchedCall) -> Any:
+        x, dim = c.types[0], c.attrs[0]
+        if not c.flags[1]:
+            into = c.full(0) if x.shape else c.b.reshape(c.full(0), (c.size, 1))
+            shape = _select_shape(x, c.types[1], dim) if x.shape else c.types[1].shape
+            src = c.values[2] if c.is_number(2) else c.b.expand(c.aligned(2, len(shape)), (c.size, *shape))
+            found = c.apply([into, c.values[1], src], (dim + 1,))
+            return found if x.shape else c.b.reshape(found, (c.size,))
+        if not x.shape:
+            return None
+        order, flags, types = (0, 2, 1), c.flags, c.types
+        return batch(c.b, TABLE["index_put"], [c.values[i] for i in order], [flags[i] for i in order],
+                     tuple([types[i] for i in order]), ((dim,), accumulate), c.size)
+    return rule
+
+
+def _batch_rows(c: BatchedCall) -> Any:
+    """The rows of all examples, one below the other."""
+    b, (n, w), (m,) = c.b, c.types[0].shape, c.types[1].shape
+    place = b.cast(c.full(1), dtypes.int64)
+    place = b.add(b.where(b.lt(place, 0), b.add(place, n), place), b.mul(_examples(c, 1), n))
+    src = c.types[2].shape
+    if not c.flags[2] and src == (1,):
+        rows = c.values[2]
+    else:
+        rows = b.reshape(b.expand(c.aligned(2, 2), (c.size, m, w)), (c.size * m, w))
+    found = b.scatter_rows(b.reshape(c.full(0), (c.size * n, w)), b.reshape(place, (c.size * m,)), rows, *c.attrs)
+    return b.reshape(found, (c.size, n, w))
+
+
 # -- gather and scatter: an index of the operand's rank ------------------------------------------------------------------------
 def _gather_type(types: Types, dim: int) -> TensorType:
     x, index = types
@@ -104,12 +200,12 @@ declare("gather", Kind.GATHER, "x index", "dim", type_rule=_gather_type, referen
         vjp=(lambda b, g, index, x_type, dim: b.scatter_add(zeros(b, x_type, g.type.dtype), index, g, dim), None),
         samples=[(((2, 4), _IDX), (1,)), (((4, 3), _IDX), (0,)), (((), np.array(0)), (0,)), (((3, 4), np.zeros((0, 2), np.int64)), (1,))],
         onnx="GatherElements", doc="out[i][j] = x[i][index[i][j]] for dim 1: picks along one axis.")
-declare("scatter", Kind.SCATTER, "x index src", "dim", type_rule=_scatter_type("scatter"),
+declare("scatter", Kind.SCATTER, "x index src", "dim", batch="written", type_rule=_scatter_type("scatter"),
         reference=lambda x, index, src, dim: _written(x, _along(index, x.shape, dim), src),
         vjp=(lambda b, g, index, dim: b.scatter(g, index, 0, dim), None, lambda b, g, index, dim: b.gather(g, index, dim)),
         samples=[(((2, 4), _UNIQUE, (2, 3)), (1,)), (((4, 3), _UNIQUE, 2.5), (0,)), (((4, 3), _UNIQUE, ()), (0,))],
         onnx="ScatterElements", doc="x with src written where `gather` would read.")
-declare("scatter_add", Kind.SCATTER, "x index src", "dim", type_rule=_scatter_type("scatter_add"),
+declare("scatter_add", Kind.SCATTER, "x index src", "dim", batch="written", type_rule=_scatter_type("scatter_add"),
         reference=lambda x, index, src, dim: _add_to(x, _along(index, x.shape, dim), src),
         vjp=(lambda b, g: g, None, lambda b, g, index, dim: b.gather(g, index, dim)),
         samples=[(((2, 4), _IDX, (2, 3)), (1,)), (((4, 3), _IDX, (2, 3)), (0,))], doc="As `scatter`, adding.")
@@ -158,7 +254,7 @@ def _scatter_reduce_vjp(b: Any, g: Any, operands: tuple[Any, ...], out: Any, dim
     return b.mul(mine, share), None, b.mul(theirs, b.gather(share, index, dim))
 
 
-declare("scatter_reduce", Kind.SCATTER, "x index src", "dim reduce include_self", type_rule=_scatter_reduce_type,
+declare("scatter_reduce", Kind.SCATTER, "x index src", "dim reduce include_self", batch="written", type_rule=_scatter_reduce_type,
         reference=_np_scatter_reduce,
         vjp=_scatter_reduce_vjp, samples=[(((2, 4), _IDX, (2, 3)), (1, r, s)) for r in _REDUCERS for s in (True, False)],
         domain=(0.3, 2.0), doc="As `scatter`, combining by prod, amax or amin; include_self says whether x's own values take part.")
@@ -203,16 +299,18 @@ def _into_axis(write: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 
 _PICK, _PICK_UNIQUE = np.array([2, 0, 2]), np.array([2, 0])
-declare("index_select", Kind.GATHER, "x index", "dim", type_rule=_select_type, reference=_np_select,
+declare("index_select", Kind.GATHER, "x index", "dim", batch=_batch_select, type_rule=_select_type, reference=_np_select,
         vjp=(lambda b, g, index, x_type, dim: b.index_add(zeros(b, x_type, g.type.dtype), index, g, dim), None),
         samples=[(((3, 4), _PICK), (0,)), (((4, 3), _PICK), (1,)), (((3, 2), np.array([[0, 1], [-1, 2]])), (0,)),
                  (((3, 4), np.array(1)), (1,))],
         onnx="Gather", doc="Entries of one axis; the index, of any shape, takes the place of the axis.")
-declare("index_add", Kind.SCATTER, "x index src", "dim", type_rule=_into_axis_type("index_add"), reference=_into_axis(_add_to),
+declare("index_add", Kind.SCATTER, "x index src", "dim", batch=_batch_into_axis(True),
+        type_rule=_into_axis_type("index_add"), reference=_into_axis(_add_to),
         vjp=(lambda b, g: g, None, lambda b, g, index, dim: b.index_select(g, index, dim)),
         samples=[(((3, 4), _PICK, (3, 4)), (0,)), (((4, 3), _PICK, (4, 3)), (1,))],
         doc="x plus src at the entries `index_select` would read.")
-declare("index_copy", Kind.SCATTER, "x index src", "dim", type_rule=_into_axis_type("index_copy"), reference=_into_axis(_written),
+declare("index_copy", Kind.SCATTER, "x index src", "dim", batch=_batch_into_axis(False),
+        type_rule=_into_axis_type("index_copy"), reference=_into_axis(_written),
         vjp=(lambda b, g, index, dim: b.index_copy(g, index, 0, dim), None, lambda b, g, index, dim: b.index_select(g, index, dim)),
         samples=[(((3, 4), _PICK_UNIQUE, (2, 4)), (0,)), (((4, 3), _PICK_UNIQUE, 1.5), (1,))],
         doc="x with src, or one number, written over entries of an axis.")
@@ -288,11 +386,12 @@ def _index_put_vjp(b: Any, g: Any, idx: tuple[Any, ...], dims: Dims, accumulate:
 
 
 _ROW, _COLUMN = np.array([[0], [2]]), np.array([1, 0, -1])
-declare("index", Kind.GATHER, "x idx*", "dims", type_rule=_index_type, reference=_np_index, vjp=_index_vjp,
+declare("index", Kind.GATHER, "x idx*", "dims", batch=_batch_index, type_rule=_index_type, reference=_np_index, vjp=_index_vjp,
         samples=[(((3, 4), _PICK), ((0,),)), (((3, 4, 2), _ROW, _COLUMN), ((0, 1),)), (((3, 2, 4), _ROW, _COLUMN), ((0, 2),)),
                  (((2, 3, 4), _ROW, _COLUMN), ((1, 2),)), (((3, 4), np.array(1)), ((0,),))],
         doc="Advanced indexing: tensors at `dims`, broadcast together, full slices elsewhere.")
-declare("index_put", Kind.SCATTER, "x value idx*", "dims accumulate", type_rule=_index_put_type, reference=_np_index_put,
+declare("index_put", Kind.SCATTER, "x value idx*", "dims accumulate", batch=_batch_index_put,
+        type_rule=_index_put_type, reference=_np_index_put,
         vjp=_index_put_vjp,
         samples=[(((3, 4), (3, 4), _PICK), ((0,), True)), (((3, 4, 2), (2,), _ROW, _COLUMN), ((0, 1), False)),
                  (((3, 2, 4), 1.5, _ROW, _COLUMN), ((0, 2), False))],
@@ -312,7 +411,8 @@ def _scatter_rows_type(types: Types, reduce: str) -> TensorType:
     return x
 
 
-declare("scatter_rows", Kind.SCATTER, "x place src", "reduce", routine="scatter", type_rule=_scatter_rows_type, differentiable=False,
+declare("scatter_rows", Kind.SCATTER, "x place src", "reduce", routine="scatter", batch=_batch_rows,
+        type_rule=_scatter_rows_type, differentiable=False,
         reference=lambda x, place, src, reduce: _WRITES[reduce](x, (wrapped(place, len(x), 0),), src),
         samples=[(((4, 3), np.array([2, 0, 2]), (3, 3)), ("add",)), (((4, 3), np.array([2, -1]), (1,)), ("set",)),
                  (((4, 1), np.array([1, 1, 3]), (3, 1)), ("amax",))],
@@ -342,7 +442,14 @@ def _embedding_vjp(b: Any, g: Any, index: Any, weight_type: TensorType, padding_
     return b.index_add(zeros(b, weight_type, g.type.dtype), index, g, 0)
 
 
-declare("embedding", Kind.COMPOSITE, "weight index", "padding_idx", type_rule=_embedding_type,
+def _batch_embedding(c: BatchedCall) -> Any:
+    """With a weight for each example no row of all of them is the one without a gradient."""
+    if not c.flags[0]:
+        return c.apply(c.values)
+    return None if c.attrs[0] < 0 else LOOP
+
+
+declare("embedding", Kind.COMPOSITE, "weight index", "padding_idx", batch=_batch_embedding, type_rule=_embedding_type,
         decompose=lambda b, weight, index, padding_idx: b.index_select(weight, refuse_negative(b, index, weight.type.shape[0]), 0),
         vjp=(_embedding_vjp, None), samples=[(((5, 3), np.array([[0, 4], [2, 2]])), (-1,)), (((5, 3), np.array([1, 2])), (2,))],
         onnx="Gather", doc="Rows of `weight`; the row `padding_idx` (unless negative) gets no gradient. Negative indices are errors.")

@@ -156,11 +156,12 @@ def _backward_type(types: Types, shape: Ints, *attrs: Any) -> TensorType:
 _N: Any = (None, None)
 _RESIZED: list[Any] = [((1, 2, 5), (8,), (None,), "linear", False), ((2, 3, 4), (5, 3), _N, "linear", True),
                        ((1, 3, 4), (6, 6), (2.2, 1.5), "cubic", False), ((2, 3, 4), (3, 7), _N, "cubic", True)]
-declare("resample", Kind.COMPOSITE, "x", "size factors mode align", type_rule=_resample_type, decompose=in_float32(_resample),
+declare("resample", Kind.COMPOSITE, "x", "size factors mode align", batch="leading",
+        type_rule=_resample_type, decompose=in_float32(_resample),
         vjp=(lambda b, g, x_type, factors, mode, align: b.resample_backward(g, x_type.shape, factors, mode, align),),
         samples=[((x,), tuple(attrs)) for x, *attrs in _RESIZED],
         onnx="Resize", doc="The last axes resized by linear or cubic (Keys 1981) interpolation.")
-declare("resample_backward", Kind.COMPOSITE, "g", "shape factors mode align", type_rule=_backward_type,
+declare("resample_backward", Kind.COMPOSITE, "g", "shape factors mode align", batch="leading", type_rule=_backward_type,
         decompose=in_float32(_resample_backward),
         vjp=(_resample_again,),
         samples=[((x[:len(x) - len(size)] + size,), (x, *rest)) for x, size, *rest in _RESIZED],
@@ -194,7 +195,8 @@ def _nearest(b: Any, x: Any, size: Ints, factors: Scales, exact: bool) -> Any:
     return x
 
 
-declare("resample_nearest", Kind.COMPOSITE, "x", "size factors exact", type_rule=lambda t, size, *a: _resized(t, size), decompose=_nearest,
+declare("resample_nearest", Kind.COMPOSITE, "x", "size factors exact", batch="leading",
+        type_rule=lambda t, size, *a: _resized(t, size), decompose=_nearest,
         samples=[(((2, 3, 4),), ((6, 8), _N, False)), (((2, 3, 6),), ((4, 3), _N, True)), (((2, 5),), ((3,), (0.7,), False))],
         onnx="Resize", doc="The last axes resized; each element is the nearest one, by its corner or (exact) its centre.")
 
@@ -237,7 +239,7 @@ def _resample_filtered(b: Any, x: Any, size: Ints, factors: Scales, mode: str, a
     return x
 
 
-declare("resample_filtered", Kind.COMPOSITE, "x", "size factors mode align", type_rule=_resample_type,
+declare("resample_filtered", Kind.COMPOSITE, "x", "size factors mode align", batch="leading", type_rule=_resample_type,
         decompose=in_float32(_resample_filtered),
         samples=[(((2, 7, 6),), ((3, 4), _N, "linear", False)), (((1, 9, 4),), ((4, 6), (0.45, None), "cubic", False))],
         doc="As `resample`, with the filter stretched over the input elements that an output element covers.")
@@ -330,7 +332,8 @@ def _grid_type(types: Types, mode: str, padding: str, align: bool) -> TensorType
     return x.with_(x.shape[:2] + grid.shape[1:-1])
 
 
-declare("grid_sample", Kind.COMPOSITE, "x grid", "mode padding align", type_rule=_grid_type, decompose=in_float32(_grid_sample),
+declare("grid_sample", Kind.COMPOSITE, "x grid", "mode padding align", batch="fold",
+        type_rule=_grid_type, decompose=in_float32(_grid_sample),
         samples=[(((1, 2, 4, 5), (1, 2, 3, 2)), (m, p, a)) for m, p, a in (("bilinear", "zeros", False), ("bilinear", "border", True),
                                                                          ("bicubic", "reflection", False), ("bicubic", "zeros", True))]
         + [(((1, 1, 3, 2, 3), (1, 2, 1, 2, 3)), ("bilinear", "reflection", True))], onnx="GridSample",

@@ -73,7 +73,7 @@ _WELL = np.array([[3.0, 0.5, -0.25], [0.25, 2.0, 0.5], [-0.5, 0.25, 4.0]], np.fl
 _PAIR = np.stack([_WELL, _WELL.T + np.float32(0.5) * np.eye(3, dtype=np.float32)])
 _POSITIVE = np.array([[4.0, 1.0, 0.5], [1.0, 3.0, -0.5], [0.5, -0.5, 2.0]], np.float32)
 
-declare("inverse", Kind.EXTERN, "x", type_rule=_square_type("inv"), reference=_guarded(
+declare("inverse", Kind.EXTERN, "x", batch="leading", type_rule=_square_type("inv"), reference=_guarded(
     "inv", np.linalg.inv, "The diagonal element is zero, the inversion could not be completed because the input matrix is singular."),
     vjp=(_inverse_vjp,), samples=[((_WELL,), ()), ((_PAIR,), ()), ((np.zeros((0, 0), np.float32),), ())],
     doc="The inverse of square matrices; LinAlgError when one is singular.")
@@ -100,7 +100,7 @@ def _solve_da(b: Any, g: Any, a: Any, out: Any, a_type: TensorType) -> Any:
     return sum_to(b, b.neg(b.matmul(gb, transposed(b, out))), a_type.shape)
 
 
-declare("solve", Kind.EXTERN, "a rhs", type_rule=_solve_type,
+declare("solve", Kind.EXTERN, "a rhs", batch="matrices", type_rule=_solve_type,
         reference=_guarded("solve", _np_solve, "The solver failed because the input matrix is singular."),
         vjp=(_solve_da, lambda b, g, a, rhs_type: sum_to(b, b.solve(transposed(b, a), g), rhs_type.shape)),
         samples=[((_WELL, (3, 2)), ()), ((_PAIR, (3, 1)), ()), ((_WELL, (2, 3, 2)), ())],
@@ -122,7 +122,8 @@ def _triangular_da(b: Any, g: Any, a: Any, out: Any, a_type: TensorType, upper: 
     return b.triu(full, offset) if upper else b.tril(full, -offset)
 
 
-declare("solve_triangular", Kind.EXTERN, "a rhs", "upper unitriangular", type_rule=lambda types, *attrs: _solve_type(types),
+declare("solve_triangular", Kind.EXTERN, "a rhs", "upper unitriangular", batch="matrices",
+        type_rule=lambda types, *attrs: _solve_type(types),
         reference=_guarded("solve_triangular", _np_triangular, "The solver failed because the input matrix is singular."),
         vjp=(_triangular_da, lambda b, g, a, rhs_type, upper, unitriangular: sum_to(
             b, b.solve_triangular(transposed(b, a), g, not upper, unitriangular), rhs_type.shape)),
@@ -149,9 +150,10 @@ def _np_adjugate(x: np.ndarray) -> np.ndarray:
     return (sign[..., None, None] * np.swapaxes(vh, -1, -2) * rest[..., None, :] @ np.swapaxes(u, -1, -2)).astype(x.dtype)
 
 
-declare("adjugate", Kind.EXTERN, "x", type_rule=_square_type("adjugate"), reference=_np_adjugate, samples=[((_WELL,), ()), ((_PAIR,), ())],
+declare("adjugate", Kind.EXTERN, "x", batch="leading",
+        type_rule=_square_type("adjugate"), reference=_np_adjugate, samples=[((_WELL,), ()), ((_PAIR,), ())],
         differentiable=False, doc="The transposed matrix of cofactors: the gradient of the determinant, transposed.")
-declare("det", Kind.EXTERN, "x", type_rule=_det_type, reference=np.linalg.det, vjp=(
+declare("det", Kind.EXTERN, "x", batch="leading", type_rule=_det_type, reference=np.linalg.det, vjp=(
     lambda b, g, x: b.mul(_unsqueezed(b, g), transposed(b, b.adjugate(x))),), samples=[((_WELL,), ()), ((_PAIR,), ())],
     doc="The determinant of square matrices.")
 
@@ -165,7 +167,8 @@ def _slogdet_vjp(b: Any, g: Any, x: Any) -> Any:
     return b.mul(_unsqueezed(b, g[1]), transposed(b, b.inverse(x)))
 
 
-declare("slogdet", Kind.EXTERN, "x", type_rule=_slogdet_type, reference=lambda x: tuple(np.linalg.slogdet(x)), vjp=(_slogdet_vjp,),
+declare("slogdet", Kind.EXTERN, "x", batch="leading",
+        type_rule=_slogdet_type, reference=lambda x: tuple(np.linalg.slogdet(x)), vjp=(_slogdet_vjp,),
         samples=[((_WELL,), ()), ((_PAIR,), ())], doc="(sign, log of the absolute value) of the determinant.")
 
 
@@ -183,7 +186,7 @@ def _cholesky_vjp(b: Any, g: Any, out: Any, upper: bool) -> Any:
     return _symmetric(b, transposed(b, b.solve_triangular(up, transposed(b, half), True, False)))
 
 
-declare("cholesky", Kind.EXTERN, "x", "upper", type_rule=_square_type("cholesky"), reference=_guarded(
+declare("cholesky", Kind.EXTERN, "x", "upper", batch="leading", type_rule=_square_type("cholesky"), reference=_guarded(
     "cholesky", _np_cholesky, "The factorization could not be completed because the input is not positive-definite"),
     vjp=(_cholesky_vjp,), samples=[((_POSITIVE,), (False,)), ((np.stack([_POSITIVE, _POSITIVE * 2]),), (True,))],
     doc="L with L @ L.T = x (or its transpose) for symmetric positive-definite matrices; LinAlgError for others.")
@@ -225,7 +228,7 @@ def _eigh_vjp(b: Any, g: Any, out: Any) -> Any:
     return _symmetric(b, b.matmul(b.matmul(v, inner), vt))
 
 
-declare("eigh", Kind.EXTERN, "x", "upper", type_rule=_eigh_type,
+declare("eigh", Kind.EXTERN, "x", "upper", batch="leading", type_rule=_eigh_type,
         reference=_guarded("eigh", _np_eigh, "The algorithm failed to converge"), vjp=(_eigh_vjp,),
         samples=[((_POSITIVE,), (False,)), ((np.stack([_POSITIVE, _POSITIVE - np.eye(3, dtype=np.float32)]),), (True,))],
         doc="(eigenvalues in ascending order, eigenvectors as columns) of symmetric matrices, of which one triangle is read.")
@@ -269,7 +272,7 @@ def _svd_vjp(b: Any, g: Any, out: Any, x_type: TensorType, full: bool) -> Any:
     return result
 
 
-declare("svd", Kind.EXTERN, "x", "full_matrices", type_rule=_svd_type,
+declare("svd", Kind.EXTERN, "x", "full_matrices", batch="leading", type_rule=_svd_type,
         reference=_guarded("svd", _np_svd, "The algorithm failed to converge"),
         vjp=(lambda b, g, out, x_type, full_matrices: _svd_vjp(b, g, out, x_type, full_matrices),),
         samples=[((_WELL,), (False,)), ((_WELL[:, :2].copy(),), (False,)), ((_PAIR[:, :2].copy(),), (False,))],
@@ -301,7 +304,7 @@ def _qr_vjp(b: Any, g: Any, out: Any, x_type: TensorType, mode: str) -> Any:
     return transposed(b, b.solve_triangular(r, transposed(b, rhs), True, False))
 
 
-declare("qr", Kind.EXTERN, "x", "mode", type_rule=_qr_type, reference=_np_qr, vjp=(_qr_vjp,),
+declare("qr", Kind.EXTERN, "x", "mode", batch="leading", type_rule=_qr_type, reference=_np_qr, vjp=(_qr_vjp,),
         samples=[((_WELL,), ("reduced",)), ((_WELL[:, :2].copy(),), ("reduced",)), ((_PAIR,), ("reduced",))],
         doc="(Q, R) with Q @ R = x, Q's columns orthonormal, R upper triangular.")
 
@@ -324,7 +327,7 @@ def _np_lstsq(a: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     return out
 
 
-declare("lstsq", Kind.EXTERN, "a rhs", type_rule=_lstsq_type, reference=_np_lstsq, differentiable=False,
+declare("lstsq", Kind.EXTERN, "a rhs", batch="leading", type_rule=_lstsq_type, reference=_np_lstsq, differentiable=False,
         samples=[((_WELL[:, :2].copy(), (3, 2)), ())], doc="X with the smallest |a @ X - rhs|, column by column.")
 
 
@@ -355,5 +358,5 @@ def _expm_vjp(b: Any, g: Any, x: Any) -> Any:
     return b.slice(whole, starts, stops, (1,) * rank)
 
 
-declare("matrix_exp", Kind.EXTERN, "x", type_rule=_square_type("matrix_exp"), reference=_np_expm, vjp=(_expm_vjp,),
+declare("matrix_exp", Kind.EXTERN, "x", batch="leading", type_rule=_square_type("matrix_exp"), reference=_np_expm, vjp=(_expm_vjp,),
         samples=[((_WELL,), ()), ((_PAIR,), ())], doc="The matrix exponential.")

@@ -92,8 +92,8 @@ def _linear_dw(b: Any, g: Any, x: Any) -> Any:
     return b.matmul(b.permute(_flat_rows(b, g), (1, 0)), _flat_rows(b, x))
 
 
-declare("linear", Kind.COMPOSITE, "x w", type_rule=_linear_type, decompose=_linear, vjp=(_linear_dx, _linear_dw),
+declare("linear", Kind.COMPOSITE, "x w", batch="rows", type_rule=_linear_type, decompose=_linear, vjp=(_linear_dx, _linear_dw),
         samples=[(((3, 4), (5, 4)), ()), (((2, 3, 4), (5, 4)), ()), (((4,), (5, 4)), ())], doc="x @ w.T")
-declare("linear_bias", Kind.COMPOSITE, "x w bias", type_rule=_linear_type, decompose=_linear,
+declare("linear_bias", Kind.COMPOSITE, "x w bias", batch="rows", type_rule=_linear_type, decompose=_linear,
         vjp=(_linear_dx, _linear_dw, lambda b, g, bias_type: sum_to(b, g, bias_type.shape)),
         samples=[(((3, 4), (5, 4), (5,)), ()), (((2, 3, 4), (5, 4), (5,)), ())], doc="x @ w.T + bias", onnx="Gemm")

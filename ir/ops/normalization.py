@@ -42,7 +42,7 @@ def _normalize_type(types: Types, dims: Dims) -> TensorType:
     return types[0]
 
 
-declare("normalize", Kind.COMPOSITE, "x eps", "dims", type_rule=_normalize_type, decompose=in_float32(_normalize),
+declare("normalize", Kind.COMPOSITE, "x eps", "dims", batch="rows", type_rule=_normalize_type, decompose=in_float32(_normalize),
         vjp=(in_float32(_normalize_vjp), None), samples=[(((3, 4), 1e-3), ((1,),)), (((2, 3, 4), 1e-3), ((0, 2),))],
         doc="(x - mean) / sqrt(variance + eps) over `dims`: the core of batch, group and instance norm.")
 
@@ -148,7 +148,8 @@ _NORMS: dict[str, Any] = {"layer_norm": (_layer_norm, _layer_norm_backward, 2, "
 for _name, (_forward, _backward, _most, _doc) in _NORMS.items():
     _cases: list[Any] = [((3, 4), 1), ((2, 3, 4), 2), ((0, 4), 1)]
     _samples = [((shape, 1e-3, *((shape[-n:],) * k)), (n,)) for shape, n in _cases for k in range(_most + 1)]
-    declare(_name, Kind.COMPOSITE, "x eps affine*", "ndims", type_rule=_norm_type(_name, _most), decompose=_forward, vjp=_norm_vjp(_name),
+    declare(_name, Kind.COMPOSITE, "x eps affine*", "ndims", batch="rows",
+            type_rule=_norm_type(_name, _most), decompose=_forward, vjp=_norm_vjp(_name),
             samples=_samples, doc=f"{_doc} over the last `ndims` axes, times a weight and plus a bias if given.",
             onnx="LayerNormalization" if _name == "layer_norm" else "")
     declare(f"{_name}_backward", Kind.COMPOSITE, "g x eps affine*", "ndims", type_rule=_backward_type, decompose=_backward,

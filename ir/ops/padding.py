@@ -51,6 +51,6 @@ def _pad(b: Any, x: Any, low: Ints, high: Ints, mode: str) -> Any:
     return x
 
 
-declare("pad_mode", Kind.COMPOSITE, "x", "low high mode", type_rule=_type, decompose=_pad, onnx="Pad",
+declare("pad_mode", Kind.COMPOSITE, "x", "low high mode", batch="leading", type_rule=_type, decompose=_pad, onnx="Pad",
         samples=[*[(((2, 4),), ((0, 3), (0, 2), m)) for m in MODES], *[(((2, 3, 4),), ((0, 2, -1), (0, 1, 3), m)) for m in MODES]],
         doc="x with `low` elements more before and `high` after, by axis: mirrored, the edge repeated, or from the other end.")

@@ -180,12 +180,12 @@ def _result(sample: Any) -> Shape:
     return shape[:len(shape) - len(attrs[0])] + attrs[-1]
 
 
-declare("sum_pool", Kind.COMPOSITE, "x", ATTRS, type_rule=_sum_type, decompose=in_float32(_sum_pool),
+declare("sum_pool", Kind.COMPOSITE, "x", ATTRS, batch="leading", type_rule=_sum_type, decompose=in_float32(_sum_pool),
         vjp=(lambda b, g, x_type, kernel, stride, padding, dilation, size: b.sum_pool_backward(
             g, x_type.shape, kernel, stride, padding, dilation, size),),
         samples=[((s,), a) for s, a in (*_SAMPLES, _TILES)],
         doc="Sums over windows; what lies outside the operand counts as 0.")
-declare("sum_pool_backward", Kind.COMPOSITE, "g", f"shape {ATTRS}", type_rule=lambda t, shape, *a: t[0].with_(shape),
+declare("sum_pool_backward", Kind.COMPOSITE, "g", f"shape {ATTRS}", batch="leading", type_rule=lambda t, shape, *a: t[0].with_(shape),
         decompose=in_float32(_sum_pool_backward),
         vjp=(lambda b, g, kernel, stride, padding, dilation, size: b.sum_pool(g, kernel, stride, padding, dilation, size),),
         samples=[((_result(s),), (s[0], *s[1])) for s in _SAMPLES], doc="Each element gets the sum of g over the windows that hold it.")
@@ -217,7 +217,8 @@ def _avg_pool(b: Any, x: Any, *attrs: Any) -> Any:
     return b.div(total, by if isinstance(by, int) else b.cast(by, x.type.dtype))
 
 
-declare("avg_pool", Kind.COMPOSITE, "x", f"{ATTRS} count_include_pad divisor", type_rule=lambda t, *a: _sum_type(t, *a[:-2]),
+declare("avg_pool", Kind.COMPOSITE, "x", f"{ATTRS} count_include_pad divisor", batch="leading",
+        type_rule=lambda t, *a: _sum_type(t, *a[:-2]),
         decompose=in_float32(_avg_pool),
         samples=[((s,), (*a, pad, d)) for s, a in _SAMPLES for pad, d in ((True, 0), (False, 0))] + [((_TILES[0],), (*_TILES[1], True, 7))],
         onnx="AveragePool", doc="Averages over windows; `divisor`, unless 0, is what sums are divided by.")
@@ -302,13 +303,14 @@ def _max_pool_vjp(b: Any, g: Any, out: Any, x_type: TensorType, kernel: Ints, st
 
 
 _GAPS: Any = ((2, 6, 6), ((2, 2), (1, 2), (1, 0), (2, 3), (6, 2)))
-declare("max_pool", Kind.COMPOSITE, "x", ATTRS, type_rule=_max_type, decompose=_max_pool, vjp=(_max_pool_vjp,),
+declare("max_pool", Kind.COMPOSITE, "x", ATTRS, batch="leading", type_rule=_max_type, decompose=_max_pool, vjp=(_max_pool_vjp,),
         samples=[((s,), a) for s, a in (*_SAMPLES, _GAPS)], onnx="MaxPool",
         doc="(maxima over windows, the number of the chosen place in each window).")
 _CODES = [((_result(s), np.zeros(_result(s), np.uint8)), (s[0], *s[1])) for s in (*_SAMPLES[:3], _SAMPLES[4])]
-declare("max_pool_backward", Kind.COMPOSITE, "g place", f"shape {ATTRS}", type_rule=lambda t, shape, *a: t[0].with_(shape),
+declare("max_pool_backward", Kind.COMPOSITE, "g place", f"shape {ATTRS}", batch="leading", type_rule=lambda t, shape, *a: t[0].with_(shape),
         decompose=in_float32(_max_pool_backward), samples=_CODES, doc="g, added where `place` says that the maxima were.")
-declare("max_pool_index", Kind.COMPOSITE, "place", f"shape {ATTRS}", type_rule=lambda t, *a: t[0].with_(dtype=dtypes.int64),
+declare("max_pool_index", Kind.COMPOSITE, "place", f"shape {ATTRS}", batch="leading",
+        type_rule=lambda t, *a: t[0].with_(dtype=dtypes.int64),
         decompose=_max_pool_index, differentiable=False, samples=[((c[0][1],), c[1]) for c in _CODES],
         doc="The places of a `max_pool` as positions in the pooled axes taken as one.")
 
@@ -380,7 +382,9 @@ def _adaptive_avg_type(types: Types, size: Ints) -> TensorType:
     return _adaptive_shape(types, size)
 
 
-declare("adaptive_avg_pool", Kind.COMPOSITE, "x", "size", type_rule=_adaptive_avg_type, decompose=in_float32(_adaptive_avg),
+declare("adaptive_avg_pool", Kind.COMPOSITE, "x", "size", batch="leading",
+        type_rule=_adaptive_avg_type, decompose=in_float32(_adaptive_avg),
         samples=_ADAPTIVE, doc="Averages over `size` windows for each of the last axes: from floor(i n / size) to ceil((i + 1) n / size).")
-declare("adaptive_max_pool", Kind.COMPOSITE, "x", "size", type_rule=_adaptive_max_type, decompose=_adaptive_max, vjp=(_adaptive_max_vjp,),
+declare("adaptive_max_pool", Kind.COMPOSITE, "x", "size", batch="leading",
+        type_rule=_adaptive_max_type, decompose=_adaptive_max, vjp=(_adaptive_max_vjp,),
         samples=_ADAPTIVE, doc="(maxima over the windows of `adaptive_avg_pool`, their positions in the pooled axes taken as one).")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from treadle.ir import dtypes
+from treadle.ir.batching import BatchedCall
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import need_float
@@ -113,7 +114,14 @@ def _np_product(x: np.ndarray, w: np.ndarray, n: int) -> np.ndarray:
     return (x.astype(np.float64) @ _unpacked(w, n).T.astype(np.float64)).astype(np.int32)
 
 
-declare("int8_matmul", Kind.CONTRACT, "x w", "n", type_rule=_product_type, reference=_np_product, differentiable=False,
+def _batch_product(c: BatchedCall) -> Any:
+    """The rows of all examples in one product, when they share the packed weight."""
+    m, k = c.types[0].shape
+    return None if c.flags[1] else c.b.reshape(c.apply([c.b.reshape(c.values[0], (c.size * m, k)), c.values[1]]), (c.size, m, *c.attrs))
+
+
+declare("int8_matmul", Kind.CONTRACT, "x w", "n", batch=_batch_product,
+        type_rule=_product_type, reference=_np_product, differentiable=False,
         samples=[((np.arange(24, dtype=np.uint8).reshape(3, 8), (np.arange(512) % 251 - 125).astype(np.int8).reshape(2, 2, 32, 4)), (33,))],
         doc="x[m, k] (uint8) @ w.T for packed int8 w: exact sums in int32.")
 

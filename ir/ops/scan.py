@@ -106,6 +106,19 @@ def _logcumsumexp_vjp(b: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
     return b.sub(part(g), part(b.neg(g)))
 
 
-declare("logcumsumexp", Kind.SCAN, "x", "dim", routine="scan", type_rule=_logcumsumexp_type, vjp=(_logcumsumexp_vjp,), samples=_SAMPLES,
+def _logcumsumexp_jvp(b: Any, tangents: tuple[Any, ...], operands: tuple[Any, ...], outs: tuple[Any, ...], dim: int) -> Any:
+    """sum over k <= i of t_k exp(x_k - out_i), by logarithms as in the gradient."""
+    (t,), (x,), (out,) = tangents, operands, outs
+    safe = b.where(b.isinf(out), 0.0, out)
+
+    def part(signed: Any) -> Any:
+        positive = b.gt(signed, 0)
+        log = b.where(positive, b.log(b.where(positive, signed, 1.0)), -math.inf)
+        return b.exp(b.sub(b.logcumsumexp(b.add(log, x), dim), safe))
+    return b.sub(part(t), part(b.neg(t)))
+
+
+declare("logcumsumexp", Kind.SCAN, "x", "dim", routine="scan", type_rule=_logcumsumexp_type, jvp=_logcumsumexp_jvp,
+        vjp=(_logcumsumexp_vjp,), samples=_SAMPLES,
         reference=lambda x, dim: np.logaddexp.accumulate(np.atleast_1d(x).astype(np.float64), axis=dim).astype(x.dtype),
         doc="log(cumsum(exp(x))) without overflow.")

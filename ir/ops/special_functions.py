@@ -39,7 +39,8 @@ def _host(name: str, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
 def _special(name: str, operands: str, function: Callable[..., Any], vjp: Any = None, domain: tuple[float, float] = (0.3, 2.0)) -> None:
     # As in PyTorch, the first of two operands has no gradient: in the samples it is a number.
     shapes: tuple[Any, ...] = ((3, 4),) if len(operands.split()) == 1 else (2.5, (3, 4)) if vjp else ((3, 4), (3, 4))
-    declare(name, Kind.EXTERN, operands, type_rule=elementwise_rule(name, "float", False, ()), compute="float", vjp=vjp, domain=domain,
+    declare(name, Kind.EXTERN, operands, batch="elementwise",
+            type_rule=elementwise_rule(name, "float", False, ()), compute="float", vjp=vjp, domain=domain,
             reference=_host(name, function), samples=[(shapes, ())], doc=f"scipy.special's {name}.",
             differentiable=vjp is not None)
 
@@ -116,7 +117,7 @@ def _polygamma_type(types: Types, n: int) -> TensorType:
     return result
 
 
-declare("polygamma", Kind.EXTERN, "x", "n", type_rule=_polygamma_type, compute="float",
+declare("polygamma", Kind.EXTERN, "x", "n", batch="elementwise", type_rule=_polygamma_type, compute="float",
         reference=lambda x, n: np.asarray(library().polygamma(n, np.asarray(x, np.float64))).astype(x.dtype),
         vjp=(lambda b, g, x, n: b.mul(g, b.polygamma(x, n + 1)),), domain=(0.5, 3.0), samples=[(((3, 4),), (1,)), (((5,), ), (2,))],
         doc="The n-th derivative of digamma.")
@@ -134,9 +135,11 @@ def _integer_rule(name: str) -> Callable[..., TensorType]:
 
 _INTS = np.array([[4, 6, -9, 0], [12, 8, 3, 7]])
 for _name, _function in {"gcd": np.gcd, "lcm": np.lcm}.items():
-    declare(_name, Kind.EXTERN, "x y", type_rule=_integer_rule(_name), compute="promote", reference=_function, differentiable=False,
+    declare(_name, Kind.EXTERN, "x y", batch="elementwise",
+            type_rule=_integer_rule(_name), compute="promote", reference=_function, differentiable=False,
             samples=[((_INTS, _INTS[::-1].copy()), ())])
-declare("nextafter", Kind.EXTERN, "x y", type_rule=elementwise_rule("nextafter", "promote", False, (dtypes.BOOL, dtypes.INT)),
+declare("nextafter", Kind.EXTERN, "x y", batch="elementwise",
+        type_rule=elementwise_rule("nextafter", "promote", False, (dtypes.BOOL, dtypes.INT)),
         compute="promote", reference=lambda x, y: np.nextafter(x, y).astype(x.dtype), differentiable=False,
         samples=[(((3, 4), (3, 4)), ())], doc="The next representable number after x in the direction of y.")
 
@@ -151,6 +154,6 @@ def _np_frexp(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(mantissa).astype(x.dtype), np.asarray(exponent, np.int32)
 
 
-declare("frexp", Kind.EXTERN, "x", type_rule=_frexp_type, reference=_np_frexp, samples=[(((3, 4),), ())],
+declare("frexp", Kind.EXTERN, "x", batch="elementwise", type_rule=_frexp_type, reference=_np_frexp, samples=[(((3, 4),), ())],
         vjp=(lambda b, g, out: b.div(g[0], b.exp2(b.cast(out[1], g[0].type.dtype))),),
         doc="x = mantissa * 2^exponent, 0.5 <= |mantissa| < 1.")

@@ -39,7 +39,7 @@ def inverse_permutation(dims: Ints) -> Ints:
     return tuple(out)
 
 
-declare("permute", Kind.VIEW, "x", "dims", type_rule=_permute_type, reference=np.transpose,
+declare("permute", Kind.VIEW, "x", "dims", batch="permute", type_rule=_permute_type, reference=np.transpose,
         vjp=(lambda b, g, dims: b.permute(g, inverse_permutation(dims)),),
         samples=[(((2, 3, 4),), ((2, 0, 1),)), (((3, 5),), ((1, 0),))], onnx="Transpose")
 
@@ -64,7 +64,7 @@ def sum_to(b: Any, g: Any, shape: Shape) -> Any:
     return total if total.type.shape == shape else b.reshape(total, shape)
 
 
-declare("expand", Kind.VIEW, "x", "shape", type_rule=_expand_type, reference=np.broadcast_to,
+declare("expand", Kind.VIEW, "x", "shape", batch="expand", type_rule=_expand_type, reference=np.broadcast_to,
         vjp=(lambda b, g, x_type: sum_to(b, g, x_type.shape),),
         samples=[(((3, 1),), ((2, 3, 4),)), (((),), ((2, 2),)), (((1,),), ((0,),))], onnx="Expand")
 
@@ -142,7 +142,7 @@ def _strided_write_type(name: str) -> Callable[..., TensorType]:
     return type_rule
 
 
-declare("as_strided", Kind.VIEW, "x", "shape strides offset", type_rule=_as_strided_type,
+declare("as_strided", Kind.VIEW, "x", "shape strides offset", batch="strided", type_rule=_as_strided_type,
         reference=lambda x, shape, strides, offset: np.ascontiguousarray(x).reshape(-1)[_strided_index(shape, strides, offset)],
         vjp=(lambda b, g, x_type, shape, strides, offset: b.as_strided_add(
             b.full(0, x_type.shape, g.type.dtype, g.type.device), g, shape, strides, offset),),
@@ -155,7 +155,7 @@ def _np_strided_add(x: np.ndarray, y: np.ndarray, shape: Shape, strides: Ints, o
     return out
 
 
-declare("as_strided_add", Kind.SCATTER, "x y", "shape strides offset", type_rule=_strided_write_type("as_strided_add"),
+declare("as_strided_add", Kind.SCATTER, "x y", "shape strides offset", batch="strided", type_rule=_strided_write_type("as_strided_add"),
         reference=_np_strided_add,
         vjp=(lambda b, g: g, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
         samples=[(((8,), (3, 4)), ((3, 4), (2, 1), 0))])
@@ -163,7 +163,8 @@ def _strided_scatter_dx(b: Any, g: Any, y_type: TensorType, shape: Shape, stride
     return b.as_strided_scatter(g, b.full(0, y_type.shape, g.type.dtype, g.type.device), shape, strides, offset)
 
 
-declare("as_strided_scatter", Kind.SCATTER, "x y", "shape strides offset", type_rule=_strided_write_type("as_strided_scatter"),
+declare("as_strided_scatter", Kind.SCATTER, "x y", "shape strides offset", batch="strided",
+        type_rule=_strided_write_type("as_strided_scatter"),
         reference=_np_strided_scatter,
         vjp=(_strided_scatter_dx, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
         samples=[(((4, 4), (4,)), ((4,), (5,), 0))])
@@ -213,5 +214,5 @@ def _pad_dx(b: Any, g: Any, x_type: TensorType, low: Ints, high: Ints) -> Any:
     return b.slice(g, low, stops, (1,) * len(low))
 
 
-declare("pad", Kind.GATHER, "x value", "low high", type_rule=_pad_type, reference=_np_pad, vjp=(_pad_dx, None), onnx="Pad",
+declare("pad", Kind.GATHER, "x value", "low high", batch="pad", type_rule=_pad_type, reference=_np_pad, vjp=(_pad_dx, None), onnx="Pad",
         samples=[(((2, 3), 0.5), ((1, 0), (0, 2)))], doc="x surrounded by `value`; low and high are non-negative widths per axis.")
