@@ -17,7 +17,7 @@ from treadle.codegen.mlir_scalar import ScalarBody, element_type, mlir_type
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.op import Kind
 from treadle.ir.text import quote
-from treadle.passes.demand import is_reduce, is_strided_write, is_view, lowerable
+from treadle.passes.demand import is_reduce, is_strided_write, is_view, lowerable, on_host
 
 # What `scatter_rows` does with the old and the new element.
 _COMBINE = {"set": "", "add": "add", "prod": "mul", "amax": "maximum", "amin": "minimum"}
@@ -107,6 +107,8 @@ class _Writer:
         assert node.op is not None
         rule = getattr(self, f"_{node.op.name}", None)
         try:
+            if on_host(node):
+                raise NotImplementedError("complex numbers have no form here")
             if rule is not None:
                 rule(node)
             elif all(v.type.numel == 0 == self.twin[v].type.numel for v in node.outputs):

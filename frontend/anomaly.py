@@ -88,7 +88,7 @@ def look(node: Any, found: Sequence[Any]) -> None:
     before, state.grad = state.grad, False
     try:
         for i, g in enumerate(found):
-            if g is not None and g.dtype.category == FLOAT and g.isnan().any().item():
+            if g is not None and g.dtype.category >= FLOAT and g.isnan().any().item():
                 raise RuntimeError(f"Function '{node.name()}' returned nan values in its {i}th output. {forward_of(node)}")
     finally:
         state.grad = before

@@ -251,12 +251,17 @@ def _seed(t: Tensor, g: Tensor | None) -> Tensor:
     if g is None:
         if type.numel != 1:
             raise RuntimeError("grad can be implicitly created only for scalar outputs")
+        if type.dtype.is_complex:
+            raise RuntimeError(f"grad can be implicitly created only for real scalar outputs but got {type.dtype!r}")
         if type.dtype.category != FLOAT:
             raise RuntimeError(f"only Tensors of floating point dtype can require gradients, got {type.dtype.name}")
         return apply(op_table.TABLE["full"], (1.0,), (type.shape, type.dtype, type.device))
     if g._data.type.shape != type.shape:
         raise RuntimeError(f"Mismatch in shape: grad_output[0] has a shape of {list(g._data.type.shape)} "
                            f"and output[0] has a shape of {list(type.shape)}.")
+    if g._data.type.dtype.is_complex is not type.dtype.is_complex:
+        raise RuntimeError(f"For complex Tensors, both grad_output and output are required to have the same dtype. Mismatch in dtype: "
+                           f"grad_output[0] has a dtype of {g._data.type.dtype!r} and output[0] has a dtype of {type.dtype!r}.")
     return g
 
 

@@ -14,6 +14,7 @@ from treadle.functions import as_dtype
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, DType
+from treadle.ir.ops.common import torch_name
 from treadle.ir.types import tensor_type
 from treadle.random import Generator, reserve
 from treadle.results import into, with_out
@@ -81,11 +82,17 @@ def _to_array(data: Any, floats: np.dtype) -> np.ndarray:
         return np.asarray(data, np.int64)
     if isinstance(data, float):
         return np.asarray(data, floats)
+    if isinstance(data, complex):
+        return np.asarray(data, _complex_like(floats))
     if isinstance(data, Sequence) and not isinstance(data, str | bytes):
         return _sequence_to_array(data, floats)
     if hasattr(data, "__array__") or hasattr(data, "__array_interface__"):
         return np.asarray(data)
     raise TypeError(f"tensor: can't infer the dtype of {type(data).__name__}; expected numbers, nested sequences, arrays or tensors")
+
+
+def _complex_like(floats: np.dtype) -> np.dtype:
+    return dtypes.to_complex(dtypes.from_numpy(floats)).np
 
 
 def _sequence_to_array(data: Sequence[Any], floats: np.dtype) -> np.ndarray:
@@ -106,6 +113,8 @@ def _sequence_to_array(data: Sequence[Any], floats: np.dtype) -> np.ndarray:
         raise TypeError("new(): invalid data type 'str'")
     if array.dtype == np.float64 and not _has_numpy_double(data):
         return array.astype(floats)
+    if array.dtype == np.complex128 and not _has_numpy_double(data):
+        return array.astype(_complex_like(floats))
     return array
 
 
@@ -115,7 +124,7 @@ def _nested_tensors(data: Any) -> np.ndarray:
             return x.tolist()
         if isinstance(x, list | tuple):
             return [convert(y) for y in x]
-        if isinstance(x, int | float | bool | np.generic):
+        if isinstance(x, int | float | bool | complex | np.generic):
             return x
         raise TypeError(f"new(): invalid data type '{type(x).__name__}'")
     array = np.array(convert(data))
@@ -127,7 +136,7 @@ def _nested_tensors(data: Any) -> np.ndarray:
 def _has_numpy_double(data: Any) -> bool:
     while isinstance(data, list | tuple) and data:
         data = data[0]
-    return isinstance(data, np.generic) and data.dtype == np.float64
+    return isinstance(data, np.generic) and data.dtype in (np.float64, np.complex128)
 
 
 def _shape_of(data: Any) -> list[int]:
@@ -156,7 +165,9 @@ def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, require
     array = _to_array(data, (dtypes.default_float() if dtype is None else dtypes.float64).np)
     if dtype is None:
         dtype = dtypes.from_numpy(array.dtype)
-    elif array.dtype.kind == "f" and dtype.category != FLOAT and dtype is not dtypes.bool_:
+    elif array.dtype.kind == "c" and not dtype.is_complex and not isinstance(data, Tensor | np.ndarray):
+        raise TypeError("must be real number, not complex")
+    elif array.dtype.kind == "f" and dtype.category < FLOAT and dtype is not dtypes.bool_:
         array = array.astype(np.int64)
     if isinstance(data, int) and not isinstance(data, bool) and dtype.category == 1 and not _fits(data, dtype):
         raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
@@ -225,8 +236,10 @@ def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any 
     if out is not None:
         return _into(out, full, (size, value), dtype=dtype)
     if dtype is None:
-        dtype = {bool: dtypes.bool_, int: dtypes.int64}.get(type(value), dtypes.default_float())
+        dtype = {bool: dtypes.bool_, int: dtypes.int64, complex: dtypes.default_complex()}.get(type(value), dtypes.default_float())
     dtype = as_dtype(dtype)
+    if value.__class__ is complex and not dtype.is_complex:
+        raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
     shape = _shape((size,) if isinstance(size, int) else tuple(size))
     return _finish(apply(FULL, (value,), (shape, dtype, device_name(device))), requires_grad)
 
@@ -298,6 +311,8 @@ def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_
         raise RuntimeError(f"arange: upper bound and lower bound inconsistent with step sign (start {begin}, end {stop}, step {by})")
     size = max(0, math.ceil((stop - begin) / by))
     integral = all(isinstance(v, int) for v in (begin, stop, by))
+    if dtype is not None and as_dtype(dtype).is_complex:
+        raise NotImplementedError(f"\"arange\" not implemented for '{torch_name(as_dtype(dtype))}'")
     dtype = as_dtype(dtype) if dtype else (dtypes.int64 if integral else dtypes.default_float())
     if out is not None:
         return into(out, _ramp(size, begin, by, out._data.type.dtype, out._data.type.device), "arange")
@@ -320,16 +335,26 @@ def _ramp(size: int, begin: Any, by: Any, dtype: DType, device: str) -> Tensor:
 @_creating
 def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """`steps` values from start to end, both included."""
-    start, end = float(start), float(end)
-    values = np.linspace(start, end, steps)
-    return _finish(adopt(values.astype(_dtype(dtype).np)), requires_grad)
+    values, dtype = _between(np.linspace, start, end, steps, dtype)
+    return _finish(adopt(values.astype(dtype.np)), requires_grad)
 
 
 @_creating
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: DType | None = None, device: Any = None,
              requires_grad: bool = False) -> Tensor:
-    values = np.logspace(float(start), float(end), steps, base=base)
-    return _finish(adopt(values.astype(_dtype(dtype).np)), requires_grad)
+    values, dtype = _between(np.logspace, start, end, steps, dtype, base=base)
+    return _finish(adopt(values.astype(dtype.np)), requires_grad)
+
+
+def _between(function: Any, start: Any, end: Any, steps: int, dtype: Any, **options: Any) -> tuple[np.ndarray, DType]:
+    """Numbers from start to end, and their dtype: complex where an end is. RuntimeError when a real dtype is asked for then."""
+    ends = [x.item() if isinstance(x, Tensor) else x for x in (start, end)]
+    whole = any(isinstance(x, complex) for x in ends)
+    wanted = dtypes.default_complex() if dtype is None and whole else _dtype(dtype)
+    if whole and not wanted.is_complex:
+        raise RuntimeError(f"linspace(): inferred dtype {dtypes.default_complex()!r} can't be safely cast to passed dtype {wanted!r}")
+    kind = complex if whole else float
+    return function(kind(ends[0]), kind(ends[1]), steps, **options), wanted
 
 
 @_creating
@@ -343,6 +368,11 @@ def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any
 # -- random ----------------------------------------------------------------------------------------------------------------
 def _draw(op_name: str, draws: int, shape: tuple[int, ...], dtype: DType | None, device: Any, generator: Generator | None) -> Tensor:
     dtype = _dtype(dtype)
+    if dtype.is_complex:  # pairs; of normal ones each part has half of the variance
+        pairs = _draw(op_name, draws, (*shape, 2), dtypes.to_real(dtype), device, generator)
+        if op_name == "random_normal":
+            pairs = apply(op_table.TABLE["mul"], (pairs, math.sqrt(0.5)))
+        return apply(op_table.TABLE["view_as_complex"], (pairs,))
     if dtype.category != FLOAT:
         raise RuntimeError(f'"{op_name}" not implemented for \'{dtype.name.capitalize()}\'')
     seed, offset = reserve(math.prod(shape), generator, draws)

@@ -138,7 +138,7 @@ def _attach(function: type, context: Context, edges: tuple[Edge, ...], result: A
                 t._detached = False
             elif t._node is not None or t._requires_grad:
                 t = t if any(t is d for d in context._dirty) else wrap(read(t))
-            if read(t).type.dtype.category == FLOAT and not any(t is n for n in context._not_differentiable):
+            if read(t).type.dtype.category >= FLOAT and not any(t is n for n in context._not_differentiable):
                 t._node, t._out = node, index
         out.append(t)
     return tuple(out) if several else out[0]

@@ -11,6 +11,7 @@ from typing import Any
 import treadle
 from treadle import autograd
 from treadle.ir import op as op_table
+from treadle.ir.dtypes import FLOAT
 from treadle.levels import Forward
 from treadle.runtime.recorder import STATE, Wrapped
 from treadle.stateless import functional_call, stack_module_state
@@ -38,7 +39,7 @@ def _argnums(argnums: Any, args: Sequence[Any]) -> tuple[int, ...]:
 
 
 def _is_variable(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_floating_point()
+    return isinstance(x, Tensor) and x.dtype.category >= FLOAT
 
 
 # -- the tape --------------------------------------------------------------------------------------------------------------------------

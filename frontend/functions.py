@@ -15,6 +15,7 @@ from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
+from treadle.ir.ops.common import torch_name
 from treadle.modes import listed
 from treadle.results import COPY, cast, into, with_out
 from treadle.runtime.symbols import SymFloat, SymInt
@@ -29,7 +30,7 @@ ADD, SUB, MUL, DIV, POW = (op_table.get(n) for n in ("add", "sub", "mul", "div",
 WHERE, FULL = op_table.get("where"), op_table.get("full")
 
 # Classes that `apply` takes as they are.
-PLAIN = frozenset({Tensor, float, int, bool, SymFloat, SymInt})
+PLAIN = frozenset({Tensor, float, int, bool, complex, SymFloat, SymInt})
 
 
 # -- operands ------------------------------------------------------------------------------------------------------------
@@ -43,6 +44,8 @@ def operand(x: Any) -> Any:
         return float(x)
     if isinstance(x, int):
         return int(x)
+    if isinstance(x, complex):
+        return complex(x)
     if isinstance(x, np.ndarray):
         from treadle.creation import as_tensor
         return as_tensor(x)
@@ -65,10 +68,10 @@ def tensor_argument(name: str, x: Any, argument: str = "input", position: int = 
 
 
 def as_dtype(dtype: Any) -> DType:
-    """A DType from a DType or one of Python's `float`, `int`, `bool`; TypeError for anything else."""
+    """A DType from a DType or one of Python's `float`, `int`, `bool`, `complex`; TypeError for anything else."""
     if isinstance(dtype, DType):
         return dtype
-    found = {float: dtypes.float64, int: dtypes.int64, bool: dtypes.bool_}.get(dtype)
+    found = {float: dtypes.float64, int: dtypes.int64, bool: dtypes.bool_, complex: dtypes.default_complex()}.get(dtype)
     if found is None:
         raise TypeError(f"expected a treadle dtype, got {dtype!r}")
     return found
@@ -115,13 +118,14 @@ def publish(function: Callable[..., Any], name: str, doc: str) -> Callable[..., 
 
 __all__ = [
     "add", "addcdiv", "addcmul", "allclose", "celu", "clamp", "clamp_max", "clamp_min", "clone", "copysign", "deg2rad", "div",
-    "equal", "float_power", "floor_divide", "fmax", "fmin", "frac", "heaviside", "hypot", "is_complex", "is_floating_point", "is_nonzero",
-    "is_same_size", "is_signed", "isclose", "isneginf", "isposinf", "isreal", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit",
-    "nan_to_num", "pow", "prelu", "rad2deg", "round", "rsub", "selu", "sgn", "signbit", "sinc", "square", "sub", "threshold",
+    "equal", "float_power", "floor_divide", "fmax", "fmin", "frac", "heaviside", "hypot", "is_floating_point", "is_nonzero",
+    "is_same_size", "is_signed", "isclose", "isneginf", "isposinf", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit",
+    "nan_to_num", "pow", "prelu", "rad2deg", "round", "rsub", "selu", "signbit", "sinc", "square", "sub", "threshold",
     "where", "xlogy",
 ]
 TABLE_NAMES = {"shift_left": "bitwise_left_shift", "shift_right": "bitwise_right_shift"}
-_WRITTEN_BELOW = frozenset(__all__) | {"cast", "copy", "trunc_divide"}
+# Written below, or of another module.
+_WRITTEN_BELOW = frozenset(__all__) | {"cast", "copy", "trunc_divide", "angle", "complex", "conj", "imag", "real", "sgn"}
 
 
 def _from_table() -> None:
@@ -200,7 +204,7 @@ def power(x: Any, exponent: Any) -> Tensor:
     if isinstance(exponent, Tensor) or not isinstance(x, Tensor):
         return apply(POW, (x, exponent))
     category = x._data.type.dtype.category
-    if category == FLOAT:
+    if category >= FLOAT and exponent.__class__ is not complex:
         if exponent == 3:
             return apply(MUL, (apply(MUL, (x, x)), x))
         short = _SHORT_POWERS.get(exponent)
@@ -259,7 +263,7 @@ def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: float | int = 1
 
 def all_integers(*tensors: Any) -> bool:
     for t in tensors:
-        if (t._data.type.dtype.category if isinstance(t, Tensor) else FLOAT) == FLOAT:
+        if (t._data.type.dtype.category if isinstance(t, Tensor) else FLOAT) >= FLOAT:
             return False
     return True
 
@@ -315,6 +319,9 @@ def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neg
                out: Tensor | None = None) -> Tensor:
     """NaN and infinities replaced by finite numbers (the dtype's extremes unless given)."""
     dtype = tensor_argument("nan_to_num", input)._data.type.dtype
+    if dtype.is_complex:
+        parts = [nan_to_num(apply(TABLE[part], (input,)), nan, posinf, neginf) for part in ("real", "imag")]
+        return into(out, apply(TABLE["complex"], tuple(parts)), "nan_to_num")
     if dtype.category != FLOAT:
         return into(out, apply(COPY, (input,)), "nan_to_num")
     high = float(ml_dtypes.finfo(dtype.np).max)
@@ -349,12 +356,6 @@ def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
 def frac(input: Tensor) -> Tensor:
     """input - trunc(input)."""
     return apply(SUB, (input, apply(TABLE["trunc"], (input,))))
-
-
-@with_out
-def sgn(input: Tensor) -> Tensor:
-    """The sign: -1, 0 or 1."""
-    return apply(TABLE["sign"], (input,))
 
 
 @with_out
@@ -477,11 +478,6 @@ def is_floating_point(input: Tensor) -> bool:
     return tensor_argument("is_floating_point", input)._data.type.dtype.category == FLOAT
 
 
-def is_complex(input: Tensor) -> bool:
-    """False: there are no complex tensors."""
-    return False
-
-
 def is_signed(input: Tensor) -> bool:
     """Whether the dtype has a sign."""
     return input._data.type.dtype.signed
@@ -509,32 +505,21 @@ def isneginf(input: Tensor) -> Tensor:
     return apply(TABLE["eq"], (input, -math.inf))
 
 
-def isreal(input: Tensor) -> Tensor:
-    """All true: there are no complex tensors."""
-    return full_like(input, True, dtypes.bool_)
-
-
 def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> Tensor:
     """|input - other| <= atol + rtol * |other|; equal infinities are close. RuntimeError when dtypes differ, as in PyTorch."""
     x, y = tensor_argument("isclose", input), tensor_argument("isclose", other, "other", 2)
     if x._data.type.dtype is not y._data.type.dtype:
-        raise RuntimeError(f"{_torch_name(x)} did not match {_torch_name(y)}")
+        raise RuntimeError(f"{torch_name(x._data.type.dtype)} did not match {torch_name(y._data.type.dtype)}")
     same = apply(TABLE["eq"], (x, y))
     if equal_nan:
         both = apply(TABLE["logical_and"], (apply(TABLE["isnan"], (x,)), apply(TABLE["isnan"], (y,))))
         same = apply(TABLE["logical_or"], (same, both))
-    if x._data.type.dtype.category != FLOAT:
+    if x._data.type.dtype.category < FLOAT:
         x, y = cast(x, dtypes.float64), cast(y, dtypes.float64)
     error = apply(TABLE["abs"], (apply(SUB, (x, y)),))
     allowed = apply(ADD, (apply(MUL, (apply(TABLE["abs"], (y,)), rtol)), atol))
     near = apply(TABLE["logical_and"], (apply(TABLE["le"], (error, allowed)), apply(TABLE["isfinite"], (error,))))
     return apply(TABLE["logical_or"], (same, near))
-
-
-def _torch_name(x: Tensor) -> str:
-    name = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16", "int64": "Long", "int32": "Int",
-            "int16": "Short", "int8": "Char", "uint8": "Byte", "bool": "Bool"}
-    return name[x._data.type.dtype.name]
 
 
 def _everywhere(x: Tensor) -> bool:

@@ -109,7 +109,7 @@ def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: 
     ones = apply(TABLE["full"], (1,), (src._data.type.shape, type.dtype, type.device))
     start = apply(TABLE["full"], (1 if include_self else 0,), (type.shape, type.dtype, type.device))
     counts = apply(TABLE["maximum"], (apply(TABLE["scatter_add"], (start, index, ones), (dim,)), 1))
-    return apply(DIV if type.dtype.category == FLOAT else TABLE["floor_divide"], (total, counts))
+    return apply(DIV if type.dtype.category >= FLOAT else TABLE["floor_divide"], (total, counts))
 
 
 # -- entries of one axis -------------------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, inve
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often each non-negative integer occurs, or the sum of its weights."""
     x = tensor_argument("bincount", input)
-    if x._data.type.ndim != 1 or x._data.type.dtype.category == FLOAT:
+    if x._data.type.ndim != 1 or x._data.type.dtype.category >= FLOAT:
         raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
     array = _array(x)
     if array.size and array.min() < 0:

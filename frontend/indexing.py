@@ -45,7 +45,7 @@ def _normalize(item: Any) -> Any:
         return item
     if isinstance(item, Tensor):
         t = item._data.type
-        if t.dtype.category == dtypes.FLOAT:
+        if t.dtype.category >= dtypes.FLOAT:
             raise IndexError(f"tensors used as indices must be long, int, byte or bool tensors, got {t.dtype.name}")
         return item
     if isinstance(item, np.bool_):
@@ -195,7 +195,7 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
     target = _basic(x, parsed)
     if not isinstance(value, Tensor):
         value = value.item() if isinstance(value, np.generic) else value
-        if not isinstance(value, int | float | bool):
+        if not isinstance(value, int | float | bool | complex):
             value = tensor(value)
     dtype = x._data.type.dtype
     if parsed.advanced:

@@ -13,6 +13,7 @@ import numpy as np
 
 from treadle.creation import adopt, from_array, to_array
 from treadle.ir import dtypes
+from treadle.ir.ops.common import torch_name
 from treadle.ir.types import tensor_type
 from treadle.runtime import engine, memory
 from treadle.runtime.recorder import Data, computed
@@ -28,6 +29,8 @@ def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
     if t._data.type.device != "cpu":
         raise TypeError(f"can't convert {t._data.type.device} device type tensor to numpy. "
                         "Use Tensor.cpu() to copy the tensor to host memory first.")
+    if sum([op.name == "conj" for op, _ in t._chain]) % 2:
+        raise RuntimeError("Can't call numpy() on Tensor that has conjugate bit set. Use tensor.resolve_conj().numpy() instead.")
     storage = storage_of(t)
     if storage.export is None or not still_shared(storage):
         base = read(storage.base)
@@ -121,23 +124,21 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def legacy_type(t: Tensor, dtype: Any) -> Any:
     """`Tensor.type()`: its old name; `Tensor.type(dtype)`: cast."""
-    names = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16", "uint8": "Byte", "int8": "Char",
-             "int16": "Short", "int32": "Int", "int64": "Long", "bool": "Bool"}
     if dtype is None:
-        return f"treadle.{names[t._data.type.dtype.name]}Tensor"
+        return f"treadle.{torch_name(t._data.type.dtype)}Tensor"
     if isinstance(dtype, str):
         wanted = dtype.rpartition(".")[2].removesuffix("Tensor")
-        found = [k for k, v in names.items() if v == wanted]
+        found = [d for d in dtypes.ALL if torch_name(d) == wanted]
         if not found:
             raise ValueError(f"invalid type: '{dtype}'")
-        dtype = dtypes.by_name(found[0])
+        dtype = found[0]
     return t.to(getattr(dtype, "dtype", dtype))
 
 
 def to_dlpack(t: Tensor, **kwargs: Any) -> Any:
     """A DLPack capsule of the tensor's memory (`Tensor.__dlpack__`); BufferError for dtypes that numpy cannot export."""
     array = to_numpy(t.detach())
-    if array.dtype.kind not in "iufb":
+    if array.dtype.kind not in "iufbc":
         raise BufferError(f"DLPack export of {t._data.type.dtype.name} is not supported")
     return array.__dlpack__(**{k: v for k, v in kwargs.items() if k in ("max_version", "copy")})
 

@@ -15,6 +15,7 @@ from treadle.ir import op as op_table
 from treadle.ir.op import Attrs, Op
 from treadle.tensor import Tensor
 
+AS_REAL, AS_COMPLEX, CONJ = (op_table.get(n) for n in ("view_as_real", "view_as_complex", "conj"))
 RESHAPE, PERMUTE, EXPAND, SLICE, AS_STRIDED = (op_table.get(n) for n in ("reshape", "permute", "expand", "slice", "as_strided"))
 
 Ints = tuple[int, ...]
@@ -109,6 +110,12 @@ def _step(layout: Layout, op: Op, attrs: Attrs) -> Layout:
     if op is RESHAPE:
         new = viewed_strides(shape, strides, attrs[0])
         return attrs[0], contiguous_strides(attrs[0]) if new is None else new, offset
+    if op is AS_REAL:
+        return (*shape, 2), (*[2 * s for s in strides], 1), 2 * offset
+    if op is AS_COMPLEX:
+        return shape[:-1], tuple([s // 2 for s in strides[:-1]]), offset // 2
+    if op is CONJ:
+        return layout
     raise RuntimeError(f"{op.name} is not a view whose strides are known")
 
 

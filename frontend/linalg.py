@@ -197,7 +197,7 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keep
     x = _matrix("matrix_norm", A)
     if dtype is not None:
         x = cast(x, as_dtype(dtype))
-    if x._data.type.dtype.category != FLOAT or x._data.type.ndim < 2:
+    if x._data.type.dtype.category < FLOAT or x._data.type.ndim < 2:
         raise RuntimeError(f"linalg.matrix_norm: expected floating-point matrices, got {x._data.type}")
     n = x._data.type.ndim
     rows, columns = (d % n for d in dim)

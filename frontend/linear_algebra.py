@@ -120,7 +120,10 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
     return sum(apply(MUL, (x, y)), dtype=a.dtype)
 
 
-vdot = dot
+def vdot(input: Tensor, other: Tensor) -> Tensor:
+    """The inner product of two vectors, the first conjugated."""
+    x = tensor_argument("vdot", input)
+    return dot(apply(TABLE["conj"], (x,)) if x._data.type.dtype.is_complex else x, other)
 
 
 @with_out
@@ -293,8 +296,10 @@ def norm(input: Tensor, p: float | str | None = "fro", dim: int | Sequence[int] 
 
 def vector_norm(x: Tensor, p: Any, dim: Any, keepdim: bool) -> Tensor:
     """(sum |x|**p) ** (1/p) over axes, with its limits for p = 0 and infinities. RuntimeError for integers."""
-    if x._data.type.dtype.category != FLOAT:
+    if x._data.type.dtype.category < FLOAT:
         raise RuntimeError(f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {x._data.type.dtype.name}")
+    if x._data.type.dtype.is_complex:
+        x = apply(TABLE["abs"], (x,))
     if p == 2:
         return safe_sqrt(sum(apply(MUL, (x, x)), dim, keepdim))
     size = apply(TABLE["abs"], (x,))

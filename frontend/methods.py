@@ -8,6 +8,7 @@ import numpy as np
 
 from treadle import (
     autograd,
+    complex_numbers,
     creation,
     functions,
     gathering,
@@ -110,6 +111,16 @@ def item(self: Tensor) -> Any:
     return float(value) if data.type.dtype.category == FLOAT else value.item()
 
 
+def _real_item(self: Tensor, kind: str) -> Any:
+    """`item()`, real. RuntimeError for a complex number that has an imaginary part."""
+    value = item(self)
+    if value.__class__ is complex:
+        if value.imag:
+            raise RuntimeError(f"value cannot be converted to type {kind} without overflow")
+        value = value.real
+    return value
+
+
 def tolist(self: Tensor) -> Any:
     array = to_array(self)
     return (array.astype(np.float64) if self._data.type.dtype.category == FLOAT else array).tolist()
@@ -125,7 +136,7 @@ def _bool(self: Tensor) -> bool:
 
 
 def _index(self: Tensor) -> int:
-    if self._data.type.dtype.category == FLOAT or self._data.type.numel != 1:
+    if self._data.type.dtype.category >= FLOAT or self._data.type.numel != 1:
         raise TypeError("only integer tensors of a single element can be converted to an index")
     return int(item(self))
 
@@ -182,7 +193,9 @@ def _deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
 
 
 PROTOCOL = {
-    "__bool__": _bool, "__int__": lambda self: int(item(self)), "__float__": lambda self: float(item(self)), "__index__": _index,
+    "__bool__": _bool, "__int__": lambda self: int(_real_item(self, "int64_t")),
+    "__float__": lambda self: float(_real_item(self, "double")),
+    "__complex__": lambda self: complex(item(self)), "__index__": _index,
     "__len__": _len, "__iter__": _iter, "__format__": _format, "__array__": _array, "__reduce_ex__": _reduce, "__deepcopy__": _deepcopy,
     "__contains__": lambda self, x: bool(item(reductions.any(self == x))), "__dlpack__": interop.to_dlpack,
     "__dlpack_device__": lambda self: (1, 0), "item": item, "tolist": tolist, "numpy": interop.to_numpy,
@@ -210,7 +223,7 @@ def _set_requires_grad(self: Tensor, value: bool) -> None:
         if not value:
             raise RuntimeError("you can only change requires_grad flags of leaf variables.")
         return
-    if value and self._data.type.dtype.category != FLOAT:
+    if value and self._data.type.dtype.category < FLOAT:
         raise RuntimeError("only Tensors of floating point dtype can require gradients")
     self._requires_grad = bool(value)
     storage = self._storage
@@ -254,7 +267,7 @@ def _version(self: Tensor) -> int:
 def _data_ptr(self: Tensor) -> int:
     data = read(storage_of(self).base)
     engine.materialize(data, "data_ptr")
-    return int(data.buffer.ptr) + layout.layout_of(self)[2] * data.type.dtype.itemsize
+    return int(data.buffer.ptr) + layout.layout_of(self)[2] * self._data.type.dtype.itemsize
 
 
 def _is_pinned(self: Tensor) -> bool:
@@ -285,9 +298,7 @@ PROPERTIES: dict[str, Any] = {
     "_version": property(_version),
     "T": property(shaping.reversed_axes),
     "mT": property(shaping.matrix_transpose),
-    "mH": property(shaping.matrix_transpose),
-    "H": property(shaping.matrix_transpose),
-    "real": property(lambda self: self),
+    **complex_numbers.PROPERTIES,
     "itemsize": property(lambda self: self._data.type.dtype.itemsize),
     "nbytes": property(lambda self: self._data.type.nbytes),
     "is_cuda": property(lambda self: self._data.type.device.startswith("cuda")),
@@ -304,7 +315,7 @@ FACTS: dict[str, Callable[..., Any]] = {
     "numel": lambda self: self._data.type.numel, "nelement": lambda self: self._data.type.numel,
     "element_size": lambda self: self._data.type.dtype.itemsize, "is_contiguous": layout.is_contiguous,
     "storage_offset": lambda self: layout.layout_of(self)[2], "data_ptr": _data_ptr, "get_device": _get_device,
-    "is_floating_point": lambda self: self._data.type.dtype.category == FLOAT, "is_complex": lambda self: False,
+    "is_floating_point": lambda self: self._data.type.dtype.category == FLOAT,
     "is_signed": lambda self: self._data.type.dtype.signed, "is_pinned": _is_pinned, "is_inference": lambda self: False,
     "is_same_size": lambda self, other: self._data.type.shape == other._data.type.shape,
 }
@@ -317,7 +328,7 @@ def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, non_bloc
     for arg in args:
         if isinstance(arg, Tensor):
             dtype, device = arg._data.type.dtype, arg._data.type.device
-        elif isinstance(arg, DType) or arg in (float, int, bool):
+        elif isinstance(arg, DType) or arg in (float, int, bool, complex):
             dtype = as_dtype(arg)
         elif not isinstance(arg, bool | legacy.memory_format) and arg is not None:
             device = arg
@@ -365,6 +376,7 @@ def _detach_(self: Tensor) -> Tensor:
 
 
 CASTS = {"float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float16, "bfloat16": dtypes.bfloat16, "long": dtypes.int64,
+         "cfloat": dtypes.complex64, "cdouble": dtypes.complex128,
          "int": dtypes.int32, "short": dtypes.int16, "char": dtypes.int8, "byte": dtypes.uint8, "bool": dtypes.bool_}
 
 CONVERSIONS: dict[str, Callable[..., Any]] = {
@@ -540,10 +552,11 @@ LATER, LATER_IN_PLACE = (part.split() for part in """as_strided_scatter bernoull
     unsafe_chunk unsafe_split | addbmm gcd i0 igamma igammac index_reduce lcm mvlgamma nextafter renorm""".split("|"))
 
 # Functions of these modules whose first parameter is `input` become methods.
-MODULES = (functions, shaping, reductions, linear_algebra, gathering)
+MODULES = (functions, complex_numbers, shaping, reductions, linear_algebra, gathering)
 # Methods whose in-place form makes sense beside the elementwise functions.
-ALSO_IN_PLACE = ("masked_fill", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_put",
-                 "masked_scatter", "cumsum", "cumprod", "tril", "triu", "addmm", "addmv", "addr", "baddbmm", "put")
+ALSO_IN_PLACE = ("sgn", "conj_physical", "masked_fill", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy",
+                 "index_fill", "index_put", "masked_scatter", "cumsum", "cumprod", "tril", "triu", "addmm", "addmv", "addr", "baddbmm",
+                 "put")
 NOT_IN_PLACE = frozenset({
     "allclose", "clone", "equal", "is_complex", "is_floating_point", "is_nonzero", "is_same_size", "is_signed", "isclose", "isfinite",
     "isinf", "isnan", "isneginf", "isposinf", "isreal", "positive", "rsub", "signbit", "where",

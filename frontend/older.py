@@ -1,9 +1,6 @@
-"""Names that PyTorch keeps under `torch.*` beside newer ones: another function's result copied, unchecked or renamed; windows; and
-functions whose answer is simple while there are no complex numbers.
-"""
+"""Names that PyTorch keeps under `torch.*` beside newer ones: another function's result copied, unchecked or renamed; and windows."""
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,11 +18,11 @@ _COPIED = ("as_strided", "diagonal", "expand", "narrow", "permute", "split", "sp
            "unfold", "unsqueeze", "view")
 # The names that `treadle` takes from here, when they are first asked for.
 __all__ = [
-    *(f"{name}_copy" for name in _COPIED), "alias_copy", "angle", "as_strided_scatter", "bartlett_window", "blackman_window", "conj",
-    "conj_physical", "constant_pad_nd", "empty_permuted", "frexp", "gcd", "gradient", "grid_sampler_2d",
+    *(f"{name}_copy" for name in _COPIED), "alias_copy", "as_strided_scatter", "bartlett_window", "blackman_window",
+    "constant_pad_nd", "empty_permuted", "frexp", "gcd", "gradient", "grid_sampler_2d",
     "grid_sampler_3d", "hamming_window", "hann_window", "histogram", "i0", "igamma", "igammac", "kaiser_window", "lcm", "mvlgamma",
-    "native_group_norm", "native_layer_norm", "nextafter", "nonzero_static", "pca_lowrank", "polygamma", "renorm", "resolve_conj",
-    "resolve_neg", "svd", "svd_lowrank", "triangular_solve", "unsafe_chunk", "unsafe_split",
+    "native_group_norm", "native_layer_norm", "nextafter", "nonzero_static", "pca_lowrank", "polygamma", "renorm",
+    "svd", "svd_lowrank", "triangular_solve", "unsafe_chunk", "unsafe_split",
 ]
 i0, igamma, igammac = special.i0, special.gammainc, special.gammaincc
 mvlgamma, polygamma = special.multigammaln, special.polygamma
@@ -45,23 +42,6 @@ class TriangularSolution(NamedTuple):
 class Histogram(NamedTuple):
     hist: Tensor
     bin_edges: Tensor
-
-
-# -- real numbers as complex ones ----------------------------------------------------------------------------------------------------
-def conj(input: Tensor) -> Tensor:
-    """The conjugate of a real tensor: itself."""
-    return input
-
-
-resolve_conj = resolve_neg = conj_physical = conj
-
-
-def angle(input: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """pi for negative numbers, NaN for NaN, else 0."""
-    x = input if input.dtype.is_floating_point else input.to(treadle.get_default_dtype())
-    y = treadle.where(treadle.isnan(x), math.nan, treadle.where(x < 0, treadle.full_like(x, math.pi), 0.0))
-    found: Tensor = into(out, y, "angle")
-    return found
 
 
 # -- memory --------------------------------------------------------------------------------------------------------------------------

@@ -77,6 +77,18 @@ class Formatter:
         return (self._number(value) if self.floating else str(value)).rjust(self.width)
 
 
+class ComplexFormatter:
+    """A notation for the real parts and one for the imaginary parts; `1.+2.j`."""
+
+    def __init__(self, shown: np.ndarray) -> None:
+        self.real, self.imag = Formatter(shown.real, True), Formatter(shown.imag, True)
+        self.width = self.real.width + self.imag.width + 1
+
+    def __call__(self, value: complex) -> str:
+        imag = f"{self.imag(value.imag)}j".lstrip()
+        return self.real(value.real) + ("" if imag[0] in "+-" else "+") + imag
+
+
 def _edges(array: np.ndarray) -> np.ndarray:
     """The elements that are shown of a summarised array."""
     edge = OPTIONS["edgeitems"]
@@ -86,7 +98,7 @@ def _edges(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _vector(array: np.ndarray, indent: int, summarise: bool, form: Formatter) -> str:
+def _vector(array: np.ndarray, indent: int, summarise: bool, form: Any) -> str:
     per_line = max(1, (OPTIONS["linewidth"] - indent) // (form.width + 2))
     edge = OPTIONS["edgeitems"]
     if summarise and not edge:
@@ -99,7 +111,7 @@ def _vector(array: np.ndarray, indent: int, summarise: bool, form: Formatter) ->
     return "[" + (",\n" + " " * (indent + 1)).join(lines) + "]"
 
 
-def _body(array: np.ndarray, indent: int, summarise: bool, form: Formatter) -> str:
+def _body(array: np.ndarray, indent: int, summarise: bool, form: Any) -> str:
     if array.ndim == 0:
         return form(array.item())
     if array.ndim == 1:
@@ -116,12 +128,11 @@ def _body(array: np.ndarray, indent: int, summarise: bool, form: Formatter) -> s
 def _suffixes(t: Tensor) -> list[str]:
     type = t._data.type
     out = [] if type.device == "cpu" else [f"device='{type.device}'"]
-    if type.numel == 0:
-        if type.ndim != 1:
-            out.append(f"size={type.shape}")
-        usual = type.dtype is dtypes.default_float()
-    else:
-        usual = type.dtype is dtypes.default_float() or type.dtype is dtypes.int64 or type.dtype.category == BOOL
+    usual = type.dtype is dtypes.default_float()
+    if type.numel:
+        usual = usual or type.dtype in (dtypes.int64, dtypes.default_complex()) or type.dtype.category == BOOL
+    elif type.ndim != 1:
+        out.append(f"size={type.shape}")
     if not usual:
         out.append(f"dtype={type.dtype!r}")
     if t._node is not None:
@@ -140,7 +151,9 @@ def tensor_repr(t: Tensor) -> str:
     kind = type(t).__name__
     prefix = "tensor(" if kind in ("Tensor", "Parameter") else f"{kind}("
     summarise = array.size > OPTIONS["threshold"]
-    body = _body(array, len(prefix), summarise, Formatter(_edges(array) if summarise else array, floating)) if array.size else "[]"
+    shown = _edges(array) if summarise else array
+    form = ComplexFormatter(shown) if array.dtype.kind == "c" else Formatter(shown, floating)
+    body = _body(array, len(prefix), summarise, form) if array.size else "[]"
     return _join(prefix + body, _suffixes(t), len(prefix))
 
 

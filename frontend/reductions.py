@@ -10,7 +10,8 @@ from typing import Any
 from treadle.emitter import EMITTER
 from treadle.functions import ADD, COPY, DIV, MUL, SUB, TABLE, as_dtype, cast, into, tensor_argument, where
 from treadle.ir import dtypes
-from treadle.ir.dtypes import BOOL, FLOAT, DType
+from treadle.ir.dtypes import BOOL, FLOAT
+from treadle.ir.ops.common import torch_name
 from treadle.ir.types import normalize_dim, normalize_dims
 from treadle.layout import RESHAPE, SLICE, Ints, ints
 from treadle.modes import listed
@@ -100,15 +101,10 @@ def count(x: Tensor, dims: Ints) -> int:
 def _floating(name: str, x: Tensor, dtype: Any) -> Tensor:
     if dtype is not None:
         x = cast(x, as_dtype(dtype))
-    if x._data.type.dtype.category != FLOAT:
+    if x._data.type.dtype.category < FLOAT:
         raise RuntimeError(f"{name}(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
-                           f"Got: {_name(x._data.type.dtype)}")
+                           f"Got: {torch_name(x._data.type.dtype)}")
     return x
-
-
-def _name(dtype: DType) -> str:
-    return {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16", "int64": "Long", "int32": "Int",
-            "int16": "Short", "int8": "Char", "uint8": "Byte", "bool": "Bool"}[dtype.name]
 
 
 @numpy_names
@@ -133,7 +129,7 @@ def _moment(name: str, input: Tensor, dim: Any, unbiased: Any, correction: Any, 
     if correction is None:
         correction = 1 if unbiased is None or unbiased else 0
     x = tensor_argument(name, input)
-    if x._data.type.dtype.category != FLOAT:
+    if x._data.type.dtype.category < FLOAT:
         raise RuntimeError(f"{name} and mean only support floating point and complex dtypes" if "_" in name
                            else f"{name}: only support floating point and complex dtypes")
     return apply(TABLE[name], (x,), (_dims(name, dim, x), correction, keepdim))
@@ -168,7 +164,7 @@ def cov(input: Tensor, *, correction: int = 1) -> Tensor:
     from treadle.linear_algebra import matmul
     x = input if input._data.type.ndim == 2 else unsqueeze(input, 0)
     centred = apply(SUB, (x, mean(x, 1, True)))
-    out = apply(DIV, (matmul(centred, centred.t()), x._data.type.shape[1] - correction))
+    out = apply(DIV, (matmul(centred, centred.t().conj()), x._data.type.shape[1] - correction))
     return out if input._data.type.ndim == 2 else out.reshape(())
 
 
@@ -177,8 +173,11 @@ def corrcoef(input: Tensor) -> Tensor:
     c = cov(input)
     if not c._data.type.shape:
         return apply(DIV, (c, c))
-    deviation = apply(TABLE["sqrt"], (c.diagonal(),))
-    return apply(TABLE["clamp"], (apply(DIV, (apply(DIV, (c, unsqueeze(deviation, 1))), unsqueeze(deviation, 0))), -1.0, 1.0))
+    deviation = apply(TABLE["sqrt"], (c.diagonal().real,))
+    scaled = apply(DIV, (apply(DIV, (c, unsqueeze(deviation, 1))), unsqueeze(deviation, 0)))
+    if not scaled._data.type.dtype.is_complex:
+        return apply(TABLE["clamp"], (scaled, -1.0, 1.0))
+    return apply(TABLE["complex"], tuple([apply(TABLE["clamp"], (part, -1.0, 1.0)) for part in (scaled.real, scaled.imag)]))
 
 
 def sum_to_size(input: Tensor, *size: Any) -> Tensor:
@@ -290,7 +289,7 @@ def _softmax(name: str, input: Tensor, dim: int | None, dtype: Any) -> Tensor:
     if dtype is not None:
         x = cast(x, as_dtype(dtype))
     if x._data.type.dtype.category != FLOAT:
-        raise RuntimeError(f'"{name}_kernel_impl" not implemented for \'{_name(x._data.type.dtype)}\'')
+        raise RuntimeError(f'"{name}_kernel_impl" not implemented for \'{torch_name(x._data.type.dtype)}\'')
     shape = x._data.type.shape
     if dim is None:  # PyTorch's old implicit choice
         dim = 0 if len(shape) in (0, 1, 3) else 1
@@ -320,7 +319,7 @@ def softmin(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
 @numpy_names
 def logsumexp(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """log(sum(exp(x))) over axes, without overflow."""
-    x = input if input._data.type.dtype.category == FLOAT else cast(input, dtypes.default_float())
+    x = input if input._data.type.dtype.category >= FLOAT else cast(input, dtypes.default_float())
     return apply(TABLE["logsumexp"], (x,), (_dims("logsumexp", dim, x), keepdim))
 
 
@@ -329,7 +328,7 @@ def _scan(name: str, input: Tensor, dim: int, dtype: Any = None) -> Any:
     x = tensor_argument(name, input)
     if dtype is not None:
         x = cast(x, as_dtype(dtype))
-    elif x._data.type.dtype.category != FLOAT and name in ("cumsum", "cumprod"):
+    elif x._data.type.dtype.category < FLOAT and name in ("cumsum", "cumprod"):
         x = cast(x, dtypes.int64)
     axis = normalize_dim(name, dim, x._data.type.ndim)
     if x._data.type.shape:

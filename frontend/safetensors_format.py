@@ -16,7 +16,7 @@ from treadle.tensor import Tensor
 
 _NAMES = {
     dtypes.bool_: "BOOL", dtypes.uint8: "U8", dtypes.int8: "I8", dtypes.int16: "I16", dtypes.int32: "I32", dtypes.int64: "I64",
-    dtypes.float16: "F16", dtypes.bfloat16: "BF16", dtypes.float32: "F32", dtypes.float64: "F64",
+    dtypes.float16: "F16", dtypes.bfloat16: "BF16", dtypes.float32: "F32", dtypes.float64: "F64", dtypes.complex64: "C64",
 }
 _BY_NAME = {name: dtype.np for dtype, name in _NAMES.items()}
 _MAX_HEADER = 100_000_000
@@ -29,6 +29,8 @@ def check(tensors: Any) -> None:
     for key, value in tensors.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"a .safetensors file holds tensors only, but {key!r} is {type(value).__name__}")
+        if value.dtype not in _NAMES:
+            raise TypeError(f"a .safetensors file cannot hold {value.dtype!r}, the dtype of {key!r}")
 
 
 def write(tensors: dict[str, Tensor], file: IO[bytes], metadata: dict[str, str] | None) -> None:

@@ -32,7 +32,7 @@ from treadle.tensor import Tensor, apply, storage_of, view, wrap
 COPY, CAT = op_table.get("copy"), op_table.get("cat")
 
 __all__ = [
-    "Size", "adjoint", "as_strided", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_shapes", "broadcast_tensors",
+    "Size", "as_strided", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_shapes", "broadcast_tensors",
     "broadcast_to", "cat", "chunk", "column_stack", "concat", "concatenate", "detach", "diagonal", "dsplit", "dstack",
     "flatten", "flip", "fliplr", "flipud", "hsplit", "hstack", "meshgrid", "moveaxis", "movedim", "narrow", "numel", "permute", "ravel",
     "reshape", "roll", "rot90", "row_stack", "select", "split", "split_with_sizes", "squeeze", "stack", "swapaxes", "swapdims", "t",
@@ -186,9 +186,6 @@ def matrix_transpose(input: Tensor) -> Tensor:
     if ndim < 2:
         raise RuntimeError(f"tensor.mT is only supported on matrices or batches of matrices. Got {ndim}-D tensor.")
     return view(PERMUTE, input, ((*range(ndim - 2), ndim - 1, ndim - 2),))
-
-
-adjoint = matrix_transpose
 
 
 def movedim(input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from treadle.ir.autodiff import holds_complex
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.op import Op, VjpRule
 from treadle.ir.types import TensorType
@@ -43,7 +44,7 @@ class Keep:
     """What the tape keeps of an op, given which operands need a gradient: decided once per place in the trie.
 
     operands: a flag per operand, None to keep all; outs: whether the results are kept; flows: the results that gradients flow
-    through; rules: when every wanted operand has a rule of its own and there is one result, for each
+    through; rules: when every wanted operand has a rule of its own, there is one result, and nothing has to be conjugated, for each
     (operand, function, arguments, only, its type), else None. Arguments are ("operand", i), ("out", 0) or ("value", constant);
     `only` is the operand when that is the one argument, -1 when there are none, else None.
     """
@@ -54,13 +55,13 @@ class Keep:
         op: Op = step.key[0]
         types = step.operand_types
         self.width = len(step.types)
-        self.flows = [i for i, t in enumerate(step.types) if t.dtype.category == FLOAT]
+        self.flows = [i for i, t in enumerate(step.types) if t.dtype.category >= FLOAT]
         chosen: list[tuple[int, VjpRule]] = []
         if isinstance(op.rules, VjpRule):
             chosen = [(0, op.rules)]
         elif op.rules:
             last = len(op.rules) - 1
-            pairs = [(i, op.rules[min(i, last)]) for i, want in enumerate(wanted) if want and types[i].dtype.category == FLOAT]
+            pairs = [(i, op.rules[min(i, last)]) for i, want in enumerate(wanted) if want and types[i].dtype.category >= FLOAT]
             chosen = [(i, rule) for i, rule in pairs if rule is not None]
         needs = [need for _, rule in chosen for need in rule.needs]
         starred = bool(op.operands) and op.operands[-1].endswith("*")
@@ -71,6 +72,7 @@ class Keep:
         self.outs = any(kind == "out" for kind, _ in needs)
         single = self.width == 1 and not isinstance(op.rules, VjpRule) and not starred
         simple = single and not any(kind in ("operands", "operand_types") for kind, _ in needs)
+        simple = simple and not holds_complex(op, types, step.types)
         self.rules = [_prepared(step, i, rule) for i, rule in chosen] if simple else None
 
 

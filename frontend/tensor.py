@@ -56,7 +56,7 @@ class Tensor:
         t._data, t._edge = read(data), None
         t._storage, t._chain, t._seen = storage, data._chain, data._seen
         if require_grad:
-            if t._data.type.dtype.category != FLOAT:
+            if t._data.type.dtype.category < FLOAT:
                 raise RuntimeError("Only Tensors of floating point and complex dtype can require gradients")
             t._requires_grad = True
             if not t._chain:
@@ -440,7 +440,7 @@ def _window(op: Op, data: Data, attrs: Attrs) -> Data | None:
 
     `for i in range(n): x[i]` would otherwise be a different trace for every i.
     """
-    if op.name == "reshape":
+    if op.name in ("reshape", "view_as_real", "view_as_complex"):
         return computed(view_type(op, data.type, attrs), data.buffer)
     if op.name != "slice" or data.type.device != "cpu":
         return None
@@ -505,6 +505,9 @@ INVERSES = {
     "expand": _inverse_expand,
     "slice": lambda whole, value, attrs: apply(op_table.get("slice_scatter"), (whole, value), attrs),
     "as_strided": lambda whole, value, attrs: apply(op_table.get("as_strided_scatter"), (whole, value), attrs),
+    "view_as_real": lambda whole, value, attrs: apply(op_table.get("view_as_complex"), (value,)),
+    "view_as_complex": lambda whole, value, attrs: apply(op_table.get("view_as_real"), (value,)),
+    "conj": lambda whole, value, attrs: apply(op_table.get("conj"), (value,)),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 import treadle
 from treadle.creation import to_array
-from treadle.ir.dtypes import FLOAT
+from treadle.ir.dtypes import FLOAT, to_real
 from treadle.tensor import Tensor
 
 _TOLERANCES = {"float16": (1e-3, 1e-5), "bfloat16": (1.6e-2, 1e-5), "float32": (1.3e-6, 1e-5), "float64": (1e-7, 1e-7)}
@@ -55,12 +55,13 @@ def _compare_tensors(a: Any, b: Any, rtol: float | None, atol: float | None, equ
     if check_dtype and x.dtype is not y.dtype and isinstance(a, Tensor):
         raise AssertionError(f"The values for attribute 'dtype' do not match: {x.dtype} != {y.dtype}.{where}")
     if rtol is None or atol is None:
-        kinds = [_TOLERANCES.get(t.dtype.name, (0.0, 0.0)) if t.dtype.category == FLOAT else (0.0, 0.0) for t in (x, y)]
+        kinds = [_TOLERANCES.get(to_real(t.dtype).name, (0.0, 0.0)) if t.dtype.category >= FLOAT else (0.0, 0.0) for t in (x, y)]
         rtol, atol = max(k[0] for k in kinds), max(k[1] for k in kinds)
     p, q = (np.asarray(to_array(t.detach()), np.float64 if t.dtype.category == FLOAT else None) for t in (x, y))
     with np.errstate(invalid="ignore"):
-        difference = np.abs(np.asarray(p, np.float64) - np.asarray(q, np.float64))
-        good = (p == q) | (difference <= atol + rtol * np.abs(np.asarray(q, np.float64)))
+        wide = np.complex128 if "c" in (p.dtype.kind, q.dtype.kind) else np.float64
+        difference = np.abs(np.asarray(p, wide) - np.asarray(q, wide))
+        good = (p == q) | (difference <= atol + rtol * np.abs(np.asarray(q, wide)))
     if equal_nan:
         good |= np.isnan(p) & np.isnan(q)
     if good.all():
@@ -80,6 +81,9 @@ def make_tensor(*shape: Any, dtype: Any, device: Any = "cpu", low: Any = None, h
     if dtype.category == FLOAT:
         low, high = -9.0 if low is None else low, 9.0 if high is None else high
         return (treadle.rand(size) * (high - low) + low).to(dtype).requires_grad_(requires_grad)
+    if dtype.is_complex:
+        parts = [make_tensor(size, dtype=to_real(dtype), low=low, high=high) for _ in range(2)]
+        return treadle.complex(*parts).requires_grad_(requires_grad)
     if dtype is treadle.bool:
         return treadle.rand(size) < 0.5
     low = (0 if dtype is treadle.uint8 else -9) if low is None else int(low)

@@ -27,7 +27,8 @@ Place = Callable[[Tensor, str], Tensor]
 STORAGES: dict[str, DType] = {
     "FloatStorage": dtypes.float32, "DoubleStorage": dtypes.float64, "HalfStorage": dtypes.float16, "BFloat16Storage": dtypes.bfloat16,
     "LongStorage": dtypes.int64, "IntStorage": dtypes.int32, "ShortStorage": dtypes.int16, "CharStorage": dtypes.int8,
-    "ByteStorage": dtypes.uint8, "BoolStorage": dtypes.bool_, "UntypedStorage": dtypes.uint8,
+    "ByteStorage": dtypes.uint8, "BoolStorage": dtypes.bool_, "ComplexFloatStorage": dtypes.complex64,
+    "ComplexDoubleStorage": dtypes.complex128, "UntypedStorage": dtypes.uint8,
 }
 _STORAGE_OF = {dtype: name for name, dtype in STORAGES.items() if name != "UntypedStorage"}
 _DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in dtypes.ALL}

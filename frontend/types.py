@@ -20,6 +20,7 @@ class finfo:
 
     def __init__(self, dtype: DType | None = None) -> None:
         dtype = dtype or dtypes.default_float()
+        dtype = dtypes.to_real(dtype)
         if dtype.category != FLOAT:
             raise TypeError(f"finfo() requires a floating point input type. Use iinfo to handle '{dtype.name}'")
         info: Any = ml_dtypes.finfo(dtype.np)

@@ -11,7 +11,7 @@ from typing import Any
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.interpreter import decomposed
-from treadle.ir.op import Attrs, Op, VjpRule
+from treadle.ir.op import Attrs, Field, Op, VjpRule
 from treadle.ir.ops.view import sum_to
 from treadle.ir.types import TensorType
 
@@ -48,7 +48,7 @@ def operand_gradients(b: Any, op: Op, attrs: Attrs, operand_values: Sequence[Any
 
     grads: the gradient of each result, None for zero. Values that `kept_for_backward` does not name may be None.
     """
-    wanted = tuple([w and t.dtype.category == FLOAT for w, t in zip(wanted, operand_types, strict=True)])
+    wanted = tuple([w and t.dtype.category >= FLOAT for w, t in zip(wanted, operand_types, strict=True)])
     nothing: list[Any] = [None] * len(operand_types)
     if not any(wanted) or all(g is None for g in grads) or not has_gradient(op):
         return nothing
@@ -57,19 +57,40 @@ def operand_gradients(b: Any, op: Op, attrs: Attrs, operand_values: Sequence[Any
     sparse = isinstance(op.rules, VjpRule) and ("given", 0) in op.rules.needs
     g = grads[0] if len(out_types) == 1 else tuple([x if sparse else _filled(b, x, t) for x, t in zip(grads, out_types, strict=True)])
     context = (op, attrs, operand_values, operand_types, outs, out_types, grads)
+    through = _apply_conjugated if holds_complex(op, operand_types, out_types) else apply_rule
     if isinstance(op.rules, VjpRule):
-        found = apply_rule(b, op.rules, g, context)
+        found = through(b, op.rules, g, context)
         found = list(found) if isinstance(found, tuple) else [found]
     else:
         last = len(op.rules) - 1
         rules = [op.rules[min(i, last)] for i in range(len(operand_types))]
-        found = [apply_rule(b, rule, g, context) if rule is not None and want else None for rule, want in zip(rules, wanted, strict=True)]
+        found = [through(b, rule, g, context) if rule is not None and want else None for rule, want in zip(rules, wanted, strict=True)]
     return [_fit(b, x, t) if want and x is not None else None for x, t, want in zip(found, operand_types, wanted, strict=True)]
+
+
+def holds_complex(op: Op, operand_types: Types, out_types: Types) -> bool:
+    """Whether the rules of an analytic op meet complex numbers."""
+    return op.field is Field.ANALYTIC and any([t.dtype.is_complex for t in (*operand_types, *out_types)])
+
+
+def _apply_conjugated(b: Any, rule: VjpRule, g: Any, context: tuple) -> Any:
+    """conj(rule(conj(g))): a rule of real numbers multiplies by f'(z), and the gradient of an analytic f is g * conj(f'(z)).
+
+    A rule that reads no values is linear with real coefficients, and needs none of it.
+    """
+    if not any(kind in ("operand", "operands", "out") for kind, _ in rule.needs):
+        return apply_rule(b, rule, g, context)
+    found = apply_rule(b, rule, tuple([_conjugate(b, x) for x in g]) if isinstance(g, tuple) else _conjugate(b, g), context)
+    return tuple([_conjugate(b, x) for x in found]) if isinstance(found, tuple) else _conjugate(b, found)
+
+
+def _conjugate(b: Any, g: Any) -> Any:
+    return b.conj(g) if g is not None and g.type.dtype.is_complex else g
 
 
 def _filled(b: Any, g: Any, type: TensorType) -> Any:
     """Zeros for a missing gradient; an integer result has none."""
-    if g is None and type.dtype.category == FLOAT:
+    if g is None and type.dtype.category >= FLOAT:
         return b.full(0, type.shape, type.dtype, type.device)
     return g
 
@@ -99,7 +120,7 @@ def apply_rule(b: Any, rule: VjpRule, g: Any, context: tuple) -> Any:
 
 
 def _fit(b: Any, g: Any, type: TensorType) -> Any:
-    """Undo broadcasting and promotion."""
+    """Undo broadcasting and promotion; of a complex gradient a real operand takes the real part."""
     if g.type.shape != type.shape:
         g = sum_to(b, g, type.shape)
     return g if g.type.dtype is type.dtype else b.cast(g, type.dtype)
@@ -163,11 +184,11 @@ def _set_location(b: Any, node: Node) -> None:
 
 
 def _depends_on(graph: Graph, wrt: Sequence[Value]) -> set[Value]:
-    """The floating-point values through which gradients reach `wrt`."""
-    active = {v for v in wrt if v.type.dtype.category == FLOAT}
+    """The floating-point and complex values through which gradients reach `wrt`."""
+    active = {v for v in wrt if v.type.dtype.category >= FLOAT}
     for node in graph.nodes:
         if node.op is not None and has_gradient(node.op) and any(v in active for v in node.inputs):
-            active.update([o for o in node.outputs if o.type.dtype.category == FLOAT])
+            active.update([o for o in node.outputs if o.type.dtype.category >= FLOAT])
     return active
 
 

@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 
 # Categories order promotion: a higher category wins over a lower one whatever the widths.
-BOOL, INT, FLOAT = 0, 1, 2
+BOOL, INT, FLOAT, COMPLEX = 0, 1, 2, 3  # from FLOAT on, numbers have gradients
 
 
 class DType:
@@ -27,7 +27,7 @@ class DType:
 
     @property
     def is_complex(self) -> bool:
-        return False
+        return self.category == COMPLEX
 
     @property
     def is_signed(self) -> bool:
@@ -44,6 +44,8 @@ float16 = DType("float16", np.float16, FLOAT, "f16")
 bfloat16 = DType("bfloat16", ml_dtypes.bfloat16, FLOAT, "bf16")
 float32 = DType("float32", np.float32, FLOAT, "f32")
 float64 = DType("float64", np.float64, FLOAT, "f64")
+complex64 = DType("complex64", np.complex64, COMPLEX, "complex<f32>")
+complex128 = DType("complex128", np.complex128, COMPLEX, "complex<f64>")
 int8 = DType("int8", np.int8, INT, "i8")
 int16 = DType("int16", np.int16, INT, "i16")
 int32 = DType("int32", np.int32, INT, "i32")
@@ -51,14 +53,15 @@ int64 = DType("int64", np.int64, INT, "i64")
 uint8 = DType("uint8", np.uint8, INT, "ui8", signed=False)
 bool_ = DType("bool", np.bool_, BOOL, "i1", signed=False)
 
-ALL = (float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8, bool_)
+ALL = (float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8, bool_, complex64, complex128)
 FLOATS = (float16, bfloat16, float32, float64)
+COMPLEXES = (complex64, complex128)
 INTS = (int8, int16, int32, int64, uint8)
 
-_BY_NAME = {d.name: d for d in ALL} | {"half": float16, "float": float32, "double": float64, "short": int16, "int": int32, "long": int64}
+_BY_NAME = {d.name: d for d in ALL} | {"half": float16, "float": float32, "double": float64, "short": int16, "int": int32, "long": int64,
+                                         "cfloat": complex64, "cdouble": complex128}
 _BY_MLIR = {d.mlir: d for d in ALL}
 _BY_NP = {d.np: d for d in ALL}
-_PYTHON = {bool: bool_, int: int64, float: float64}
 
 
 def by_name(name: str) -> DType:
@@ -91,12 +94,23 @@ def promote(a: DType, b: DType) -> DType:
     if a is b:
         return a
     if a.category != b.category:
-        return a if a.category > b.category else b
-    if a.category == FLOAT:
+        high, low = (a, b) if a.category > b.category else (b, a)
+        return complex128 if low is float64 else high
+    if a.category >= FLOAT:
         if a.itemsize == b.itemsize:  # float16 with bfloat16
             return float32
         return a if a.itemsize > b.itemsize else b
     return _promote_ints(a, b)
+
+
+def to_real(dtype: DType) -> DType:
+    """The dtype of the parts of a complex number; any other dtype itself."""
+    return {complex64: float32, complex128: float64}.get(dtype, dtype)
+
+
+def to_complex(dtype: DType) -> DType:
+    """The complex dtype whose parts hold `dtype` (complex64 for 16-bit floats and integers)."""
+    return complex128 if dtype in (float64, complex128) else complex64
 
 
 _default = [float32]
@@ -105,6 +119,11 @@ _default = [float32]
 def default_float() -> DType:
     """The dtype of new floating tensors and of integer inputs to floating functions (`set_default_dtype`)."""
     return _default[0]
+
+
+def default_complex() -> DType:
+    """The dtype of new complex tensors: its parts have the default float dtype."""
+    return to_complex(_default[0])
 
 
 def set_default_float(dtype: DType) -> None:

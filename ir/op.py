@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import TensorType
 
 Attrs = tuple[Any, ...]
@@ -36,6 +37,14 @@ class Kind(enum.Enum):
     EXTERN = "extern"            # computed by a library on the host
 
 
+class Field(enum.Enum):
+    """The numbers that an op is about."""
+
+    REAL = "real"          # complex operands are refused
+    ANALYTIC = "analytic"  # complex ones too, and the op is differentiable as a function of them: the vjp rules are those of real numbers
+    COMPLEX = "complex"    # complex ones too, and the vjp rules themselves give the gradient, conj(dL/dz)
+
+
 @dataclass(slots=True, eq=False)
 class Op:
     """One operation.
@@ -56,6 +65,7 @@ class Op:
         integers become the default float), "same" (operands are used as they are).
     batch: how the op is applied to a batch of operands at once (`treadle.ir.batching`): the name of a family of rules, or a rule;
         None derives it from the kind, or from the decomposition.
+    field: whether it takes complex operands, and what its vjp rules say of them.
     samples: example calls `[(operand shapes or arrays, attrs)]` from which tests are made.
     """
 
@@ -78,6 +88,7 @@ class Op:
     autocast: bool = False  # whether mixed precision has a say in the operands' types
     batch: str | Callable[..., Any] | None = None
     jvp: Callable[..., Any] | None = None
+    field: Field = Field.REAL
     routine: str = ""  # the family of `treadle.ir.routine` that computes it
     rules: tuple[VjpRule | None, ...] | VjpRule | None = None
 
@@ -127,6 +138,8 @@ def register(op: Op) -> Op:
         raise ValueError(f"op {op.name!r} is already declared")
     if op.kind is Kind.COMPOSITE and op.decompose is None:
         raise ValueError(f"composite op {op.name!r} needs a decompose rule")
+    if op.kind is Kind.VIEW and op.field is Field.REAL:
+        op.field = Field.ANALYTIC  # they move numbers, whatever these are
     if op.vjp is None:
         op.rules = None
     elif callable(op.vjp):
@@ -145,7 +158,7 @@ def declare(name: str, kind: Kind, operands: str, attrs: str = "", **facts: Any)
 def _check_devices(op: Op, types: tuple[TensorType, ...]) -> None:
     """Numbers, 0-d tensors and, for ops that take indices, integers may stay on the CPU."""
     indices = op.kind in (Kind.GATHER, Kind.SCATTER)
-    free = [t.device == "cpu" and (not t.shape or (indices and not t.dtype.is_floating_point)) for t in types]
+    free = [t.device == "cpu" and (not t.shape or (indices and t.dtype.category < FLOAT)) for t in types]
     devices = dict.fromkeys(t.device for t, may_stay in zip(types, free, strict=True) if not may_stay)
     if len(devices) > 1:
         raise RuntimeError(f"{op.name}: Expected all tensors to be on the same device, but found at least two devices, "
@@ -153,8 +166,12 @@ def _check_devices(op: Op, types: tuple[TensorType, ...]) -> None:
 
 
 def result_types(op: Op, types: tuple[TensorType, ...], attrs: Attrs) -> tuple[TensorType, ...]:
-    """Run the type rule; always a tuple. RuntimeError when the operands live on different devices."""
+    """Run the type rule; always a tuple. RuntimeError when operands live on different devices, or are complex and may not be."""
     if any([t.device != "cpu" for t in types]):
         _check_devices(op, types)
+    if op.field is Field.REAL and any([t.dtype.is_complex for t in types]):
+        single = any(t.dtype.name == "complex64" for t in types)
+        raise NotImplementedError(f'"{op.name}" not implemented for \'Complex{"Float" if single else "Double"}\' '
+                                  f"(operands: {', '.join(map(str, types))})")
     found = op.type_rule(types, *attrs)
     return found if isinstance(found, tuple) else (found,)

@@ -14,17 +14,18 @@ from treadle.ir.text import format_type
 from treadle.ir.types import TensorType, tensor_type
 
 _STRING = r'"(?:[^"\\\n]|\\.)*"'
+_ELEMENT = r"(?:complex<[a-z]+[0-9]+>|[a-z]+[0-9]+)"
 _TOKENS = re.compile(rf"""
     (?P<space>  (?:\s+|//[^\n]*)+ )
-  | (?P<tensor> tensor<(?:\d+x)*[a-z]+[0-9]+(?:\s*,\s*{_STRING})?> )
+  | (?P<tensor> tensor<(?:\d+x)*{_ELEMENT}(?:\s*,\s*{_STRING})?> )
   | (?P<string> {_STRING} )
   | (?P<value>  %[\w$.-]+(?:\#\d+)? )
   | (?P<label>  \^[\w$.-]+ )
   | (?P<number> 0x[0-9A-Fa-f]+ | -?\d+(?:\.\d*(?:[eE][-+]?\d+)?)? )
-  | (?P<word>   [A-Za-z_][\w$.]* )
+  | (?P<word>   complex<[a-z]+[0-9]+> | [A-Za-z_][\w$.]* )
   | (?P<mark>   -> | <\{{ | \}}> | [(){{}}<>\[\]=,:\#] )
 """, re.VERBOSE)
-_TENSOR = re.compile(rf"tensor<((?:\d+x)*)([a-z]+[0-9]+)(?:\s*,\s*({_STRING}))?>")
+_TENSOR = re.compile(rf"tensor<((?:\d+x)*)({_ELEMENT})(?:\s*,\s*({_STRING}))?>")
 _ESCAPE = re.compile(rb'\\([0-9A-Fa-f]{2}|[nt"\\])')
 _WORDS = {"true": True, "false": False, "unit": None}
 
@@ -364,12 +365,22 @@ class _Parser:
             return self.signature()
         if self.accept("["):
             return self.items("]")
+        if self.accept("#"):
+            return self.complex(at)
         if kind != "word":
-            self.fail("a Python object cannot be read back" if text == "#" else f"expected an attribute, found {text}")
+            self.fail(f"expected an attribute, found {text}")
         self.next()
         if text == "array":
             return self.array()
         return _WORDS[text] if text in _WORDS else self.dtype(text, at)
+
+    def complex(self, at: int) -> complex:
+        """After `#`: `treadle.complex<1.0 : f64, 2.0 : f64>`."""
+        if not self.accept("treadle.complex"):
+            self.fail("a Python object cannot be read back", at)
+        self.expect("<")
+        parts = self.items(">")
+        return complex(*parts)
 
     def items(self, end: str) -> tuple[Any, ...]:
         found: list[Any] = []

@@ -14,7 +14,7 @@ from treadle.ir.autodiff import apply_rule, backpropagate, operand_gradients
 from treadle.ir.builder import Builder
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.graph import Graph, Value
-from treadle.ir.op import Attrs, Kind, Op
+from treadle.ir.op import Attrs, Field, Kind, Op
 from treadle.ir.ops.control import pruned
 from treadle.ir.types import TensorType
 
@@ -31,11 +31,11 @@ def pushforward(op: Op, types: Types, attrs: Attrs, out_types: Types, given: Fla
     b = Builder(Graph(f"{op.name}_jvp"))
     operands, outs = [b.input(t) for t in types], [b.input(t) for t in out_types]
     tangents = {i: b.input(types[i]) for i, flag in enumerate(given) if flag}
-    moving = {i: t for i, t in tangents.items() if types[i].dtype.category == FLOAT}
+    moving = {i: t for i, t in tangents.items() if types[i].dtype.category >= FLOAT}
     if op.jvp is not None:
         pushed = op.jvp(b, tuple([moving.get(i) for i in range(len(types))]), tuple(operands), tuple(outs), *attrs)
         b.graph.outputs = list(pushed) if isinstance(pushed, tuple) else [pushed]
-        return pruned(b.graph), tuple([t.dtype.category == FLOAT for t in out_types])
+        return pruned(b.graph), tuple([t.dtype.category >= FLOAT for t in out_types])
     found = _diagonal(b, op, types, attrs, out_types, operands, outs, moving)
     if found is None:
         found = _twice_transposed(b, op, types, attrs, out_types, operands, outs, moving)
@@ -47,6 +47,8 @@ def _diagonal(b: Builder, op: Op, types: Types, attrs: Attrs, out_types: Types, 
               tangents: dict[int, Value]) -> list[Any] | None:
     if not isinstance(op.rules, tuple) or len(out_types) != 1 or (op.kind is not Kind.ELEMENTWISE and op.batch != "elementwise"):
         return None
+    if op.field is Field.COMPLEX and any([t.dtype.is_complex for t in (*types, *out_types)]):
+        return None  # its rules are not those of a derivative
     out, total = out_types[0], None
     for i, t in tangents.items():
         rule = op.rules[min(i, len(op.rules) - 1)]
@@ -65,7 +67,7 @@ def _diagonal(b: Builder, op: Op, types: Types, attrs: Attrs, out_types: Types, 
 
 def _twice_transposed(b: Builder, op: Op, types: Types, attrs: Attrs, out_types: Types, operands: list[Value], outs: list[Value],
                       tangents: dict[int, Value]) -> list[Any]:
-    cotangents = [b.full(0, t.shape, t.dtype, t.device) if t.dtype.category == FLOAT else None for t in out_types]
+    cotangents = [b.full(0, t.shape, t.dtype, t.device) if t.dtype.category >= FLOAT else None for t in out_types]
     wanted = tuple([i in tangents for i in range(len(types))])
     pulled = operand_gradients(b, op, attrs, operands, types, outs, out_types, cotangents, wanted)
     pairs = [(g, tangents[i]) for i, g in enumerate(pulled) if g is not None]

@@ -67,6 +67,8 @@ def format_attribute(value: Any) -> str:
         return f"{int(value)} : i64"
     if isinstance(value, float):
         return f"{_float(value)} : f64"
+    if isinstance(value, complex):
+        return f"#treadle.complex<{format_attribute(value.real)}, {format_attribute(value.imag)}>"
     if isinstance(value, str):
         return quote(value)
     if isinstance(value, DType):

@@ -64,6 +64,7 @@ SCALARS = {
     float: tensor_type((), dtypes.float64, weak=True),
     int: tensor_type((), dtypes.int64, weak=True),
     bool: tensor_type((), dtypes.bool_, weak=True),
+    complex: tensor_type((), dtypes.complex128, weak=True),
 }
 
 
@@ -98,10 +99,19 @@ def result_dtype(types: tuple[TensorType, ...]) -> DType:
             continue
         if rank == 2 and dtype.category == dtypes.FLOAT and (result is None or result.category < dtypes.FLOAT):
             dtype = dtypes.default_float()
+        if dtype.category == dtypes.COMPLEX:
+            dtype = _complex_beside(result, dtype, rank == 2)
         if result is None or dtype.category > result.category:
             result = dtype
     assert result is not None
     return result
+
+
+def _complex_beside(result: DType | None, dtype: DType, number: bool) -> DType:
+    """What a complex operand of lower standing brings: beside floats, the complex dtype with parts of theirs."""
+    if result is not None and result.category == dtypes.FLOAT:
+        return dtypes.to_complex(result)
+    return dtypes.default_complex() if number else dtype
 
 
 def normalize_dim(op: str, dim: int, ndim: int) -> int:

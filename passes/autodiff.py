@@ -22,7 +22,7 @@ def vjp_graph(graph: Graph, wrt: Sequence[int], keep_outputs: bool = False) -> G
     inner = inline(b, graph, tuple([copies[v] for v in graph.inputs]))
     forward = Graph(graph.name)
     forward.inputs, forward.nodes, forward.outputs = list(b.graph.inputs), list(b.graph.nodes), inner
-    cotangents = [b.input(v.type) if v.dtype.category == FLOAT else None for v in inner]
+    cotangents = [b.input(v.type) if v.dtype.category >= FLOAT else None for v in inner]
     tensors = [v for v in copies.values() if not v.type.weak]
     b.graph.inputs = [*tensors, *[c for c in cotangents if c is not None], *[v for v in copies.values() if v.type.weak]]
     targets = [copies[graph.inputs[i]] for i in wrt]

@@ -18,6 +18,7 @@ from treadle.ir.interpreter import evaluate
 from treadle.ir.op import Kind
 from treadle.ir.ops.reduce import reduced_shape
 from treadle.passes.basic import dce
+from treadle.passes.demand import on_host
 from treadle.passes.index import suffix_strides
 from treadle.passes.promote import Rule, uniform
 
@@ -47,6 +48,8 @@ def _simplest(b: Builder, node: Node, inputs: Values) -> Values | None:
 
 def _once(b: Builder, node: Node, inputs: Values) -> Value | None:
     assert node.op is not None
+    if node.op.name in _REAL_ONLY and node.out.dtype.is_complex:
+        return None
     for rule in RULES.get(node.op.name, ()):
         value = rule(b, node, inputs)
         if value is not None:
@@ -65,7 +68,7 @@ def fold(graph: Graph) -> Graph:
             if number is None:
                 return None
             numbers.append(number)
-        if node.out.type.numel == 0:
+        if node.out.type.numel == 0 or on_host(node):
             return None
         arrays = [np.asarray(n).astype(v.dtype.np) for n, v in zip(numbers, inputs, strict=True)]
         types = tuple([v.type.with_(shape=()) for v in inputs])
@@ -106,6 +109,8 @@ def lossless(source: DType, to: DType) -> bool:
     """Whether every value of `source` is one of `to`."""
     if source is to or source.category == BOOL:
         return True
+    if to.is_complex or source.is_complex:
+        return False
     if source.category == INT:
         bits = source.itemsize * 8 - source.signed
         if to.category == FLOAT:
@@ -128,7 +133,7 @@ def _fits(node: Node, value: Value) -> Value | None:
 def _drop(number: float, *, left: bool = False, unless_float: bool = False) -> Rule:
     """x op number -> x (and number op x with `left`)."""
     def rule(b: Any, node: Node, inputs: Values) -> Value | None:
-        if unless_float and node.out.dtype.category == FLOAT:  # -0.0 + 0 is 0
+        if unless_float and node.out.dtype.category >= FLOAT:  # -0.0 + 0 is 0
             return None
         if number_of(inputs[1]) == number:
             return _fits(node, inputs[0])
@@ -313,6 +318,8 @@ def _slice_scatter(b: Any, node: Node, inputs: Values) -> Value | None:
 
 _VIEW_RULES: tuple[Rule, ...] = (_same_shape, _of_uniform)
 _REDUCE_RULES: tuple[Rule, ...] = (_reduce_nothing, _reduce_expanded)
+
+_REAL_ONLY = frozenset({"add", "sub", "mul", "div", "pow"})  # inf + 0i times 1 + 0i has the imaginary part NaN
 
 RULES: dict[str, tuple[Callable[[Any, Node, Values], Value | None], ...]] = {
     "add": (_drop(0, left=True, unless_float=True), _add_negated),

@@ -29,10 +29,15 @@ class Read(NamedTuple):
     along: int = -1
 
 
+def on_host(node: Node) -> bool:
+    """Whether the node has complex operands or results, which no kernel computes."""
+    return any([v.dtype.is_complex for v in node.outputs]) or any([v.dtype.is_complex for v in node.inputs])
+
+
 def lowerable(node: Node) -> bool:
     """Whether the node can be part of a kernel. Nodes with empty results never are: there is nothing to compute."""
     op = node.op
-    if op is None or len(node.outputs) != 1 or node.out.type.numel == 0:
+    if op is None or len(node.outputs) != 1 or node.out.type.numel == 0 or on_host(node):
         return False
     if op.kind is Kind.ELEMENTWISE:
         return isinstance(op.scalar, str)
@@ -47,12 +52,14 @@ def lowerable(node: Node) -> bool:
 
 def is_strided_write(node: Node) -> bool:
     """A slice_scatter that no kernel selects element by element."""
-    return node.op is not None and node.op.name == "slice_scatter" and not lowerable(node) and node.inputs[1].type.numel > 0
+    strided = node.op is not None and node.op.name == "slice_scatter" and not lowerable(node)
+    return strided and node.inputs[1].type.numel > 0 and not on_host(node)
 
 
 def overwrites(node: Node) -> bool:
     """Whether the node's result is its first operand written over in places."""
-    return node.op is not None and (node.op.routine == "scatter" or is_strided_write(node)) and node.out.type.numel > 0
+    writes = node.op is not None and (node.op.routine == "scatter" or is_strided_write(node))
+    return writes and node.out.type.numel > 0 and not on_host(node)
 
 
 def is_view(node: Node) -> bool:

@@ -68,7 +68,7 @@ def _elementwise(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value:
         dtype = result_dtype(types)
     first = 1 if op.compute == "where" else 0
     operands = tuple([v if i < first else convert(b, v, dtype) for i, v in enumerate(inputs)])
-    if dtype.category == FLOAT:
+    if dtype.category >= FLOAT:
         return _same(node, operands, b)
     return _on_integers(b, node, operands, dtype)
 
@@ -150,7 +150,7 @@ def _matmul(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
         return uniform(b, 0, node.out.shape, x.dtype, x.type.device)
     if k == 1:
         return b.logical_and(x, y) if x.dtype.category == BOOL else b.mul(x, y)
-    if x.dtype.category == FLOAT:  # whatever its size: which kernels a program needs must not depend on sizes
+    if x.dtype.category >= FLOAT:  # whatever its size: which kernels a program needs must not depend on sizes
         return None
     rows = b.reshape(x, (*x.shape[:-2], m, 1, k))
     columns = b.reshape(transposed(b, y), (*y.shape[:-2], 1, n, k))

@@ -33,7 +33,7 @@ def lower_routine(outer: Lowering, node: Node) -> bool:
     """Append the steps of a routine for `node`; False when no routine computes it (empty operands, enormous rows)."""
     assert node.op is not None
     rule = _RULES.get(node.op.routine)
-    if rule is None or any(v.type.weak or v.type.numel == 0 for v in (*node.inputs, *node.outputs)):
+    if rule is None or any(v.type.weak or v.type.numel == 0 or v.dtype.is_complex for v in (*node.inputs, *node.outputs)):
         return False
     return rule(outer, node)
 

@@ -90,7 +90,7 @@ def against_reference(graph: Graph, buffers: Sequence[Buffer], scalars: Sequence
 
 
 def _first_difference(found: np.ndarray, wanted: np.ndarray, value: Value) -> tuple[int, ...] | None:
-    if value.type.dtype.category != FLOAT:
+    if value.type.dtype.category < FLOAT:
         differs = found != wanted
     else:
         a, b = found.astype(np.float64), wanted.astype(np.float64)

@@ -70,6 +70,8 @@ def _code(dtype: Any, given: Any) -> int | None:
         return layout.DOUBLE if dtype.itemsize == 8 else layout.SINGLE if dtype.itemsize == 4 else None
     if dtype.category == BOOL:
         return layout.TRUTH
+    if dtype.is_complex or given.is_complex:
+        return None
     return layout.INTEGER if given.category != FLOAT else None
 
 

@@ -74,7 +74,7 @@ def test_first_samples_of_all_primitives_with_a_form() -> None:
             graph, arrays = build(TABLE[name], sample, dtypes.float32)
         except NotImplementedError:  # an op on integers
             graph, arrays = build(TABLE[name], sample, dtypes.int32)
-        if any(v.type.numel == 0 for v in [*graph.inputs, *graph.outputs]):
+        if any(v.type.numel == 0 or v.dtype.is_complex for v in [*graph.inputs, *graph.outputs]):
             continue
         wanted = run(graph, arrays)
         graph.name = f"op_{name}"
@@ -94,6 +94,8 @@ def test_ops_without_a_form_say_so() -> None:
         try:
             graph, _ = build(TABLE[name], samples_of(TABLE[name])[number], dtypes.float32)
         except (RuntimeError, TypeError, IndexError):
+            continue
+        if any(v.dtype.is_complex for v in [*graph.inputs, *graph.outputs]):
             continue
         try:
             print_linalg(prepare(graph))

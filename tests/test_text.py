@@ -128,10 +128,11 @@ def random_graph(seed: int) -> Graph:
     for line in range(12):
         b.loc = rng.choice([None, ("dir/a file.py", line)])
         x = rng.choice(values)
-        y = rng.choice([*values, *scalars, rng.uniform(-1e3, 1e3), rng.randrange(5), 1e-30])
+        y = rng.choice([*values, *scalars, rng.uniform(-1e3, 1e3), rng.randrange(5), 1e-30, 2.5 - 1e-30j])
         kind = rng.randrange(6)
         if kind < 3:
-            values.append(getattr(b, rng.choice(["add", "mul", "maximum"]))(x, y))
+            whole = isinstance(y, complex) or any(isinstance(v, Value) and v.dtype.is_complex for v in (x, y))  # no maximum
+            values.append(getattr(b, rng.choice(["add", "mul"] if whole else ["add", "mul", "maximum"]))(x, y))
         elif kind == 3:
             values.append(b.permute(b.reshape(x, (3, 2)), (1, 0)))
         elif kind == 4:

@@ -7,6 +7,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.ir.dtypes import to_real
 from treadle.modes import listed
 from treadle.tensor import Tensor
 
@@ -69,7 +70,10 @@ def _weighted(loss: Tensor, weight: Tensor, reduction: str) -> Tensor:
 def l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
             reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
     """|input - target|, weighted by `weight` if given."""
-    return _pointwise(ops.l1_loss, input, target, (), reduction_name(size_average, reduce, reduction), weight)
+    reduction = reduction_name(size_average, reduce, reduction)
+    if input.is_complex() or target.is_complex():
+        input, target = (input - target).abs(), input.new_zeros(input.shape, dtype=to_real(input.dtype))
+    return _pointwise(ops.l1_loss, input, target, (), reduction, weight)
 
 
 def smooth_l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,

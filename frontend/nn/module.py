@@ -405,7 +405,7 @@ class Module:
             raise TypeError(f"nn.Module.to only accepts floating point or complex dtypes, but got desired dtype={dtype}")
 
         def convert(tensor: Tensor) -> Tensor:
-            wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+            wanted = dtype if dtype is not None and (tensor.is_floating_point() or tensor.is_complex()) else tensor.dtype
             return tensor.to(device=tensor.device if device is None else device, dtype=wanted, non_blocking=non_blocking)
 
         return self._apply(convert)

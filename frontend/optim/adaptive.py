@@ -16,6 +16,8 @@ def _decayed(param: Tensor, grad: Tensor, group: dict[str, Any]) -> Tensor:
 class RMSprop(PerParameterOptimizer):
     """Steps divided by the running root mean square of the gradient; `centered` uses its running standard deviation."""
 
+    complex_parameters = True
+
     def __init__(self, params: Any, lr: float | Tensor = 1e-2, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0,
                  momentum: float = 0, centered: bool = False, capturable: bool = False, foreach: bool | None = None,
                  maximize: bool = False, differentiable: bool = False) -> None:

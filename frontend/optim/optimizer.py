@@ -258,7 +258,8 @@ def _fitted(param: Tensor, value: Any, key: Hashable = None) -> Any:
     if isinstance(value, Tensor):
         if key == "step":
             return float(value.item())
-        return value.to(device=param.device, dtype=param.dtype) if param.is_floating_point() else value.to(device=param.device)
+        floating = param.is_floating_point() or param.is_complex()
+        return value.to(device=param.device, dtype=param.dtype if floating else None)
     if isinstance(value, dict):
         return {k: _fitted(param, v, k) for k, v in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
@@ -270,8 +271,10 @@ class PerParameterOptimizer(Optimizer):
     """An optimizer that treats each parameter alone.
 
     Updates are one op of the table, or out-of-place expressions with one copy into each tensor that changes. Counts are
-    Python numbers, so a step is recorded without looking at a value.
+    Python numbers, so a step is recorded without looking at a value. `complex_parameters`: whether it takes these.
     """
+
+    complex_parameters = False
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; returns the closure's loss."""
@@ -284,6 +287,9 @@ class PerParameterOptimizer(Optimizer):
                 for param in group["params"]:
                     grad = param.grad
                     if grad is not None:
+                        if not self.complex_parameters and param._data.type.dtype.is_complex:
+                            raise NotImplementedError(f"{type(self).__name__} does not support complex parameters; SGD, Adam, AdamW and "
+                                                      "RMSprop do. Or make the parameter real and use view_as_complex of it.")
                         self.update(param, -grad if group["maximize"] else grad, group)
         return loss
 
@@ -298,10 +304,14 @@ def apply_step(name: str, tensors: Sequence[Tensor], numbers: Sequence[Any], *at
     numbers: the op's hyper-parameters, numbers or 0-d tensors; more: the state in the op's variadic tail.
     """
     data = [x if isinstance(x, Tensor) else x * 1.0 for x in numbers]
+    targets = (tensors[0], *tensors[2:], *more)
+    pairs = tensors[0]._data.type.dtype.is_complex  # a complex parameter is one of twice as many real numbers
+    if pairs:
+        tensors, more = ([apply(TABLE["view_as_real"], (t,)) for t in group] for group in (tensors, more))
     found = apply(TABLE[name], (*tensors, *data, *more), attrs)
     results = found if isinstance(found, tuple) else (found,)
-    for old, new in zip((tensors[0], *tensors[2:], *more), results, strict=True):
-        assign(old, new, "step")
+    for old, new in zip(targets, results, strict=True):
+        assign(old, apply(TABLE["view_as_complex"], (new,)) if pairs else new, "step")
 
 
 def check_at_least_zero(**settings: tuple[str, Any]) -> None:

@@ -13,7 +13,8 @@ Types = tuple[TensorType, ...]
 Dims = tuple[int, ...]
 
 _TORCH_NAMES = {"float16": "Half", "bfloat16": "BFloat16", "float32": "Float", "float64": "Double", "int8": "Char", "int16": "Short",
-                "int32": "Int", "int64": "Long", "uint8": "Byte", "bool": "Bool"}
+                "int32": "Int", "int64": "Long", "uint8": "Byte", "bool": "Bool", "complex64": "ComplexFloat",
+                "complex128": "ComplexDouble"}
 _HALVES = (dtypes.float16, dtypes.bfloat16)
 
 
@@ -28,9 +29,9 @@ def not_implemented(name: str, dtype: DType, types: Types) -> NotImplementedErro
 
 
 def need_float(name: str, *types: TensorType) -> None:
-    """NotImplementedError unless every type is floating point."""
+    """NotImplementedError unless every type is floating point, or complex where the op takes complex numbers."""
     for t in types:
-        if t.dtype.category != FLOAT:
+        if t.dtype.category < FLOAT:
             raise not_implemented(name, t.dtype, types)
 
 
@@ -93,6 +94,11 @@ def iota_along(b: Any, type: TensorType, dim: int) -> Any:
     """0, 1, ... along axis `dim` as int64 of shape (1, ..., n, ..., 1): the position of each element of a value of `type`."""
     n = type.shape[dim]
     return b.reshape(b.iota(n, dtypes.int64, type.device), tuple([n if d == dim else 1 for d in range(len(type.shape))]))
+
+
+def real_part(b: Any, x: Any) -> Any:
+    """x itself when it is real."""
+    return b.real(x) if x.type.dtype.is_complex else x
 
 
 def zeros(b: Any, type: TensorType, dtype: DType | None = None) -> Any:

@@ -9,8 +9,8 @@ import numpy as np
 
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, INT, DType
-from treadle.ir.op import Kind, declare
-from treadle.ir.ops.common import Dims, Types, axes, in_float32, iota_along, need_dim, need_float, number, zeros
+from treadle.ir.op import Field, Kind, declare
+from treadle.ir.ops.common import Dims, Types, axes, in_float32, iota_along, need_dim, need_float, number, real_part, zeros
 from treadle.ir.ops.create import uniform
 from treadle.ir.ops.elementwise import elementwise_rule
 from treadle.ir.ops.reduce import SAMPLES as REDUCE_SAMPLES
@@ -23,6 +23,7 @@ def _broadcasting(name: str, operands: str, decompose: Callable[..., Any], vjp: 
                   **facts: Any) -> None:
     count = len(operands.split())
     facts.setdefault("samples", [(((3, 4),) * count, ()), (((3, 1), (4,), ())[:count], ()), (((0, 2),) * count, ())])
+    facts.setdefault("field", Field.ANALYTIC if name in ("square", "lerp", "addcmul", "addcdiv") else Field.REAL)
     if vjp is not None:
         vjp = tuple([f and in_float32(f) for f in vjp])
     declare(name, Kind.COMPOSITE, operands, type_rule=elementwise_rule(name, "promote", False, refuse), decompose=in_float32(decompose),
@@ -95,7 +96,7 @@ def _masked_fill_type(types: Types) -> TensorType:
 
 
 _MASK = np.array([[True, False, True, False]])
-declare("masked_fill", Kind.COMPOSITE, "x mask value", type_rule=_masked_fill_type,
+declare("masked_fill", Kind.COMPOSITE, "x mask value", field=Field.ANALYTIC, type_rule=_masked_fill_type,
         decompose=lambda b, x, mask, value: b.where(mask, b.cast(value, x.type.dtype), x),
         vjp=(lambda b, g, mask: b.where(mask, 0.0, g), None, lambda b, g, mask: b.where(mask, g, 0.0)),
         samples=[(((3, 4), _MASK, 2.5), ()), (((4,), _MASK, ()), ()), (((), _MASK, 1.5), ())],
@@ -109,7 +110,7 @@ def _count(shape: tuple[int, ...], dims: Dims) -> int:
 
 def _mean_type(types: Types, dims: Dims, keepdim: bool, dtype: DType | None) -> TensorType:
     target = dtype or types[0].dtype
-    if target.category != FLOAT:
+    if target.category < FLOAT:
         raise RuntimeError("mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
                            f"Got: {target.name} (input {types[0]})")
     return types[0].with_(reduced_shape(types[0].shape, dims, keepdim), target)
@@ -123,15 +124,16 @@ def _mean(b: Any, x: Any, dims: Dims, keepdim: bool, dtype: DType | None) -> Any
     return mean if wide is target else b.cast(mean, target)
 
 
-declare("mean", Kind.COMPOSITE, "x", "dims keepdim dtype", batch="leading", type_rule=_mean_type, decompose=_mean, onnx="ReduceMean",
+declare("mean", Kind.COMPOSITE, "x", "dims keepdim dtype", field=Field.ANALYTIC, batch="leading",
+        type_rule=_mean_type, decompose=_mean, onnx="ReduceMean",
         vjp=(lambda b, g, x_type, dims, keepdim: restore(b, b.div(g, _count(x_type.shape, dims)), x_type, dims, keepdim),),
         samples=[(shapes, (*attrs, None)) for shapes, attrs in REDUCE_SAMPLES])
 
 
 def _var_type(types: Types, dims: Dims, correction: float, keepdim: bool) -> TensorType:
-    if types[0].dtype.category != FLOAT:
+    if types[0].dtype.category < FLOAT:
         raise RuntimeError(f"std and var only support floating point and complex dtypes, but got {types[0]}")
-    return types[0].with_(reduced_shape(types[0].shape, dims, keepdim))
+    return types[0].with_(reduced_shape(types[0].shape, dims, keepdim), dtypes.to_real(types[0].dtype))
 
 
 def _centred(b: Any, x: Any, dims: Dims) -> Any:
@@ -140,7 +142,8 @@ def _centred(b: Any, x: Any, dims: Dims) -> Any:
 
 def _var(b: Any, x: Any, dims: Dims, correction: float, keepdim: bool) -> Any:
     d = _centred(b, x, dims)
-    return b.div(b.sum(b.mul(d, d), dims, keepdim, None), max(_count(x.type.shape, dims) - correction, 0))
+    square = b.real(b.mul(d, b.conj(d))) if x.type.dtype.is_complex else b.mul(d, d)
+    return b.div(b.sum(square, dims, keepdim, None), max(_count(x.type.shape, dims) - correction, 0))
 
 
 def _var_vjp(b: Any, g: Any, x: Any, dims: Dims, correction: float, keepdim: bool) -> Any:
@@ -153,10 +156,10 @@ def _std_vjp(b: Any, g: Any, x: Any, out: Any, dims: Dims, correction: float, ke
 
 
 _VAR_SAMPLES = [(((3, 4, 5),), ((1,), 1, False)), (((3, 4, 5),), ((0, 2), 0, True)), (((4, 6),), ((0, 1), 1, False))]
-declare("var", Kind.COMPOSITE, "x", "dims correction keepdim", batch="leading",
+declare("var", Kind.COMPOSITE, "x", "dims correction keepdim", field=Field.COMPLEX, batch="leading",
         type_rule=_var_type, decompose=in_float32(_var), vjp=(in_float32(_var_vjp),),
         samples=_VAR_SAMPLES, doc="Mean square distance from the mean, over count - correction.")
-declare("std", Kind.COMPOSITE, "x", "dims correction keepdim", batch="leading",
+declare("std", Kind.COMPOSITE, "x", "dims correction keepdim", field=Field.COMPLEX, batch="leading",
         type_rule=_var_type, vjp=(in_float32(_std_vjp),), samples=_VAR_SAMPLES,
         decompose=in_float32(lambda b, x, dims, correction, keepdim: b.sqrt(_var(b, x, dims, correction, keepdim))), doc="sqrt(var)")
 
@@ -247,7 +250,7 @@ def _logsumexp(b: Any, x: Any, dims: Dims, keepdim: bool) -> Any:
     shape = reduced_shape(x.type.shape, dims, keepdim)
     if not x.type.numel:
         return b.full(-math.inf, shape, x.type.dtype, x.type.device)
-    top = b.amax(x, dims, True)
+    top = b.amax(real_part(b, x), dims, True)
     top = b.where(b.isinf(top), 0.0, top)  # a row of -inf, or one with inf, must not give inf - inf
     total = b.log(b.sum(b.exp(b.sub(x, top)), dims, keepdim, None))
     return b.add(total, top if keepdim else b.reshape(top, shape))
@@ -258,7 +261,8 @@ def _logsumexp_vjp(b: Any, g: Any, x: Any, out: Any, dims: Dims, keepdim: bool) 
     return b.mul(restore(b, g, x.type, dims, keepdim), b.exp(b.sub(x, safe)))
 
 
-declare("logsumexp", Kind.COMPOSITE, "x", "dims keepdim", batch="leading", type_rule=_logsumexp_type, decompose=in_float32(_logsumexp),
+declare("logsumexp", Kind.COMPOSITE, "x", "dims keepdim", field=Field.ANALYTIC, batch="leading",
+        type_rule=_logsumexp_type, decompose=in_float32(_logsumexp),
         vjp=(in_float32(_logsumexp_vjp),), samples=REDUCE_SAMPLES, onnx="ReduceLogSumExp")
 
 
@@ -298,7 +302,7 @@ def _dims(t: TensorType) -> str:
     return "x".join(map(str, t.shape)) or "scalar"
 
 
-declare("addmm", Kind.COMPOSITE, "bias x y beta alpha", type_rule=_addmm_type,
+declare("addmm", Kind.COMPOSITE, "bias x y beta alpha", field=Field.ANALYTIC, type_rule=_addmm_type,
         decompose=lambda b, bias, x, y, beta, alpha: b.add(b.mul(bias, beta), b.mul(b.matmul(x, y), alpha)),
         vjp=(lambda b, g, beta, bias_type: sum_to(b, b.mul(g, beta), bias_type.shape),
              lambda b, g, y, alpha: b.mul(b.matmul(g, b.permute(y, (1, 0))), alpha),
@@ -320,12 +324,13 @@ def _triangle(compare: str) -> Callable[..., Any]:
     def decompose(b: Any, x: Any, diagonal: int) -> Any:
         n = len(x.type.shape)
         inside = getattr(b, compare)(iota_along(b, x.type, n - 1), b.add(iota_along(b, x.type, n - 2), diagonal))
-        return b.where(inside, x, zeros(b, x.type) if x.type.dtype.category != FLOAT else 0.0)
+        return b.where(inside, x, zeros(b, x.type) if x.type.dtype.category < FLOAT else 0.0)
     return decompose
 
 
 for _name, _compare in {"tril": "le", "triu": "ge"}.items():
-    declare(_name, Kind.COMPOSITE, "x", "diagonal", batch="rows", type_rule=_triangle_type(_name), decompose=_triangle(_compare),
+    declare(_name, Kind.COMPOSITE, "x", "diagonal", field=Field.ANALYTIC, batch="rows",
+            type_rule=_triangle_type(_name), decompose=_triangle(_compare),
             vjp=(_triangle(_compare),),
             samples=[(((4, 5),), (0,)), (((2, 3, 3),), (1,)), (((3, 4),), (-1,))], onnx="Trilu",
             doc="The part of each matrix on and " + ("below" if _name == "tril" else "above") + " a diagonal, zeros elsewhere.")

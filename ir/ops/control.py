@@ -18,7 +18,7 @@ from treadle.ir.batching import BatchedCall, Flags, emit, region
 from treadle.ir.builder import Builder
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Graph, Node, Value
-from treadle.ir.op import Kind, declare
+from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.common import Types, zeros
 from treadle.ir.types import TensorType, tensor_type
 
@@ -29,7 +29,7 @@ def as_tuple(x: Any) -> tuple[Any, ...]:
 
 
 def _differentiable(t: TensorType) -> bool:
-    return t.dtype.category == FLOAT and not t.weak
+    return t.dtype.category >= FLOAT and not t.weak
 
 
 def _check_inputs(name: str, region: str, graph: Graph, types: Sequence[TensorType]) -> None:
@@ -336,15 +336,16 @@ def _counting() -> Graph:
 
 
 _STEP, _TWICE, _WAVE, _BELOW = _sample_bodies()
-declare("call", Kind.CONTROL, "xs*", "body", type_rule=_call_type, decompose=_inlined, vjp=_call_vjp,
+declare("call", Kind.CONTROL, "xs*", "body", field=Field.COMPLEX, type_rule=_call_type, decompose=_inlined, vjp=_call_vjp,
         samples=[(((3,),), (_WAVE,))], doc="The results of a graph, which takes the call's place when it is decomposed.")
-declare("cond", Kind.CONTROL, "pred xs*", "then orelse", batch=_batch_cond, type_rule=_cond_type, reference=_np_cond, vjp=_cond_vjp,
+declare("cond", Kind.CONTROL, "pred xs*", "then orelse", field=Field.COMPLEX, batch=_batch_cond,
+        type_rule=_cond_type, reference=_np_cond, vjp=_cond_vjp,
         samples=[((np.array(True), (3,)), (_TWICE, _WAVE)), ((np.array(False), (3,)), (_TWICE, _WAVE))],
         doc="The results of one of two graphs; only the chosen one runs.")
-declare("while_loop", Kind.CONTROL, "xs*", "condition body n_carry", batch=_batch_while,
+declare("while_loop", Kind.CONTROL, "xs*", "condition body n_carry", field=Field.COMPLEX, batch=_batch_while,
         type_rule=_while_type, reference=_np_while, differentiable=False,
         samples=[((np.array(0),), (_BELOW, _counting(), 1))], doc="Repeats the body on the carries while the condition holds. No gradient.")
-declare("scan", Kind.CONTROL, "xs*", "body n_carry n_seq length reverse", batch=_batch_scan,
+declare("scan", Kind.CONTROL, "xs*", "body n_carry n_seq length reverse", field=Field.COMPLEX, batch=_batch_scan,
         type_rule=_scan_type, reference=_np_scan, vjp=_scan_vjp,
         samples=[(((3,), (4, 3), (3,)), (_STEP, 1, 1, 4, False)), (((3,), (4, 3), (3,)), (_STEP, 1, 1, 4, True)),
                  (((3,), (0, 3), (3,)), (_STEP, 1, 1, 0, False))],

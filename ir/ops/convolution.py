@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from treadle.ir.batching import BatchedCall
-from treadle.ir.op import Kind, declare
+from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.common import in_float32, need_float, zeros
 from treadle.ir.ops.matmul import transposed
 from treadle.ir.types import Shape, TensorType
@@ -320,7 +320,7 @@ def _result_shape(x: Shape, w: Shape, attrs: Any) -> Shape:
                           for n, p, d, k, s in zip(x[2:], padding, dilation, w[2:], stride, strict=True)])
 
 
-declare("convolution", Kind.COMPOSITE, "x w", _ATTRS, batch=_batch_forward,
+declare("convolution", Kind.COMPOSITE, "x w", _ATTRS, field=Field.ANALYTIC, batch=_batch_forward,
         type_rule=_convolution_type, decompose=_convolution, onnx="Conv",
         vjp=(lambda b, g, w, x_type, stride, padding, dilation, groups:
              b.convolution_input(g, w, x_type.shape, stride, padding, dilation, groups),
@@ -328,13 +328,15 @@ declare("convolution", Kind.COMPOSITE, "x w", _ATTRS, batch=_batch_forward,
              b.convolution_weight(x, g, w_type.shape, stride, padding, dilation, groups)),
         samples=[((x, w), attrs) for x, w, attrs in _samples()],
         doc="Cross-correlation of x [N, C, *S] with w [O, C / groups, *K]; padding is with zeros on both sides.")
-declare("convolution_input", Kind.COMPOSITE, "y w", _GRADIENT_ATTRS, batch=_batch_forward, type_rule=_input_type, decompose=_input,
+declare("convolution_input", Kind.COMPOSITE, "y w", _GRADIENT_ATTRS, field=Field.ANALYTIC, batch=_batch_forward,
+        type_rule=_input_type, decompose=_input,
         vjp=(lambda b, g, w, y_type, stride, padding, dilation, groups: _like(b, g, w, y_type, stride, padding, dilation, groups),
              lambda b, g, y, w_type, stride, padding, dilation, groups:
              b.convolution_weight(g, y, w_type.shape, stride, padding, dilation, groups)),
         samples=[((_result_shape(x, w, attrs), w), (x, *attrs)) for x, w, attrs in _samples()],
         onnx="ConvTranspose", doc="The gradient of a convolution by its input of the given shape: the transposed convolution of y.")
-declare("convolution_weight", Kind.COMPOSITE, "x y", _GRADIENT_ATTRS, batch=_batch_weight, type_rule=_weight_type, decompose=_weight,
+declare("convolution_weight", Kind.COMPOSITE, "x y", _GRADIENT_ATTRS, field=Field.ANALYTIC, batch=_batch_weight,
+        type_rule=_weight_type, decompose=_weight,
         vjp=(lambda b, g, y, x_type, stride, padding, dilation, groups:
              b.convolution_input(y, g, x_type.shape, stride, padding, dilation, groups),
              lambda b, g, x, y_type, stride, padding, dilation, groups: _like(b, x, g, y_type, stride, padding, dilation, groups)),

@@ -7,7 +7,7 @@ import numpy as np
 
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
-from treadle.ir.op import Kind, declare
+from treadle.ir.op import Field, Kind, declare
 from treadle.ir.random_reference import philox_bits
 from treadle.ir.types import SCALARS, Shape, TensorType, tensor_type
 
@@ -21,7 +21,7 @@ def _np_full(value: np.ndarray, shape: Shape, dtype: DType, device: str) -> np.n
     return np.broadcast_to(np.asarray(value).astype(dtype.np), shape)
 
 
-declare("full", Kind.CREATE, "value", "shape dtype device", batch="fill",
+declare("full", Kind.CREATE, "value", "shape dtype device", field=Field.ANALYTIC, batch="fill",
         type_rule=lambda t, shape, dtype, device: tensor_type(shape, dtype, device),
         reference=_np_full, differentiable=False, samples=[((2.5,), ((2, 3), dtypes.float32, "cpu")), ((1,), ((), dtypes.int64, "cpu"))],
         doc="Every element is `value`, a run-time scalar.")

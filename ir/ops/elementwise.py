@@ -9,9 +9,9 @@ import numpy as np
 
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, DType
-from treadle.ir.op import Kind, Op, declare
+from treadle.ir.op import Field, Kind, Op, declare
 from treadle.ir.ops import special
-from treadle.ir.ops.common import not_implemented, zeros
+from treadle.ir.ops.common import not_implemented, real_part, zeros
 from treadle.ir.types import TensorType, broadcast_shapes, result_dtype, tensor_type
 
 Types = tuple[TensorType, ...]
@@ -24,7 +24,7 @@ def compute_dtype(op: Op, types: Types) -> DType | None:
     if op.compute == "where":
         return result_dtype(types[1:])
     dtype = result_dtype(types)
-    if op.compute == "float" and dtype.category != FLOAT:
+    if op.compute == "float" and dtype.category < FLOAT:
         return dtypes.default_float()
     return dtype
 
@@ -49,7 +49,7 @@ def elementwise_rule(name: str, compute: str, to_bool: bool, refuse: tuple[int, 
             raise not_implemented(name, dtype, types)
         if to_bool:
             dtype = dtypes.bool_
-        elif compute == "float" and dtype.category != FLOAT:
+        elif compute == "float" and dtype.category < FLOAT:
             dtype = dtypes.default_float()
         return tensor_type(shape, dtype, _device(types))
     return type_rule
@@ -59,6 +59,7 @@ def elementwise(name: str, operands: str, reference: Callable[..., Any], vjp: An
                  to_bool: bool = False, refuse: tuple[int, ...] = (), check: Callable[[Types], None] | None = None, **facts: Any) -> Op:
     facts.setdefault("differentiable", vjp is not None)
     facts.setdefault("scalar", name)
+    facts.setdefault("field", Field.ANALYTIC if name in _ANALYTIC else Field.REAL)
     return declare(name, Kind.ELEMENTWISE, operands, type_rule=elementwise_rule(name, compute, to_bool, refuse, check),
                    reference=reference, vjp=vjp, compute=compute, **facts)
 
@@ -69,6 +70,11 @@ def _unary(name: str, reference: Callable[..., Any], vjp: Any = None, **facts: A
 
 def _floating(name: str, reference: Callable[..., Any], vjp: Any = None, **facts: Any) -> Op:
     return _unary(name, reference, vjp, compute="float", **facts)
+
+
+# Names of functions of this module that take complex numbers too, and are differentiable as functions of them.
+_ANALYTIC = frozenset("""add sub mul div pow neg copy exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan asin acos atan
+sinh cosh tanh asinh acosh atanh sigmoid logical_not isnan isinf isfinite eq ne logical_and logical_or logical_xor""".split())
 
 
 # -- arithmetic ------------------------------------------------------------------------------------------------------
@@ -124,7 +130,8 @@ def _pow_dx(b: Any, g: Any, x: Any, y: Any) -> Any:
 
 
 def _pow_dy(b: Any, g: Any, x: Any, y: Any, out: Any) -> Any:
-    return b.mul(g, b.where(b.logical_and(b.eq(x, 0), b.ge(y, 0)), 0.0, b.mul(out, b.log(b.cast(x, g.type.dtype)))))
+    nothing = b.logical_and(b.eq(x, 0), b.ge(y if isinstance(y, bool | int | float) else real_part(b, y), 0))
+    return b.mul(g, b.where(nothing, 0.0, b.mul(out, b.log(b.cast(x, g.type.dtype)))))
 
 
 elementwise("pow", "x y", _np_pow, (_pow_dx, _pow_dy), refuse=(BOOL,), domain=(0.2, 2.0), onnx="Pow")
@@ -141,12 +148,25 @@ elementwise("atan2", "x y", np.arctan2, (
 
 _unary("neg", np.negative, lambda b, g: b.neg(g), check=_no_bool_negation, onnx="Neg")
 _unary("copy", lambda x: x.copy(), lambda b, g: g, onnx="Identity", doc="A new value equal to x.")
-_unary("abs", lambda x: x if x.dtype == bool else np.abs(x), lambda b, g, x: b.mul(g, b.sign(x)), onnx="Abs")
+def _abs_type(types: Types) -> TensorType:
+    found = elementwise_rule("abs", "promote", False, ())(types)
+    return found.with_(dtype=dtypes.to_real(found.dtype))
+
+
+declare("abs", Kind.ELEMENTWISE, "x", type_rule=_abs_type, compute="promote", scalar="abs",
+        reference=lambda x: x if x.dtype == bool else np.abs(x), field=Field.COMPLEX,
+        vjp=(lambda b, g, x: b.mul(g, b.sgn(x) if x.type.dtype.is_complex else b.sign(x)),), onnx="Abs")
 _unary("sign", lambda x: x if x.dtype == bool else np.where(x != x, 0, np.sign(x)).astype(x.dtype), lambda b, g: zeros(b, g.type),
        onnx="Sign")
 for _name, _fn in {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint}.items():
     _unary(_name, lambda x, _fn=_fn: x if x.dtype.kind in "iub" else _fn(x), lambda b, g: zeros(b, g.type), refuse=(BOOL,))
 _unary("relu", lambda x: np.maximum(x, np.zeros((), x.dtype)), lambda b, g, out: b.where(b.gt(out, 0), g, 0.0), refuse=(BOOL,), onnx="Relu")
+
+def _acosh_slope(b: Any, x: Any) -> Any:
+    if x.type.dtype.is_complex:  # in two parts: the cut of the root of their product is another one
+        return b.mul(b.rsqrt(b.sub(x, 1)), b.rsqrt(b.add(x, 1)))
+    return b.rsqrt(b.sub(b.mul(x, x), 1))
+
 
 # -- transcendental --------------------------------------------------------------------------------------------------
 _LN2, _LN10 = math.log(2.0), math.log(10.0)
@@ -173,7 +193,7 @@ _floating("sinh", np.sinh, lambda b, g, x: b.mul(g, b.cosh(x)))
 _floating("cosh", np.cosh, lambda b, g, x: b.mul(g, b.sinh(x)))
 _floating("tanh", np.tanh, lambda b, g, out: b.mul(g, b.sub(1, b.mul(out, out))), onnx="Tanh")
 _floating("asinh", np.arcsinh, lambda b, g, x: b.mul(g, b.rsqrt(b.add(b.mul(x, x), 1))))
-_floating("acosh", np.arccosh, lambda b, g, x: b.mul(g, b.rsqrt(b.sub(b.mul(x, x), 1))), domain=(1.2, 3.0))
+_floating("acosh", np.arccosh, lambda b, g, x: b.mul(g, _acosh_slope(b, x)), domain=(1.2, 3.0))
 _floating("atanh", np.arctanh, lambda b, g, x: b.div(g, b.sub(1, b.mul(x, x))), domain=(-0.9, 0.9))
 _floating("erf", special.erf, lambda b, g, x: b.mul(g, b.mul(_TWO_OVER_SQRT_PI, b.exp(b.neg(b.mul(x, x))))), onnx="Erf")
 _floating("erfc", special.erfc, lambda b, g, x: b.neg(b.mul(g, b.mul(_TWO_OVER_SQRT_PI, b.exp(b.neg(b.mul(x, x)))))))
@@ -210,17 +230,21 @@ def _where_type(types: Types) -> TensorType:
     return tensor_type(shape, result_dtype(types[1:]), _device(types))
 
 
-declare("where", Kind.ELEMENTWISE, "c x y", type_rule=_where_type, reference=np.where, compute="where", scalar="select",
+declare("where", Kind.ELEMENTWISE, "c x y", type_rule=_where_type, field=Field.ANALYTIC,
+        reference=np.where, compute="where", scalar="select",
         vjp=(None, lambda b, g, c: b.where(c, g, 0.0), lambda b, g, c: b.where(c, 0.0, g)), onnx="Where")
 
 
 def _np_cast(x: np.ndarray, dtype: DType) -> np.ndarray:
-    if dtype.category != FLOAT and x.dtype.kind not in "iub":
-        if dtype is dtypes.bool_:
-            return x != 0
+    if dtype is dtypes.bool_ and x.dtype.kind not in "iub":
+        return x != 0
+    if x.dtype.kind == "c" and not dtype.is_complex:
+        x = x.real
+    if dtype.category < FLOAT and x.dtype.kind not in "iub":
         return np.asarray(x, np.float64).astype(np.int64).astype(dtype.np)  # wraps as C does, whatever the width
     return x.astype(dtype.np)
 
 
 declare("cast", Kind.ELEMENTWISE, "x", "dtype", type_rule=lambda t, dtype: t[0].with_(dtype=dtype), reference=_np_cast, scalar="cast",
-        vjp=(lambda b, g, x_type: b.cast(g, x_type.dtype) if x_type.dtype.category == FLOAT else None,), onnx="Cast")
+        vjp=(lambda b, g, x_type: b.cast(g, x_type.dtype) if x_type.dtype.category >= FLOAT else None,), onnx="Cast",
+        field=Field.ANALYTIC)

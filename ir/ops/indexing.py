@@ -13,7 +13,7 @@ import numpy as np
 
 from treadle.ir import dtypes
 from treadle.ir.batching import LOOP, BatchedCall, batch
-from treadle.ir.op import TABLE, Kind, declare
+from treadle.ir.op import TABLE, Field, Kind, declare
 from treadle.ir.ops.common import Dims, Types, need_dim, need_index, zeros
 from treadle.ir.types import Shape, TensorType, broadcast_shapes
 
@@ -196,16 +196,16 @@ def _scatter_type(name: str) -> Callable[..., TensorType]:
 
 _IDX = np.array([[0, 2, 1], [3, 0, -1]])
 _UNIQUE = np.array([[0, 2, 1], [3, 0, 2]])
-declare("gather", Kind.GATHER, "x index", "dim", type_rule=_gather_type, reference=_np_gather,
+declare("gather", Kind.GATHER, "x index", "dim", field=Field.ANALYTIC, type_rule=_gather_type, reference=_np_gather,
         vjp=(lambda b, g, index, x_type, dim: b.scatter_add(zeros(b, x_type, g.type.dtype), index, g, dim), None),
         samples=[(((2, 4), _IDX), (1,)), (((4, 3), _IDX), (0,)), (((), np.array(0)), (0,)), (((3, 4), np.zeros((0, 2), np.int64)), (1,))],
         onnx="GatherElements", doc="out[i][j] = x[i][index[i][j]] for dim 1: picks along one axis.")
-declare("scatter", Kind.SCATTER, "x index src", "dim", batch="written", type_rule=_scatter_type("scatter"),
+declare("scatter", Kind.SCATTER, "x index src", "dim", field=Field.ANALYTIC, batch="written", type_rule=_scatter_type("scatter"),
         reference=lambda x, index, src, dim: _written(x, _along(index, x.shape, dim), src),
         vjp=(lambda b, g, index, dim: b.scatter(g, index, 0, dim), None, lambda b, g, index, dim: b.gather(g, index, dim)),
         samples=[(((2, 4), _UNIQUE, (2, 3)), (1,)), (((4, 3), _UNIQUE, 2.5), (0,)), (((4, 3), _UNIQUE, ()), (0,))],
         onnx="ScatterElements", doc="x with src written where `gather` would read.")
-declare("scatter_add", Kind.SCATTER, "x index src", "dim", batch="written", type_rule=_scatter_type("scatter_add"),
+declare("scatter_add", Kind.SCATTER, "x index src", "dim", field=Field.ANALYTIC, batch="written", type_rule=_scatter_type("scatter_add"),
         reference=lambda x, index, src, dim: _add_to(x, _along(index, x.shape, dim), src),
         vjp=(lambda b, g: g, None, lambda b, g, index, dim: b.gather(g, index, dim)),
         samples=[(((2, 4), _IDX, (2, 3)), (1,)), (((4, 3), _IDX, (2, 3)), (0,))], doc="As `scatter`, adding.")
@@ -299,17 +299,18 @@ def _into_axis(write: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
 
 
 _PICK, _PICK_UNIQUE = np.array([2, 0, 2]), np.array([2, 0])
-declare("index_select", Kind.GATHER, "x index", "dim", batch=_batch_select, type_rule=_select_type, reference=_np_select,
+declare("index_select", Kind.GATHER, "x index", "dim", field=Field.ANALYTIC, batch=_batch_select,
+        type_rule=_select_type, reference=_np_select,
         vjp=(lambda b, g, index, x_type, dim: b.index_add(zeros(b, x_type, g.type.dtype), index, g, dim), None),
         samples=[(((3, 4), _PICK), (0,)), (((4, 3), _PICK), (1,)), (((3, 2), np.array([[0, 1], [-1, 2]])), (0,)),
                  (((3, 4), np.array(1)), (1,))],
         onnx="Gather", doc="Entries of one axis; the index, of any shape, takes the place of the axis.")
-declare("index_add", Kind.SCATTER, "x index src", "dim", batch=_batch_into_axis(True),
+declare("index_add", Kind.SCATTER, "x index src", "dim", field=Field.ANALYTIC, batch=_batch_into_axis(True),
         type_rule=_into_axis_type("index_add"), reference=_into_axis(_add_to),
         vjp=(lambda b, g: g, None, lambda b, g, index, dim: b.index_select(g, index, dim)),
         samples=[(((3, 4), _PICK, (3, 4)), (0,)), (((4, 3), _PICK, (4, 3)), (1,))],
         doc="x plus src at the entries `index_select` would read.")
-declare("index_copy", Kind.SCATTER, "x index src", "dim", batch=_batch_into_axis(False),
+declare("index_copy", Kind.SCATTER, "x index src", "dim", field=Field.ANALYTIC, batch=_batch_into_axis(False),
         type_rule=_into_axis_type("index_copy"), reference=_into_axis(_written),
         vjp=(lambda b, g, index, dim: b.index_copy(g, index, 0, dim), None, lambda b, g, index, dim: b.index_select(g, index, dim)),
         samples=[(((3, 4), _PICK_UNIQUE, (2, 4)), (0,)), (((4, 3), _PICK_UNIQUE, 1.5), (1,))],
@@ -386,11 +387,12 @@ def _index_put_vjp(b: Any, g: Any, idx: tuple[Any, ...], dims: Dims, accumulate:
 
 
 _ROW, _COLUMN = np.array([[0], [2]]), np.array([1, 0, -1])
-declare("index", Kind.GATHER, "x idx*", "dims", batch=_batch_index, type_rule=_index_type, reference=_np_index, vjp=_index_vjp,
+declare("index", Kind.GATHER, "x idx*", "dims", field=Field.ANALYTIC, batch=_batch_index,
+        type_rule=_index_type, reference=_np_index, vjp=_index_vjp,
         samples=[(((3, 4), _PICK), ((0,),)), (((3, 4, 2), _ROW, _COLUMN), ((0, 1),)), (((3, 2, 4), _ROW, _COLUMN), ((0, 2),)),
                  (((2, 3, 4), _ROW, _COLUMN), ((1, 2),)), (((3, 4), np.array(1)), ((0,),))],
         doc="Advanced indexing: tensors at `dims`, broadcast together, full slices elsewhere.")
-declare("index_put", Kind.SCATTER, "x value idx*", "dims accumulate", batch=_batch_index_put,
+declare("index_put", Kind.SCATTER, "x value idx*", "dims accumulate", field=Field.ANALYTIC, batch=_batch_index_put,
         type_rule=_index_put_type, reference=_np_index_put,
         vjp=_index_put_vjp,
         samples=[(((3, 4), (3, 4), _PICK), ((0,), True)), (((3, 4, 2), (2,), _ROW, _COLUMN), ((0, 1), False)),
@@ -411,7 +413,7 @@ def _scatter_rows_type(types: Types, reduce: str) -> TensorType:
     return x
 
 
-declare("scatter_rows", Kind.SCATTER, "x place src", "reduce", routine="scatter", batch=_batch_rows,
+declare("scatter_rows", Kind.SCATTER, "x place src", "reduce", routine="scatter", field=Field.ANALYTIC, batch=_batch_rows,
         type_rule=_scatter_rows_type, differentiable=False,
         reference=lambda x, place, src, reduce: _WRITES[reduce](x, (wrapped(place, len(x), 0),), src),
         samples=[(((4, 3), np.array([2, 0, 2]), (3, 3)), ("add",)), (((4, 3), np.array([2, -1]), (1,)), ("set",)),

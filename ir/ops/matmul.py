@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.ir.op import Kind, declare
+from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.view import sum_to
 from treadle.ir.types import TensorType, broadcast_shapes
 
@@ -37,7 +37,7 @@ def transposed(b: Any, x: Any) -> Any:
     return b.permute(x, (*range(n - 2), n - 1, n - 2))
 
 
-declare("matmul", Kind.CONTRACT, "x y", type_rule=_matmul_type, reference=_np_matmul, vjp=(
+declare("matmul", Kind.CONTRACT, "x y", field=Field.ANALYTIC, type_rule=_matmul_type, reference=_np_matmul, vjp=(
     lambda b, g, y, x_type: sum_to(b, b.matmul(g, transposed(b, y)), x_type.shape),
     lambda b, g, x, y_type: sum_to(b, b.matmul(transposed(b, x), g), y_type.shape)),
     samples=[(((3, 4), (4, 5)), ()), (((2, 3, 4), (2, 4, 5)), ()), (((2, 1, 3, 4), (3, 4, 2)), ()), (((0, 4), (4, 2)), ()),
@@ -92,8 +92,9 @@ def _linear_dw(b: Any, g: Any, x: Any) -> Any:
     return b.matmul(b.permute(_flat_rows(b, g), (1, 0)), _flat_rows(b, x))
 
 
-declare("linear", Kind.COMPOSITE, "x w", batch="rows", type_rule=_linear_type, decompose=_linear, vjp=(_linear_dx, _linear_dw),
+declare("linear", Kind.COMPOSITE, "x w", field=Field.ANALYTIC, batch="rows",
+        type_rule=_linear_type, decompose=_linear, vjp=(_linear_dx, _linear_dw),
         samples=[(((3, 4), (5, 4)), ()), (((2, 3, 4), (5, 4)), ()), (((4,), (5, 4)), ())], doc="x @ w.T")
-declare("linear_bias", Kind.COMPOSITE, "x w bias", batch="rows", type_rule=_linear_type, decompose=_linear,
+declare("linear_bias", Kind.COMPOSITE, "x w bias", field=Field.ANALYTIC, batch="rows", type_rule=_linear_type, decompose=_linear,
         vjp=(_linear_dx, _linear_dw, lambda b, g, bias_type: sum_to(b, g, bias_type.shape)),
         samples=[(((3, 4), (5, 4), (5,)), ()), (((2, 3, 4), (5, 4), (5,)), ())], doc="x @ w.T + bias", onnx="Gemm")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from treadle.ir import dtypes
-from treadle.ir.op import Kind, declare
+from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.common import Types
 from treadle.ir.types import TensorType
 
@@ -51,6 +51,7 @@ def _pad(b: Any, x: Any, low: Ints, high: Ints, mode: str) -> Any:
     return x
 
 
-declare("pad_mode", Kind.COMPOSITE, "x", "low high mode", batch="leading", type_rule=_type, decompose=_pad, onnx="Pad",
+declare("pad_mode", Kind.COMPOSITE, "x", "low high mode", field=Field.ANALYTIC, batch="leading",
+        type_rule=_type, decompose=_pad, onnx="Pad",
         samples=[*[(((2, 4),), ((0, 3), (0, 2), m)) for m in MODES], *[(((2, 3, 4),), ((0, 2, -1), (0, 1, 3), m)) for m in MODES]],
         doc="x with `low` elements more before and `high` after, by axis: mirrored, the edge repeated, or from the other end.")

@@ -8,7 +8,7 @@ import numpy as np
 
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, DType
-from treadle.ir.op import Kind, declare
+from treadle.ir.op import Field, Kind, declare
 from treadle.ir.types import Shape, TensorType
 
 Types = tuple[TensorType, ...]
@@ -32,7 +32,7 @@ def restore(b: Any, g: Any, x_type: TensorType, dims: Dims, keepdim: bool) -> An
 
 
 def _sum_dtype(t: TensorType, dtype: DType | None) -> DType:
-    return dtype or (t.dtype if t.dtype.category == FLOAT else dtypes.int64)
+    return dtype or (t.dtype if t.dtype.category >= FLOAT else dtypes.int64)
 
 
 def _sum_type(types: Types, dims: Dims, keepdim: bool, dtype: DType | None) -> TensorType:
@@ -43,6 +43,7 @@ def _accumulate(function: Callable[..., Any]) -> Callable[..., Any]:
     """Sums and products of 16-bit floats accumulate in float32, as the kernels do."""
     def reference(x: np.ndarray, dims: Dims, keepdim: bool, dtype: DType | None) -> np.ndarray:
         target = dtype.np if dtype else (np.dtype(np.int64) if x.dtype.kind in "iub" else x.dtype)
+        x = x.real if x.dtype.kind == "c" != target.kind else x
         wide = np.float32 if target.itemsize == 2 and target.kind not in "iu" else target
         return np.asarray(function(x.astype(wide), axis=dims, keepdims=keepdim, dtype=wide)).astype(target)
     return reference
@@ -62,9 +63,11 @@ def _prod_vjp(b: Any, g: Any, x: Any, out: Any, dims: Dims, keepdim: bool) -> An
     return b.mul(restore(b, g, x.type, dims, keepdim), partial)
 
 
-declare("sum", Kind.REDUCE, "x", "dims keepdim dtype", type_rule=_sum_type, reference=_accumulate(np.sum), samples=_sum_samples(),
+declare("sum", Kind.REDUCE, "x", "dims keepdim dtype", type_rule=_sum_type, field=Field.ANALYTIC,
+        reference=_accumulate(np.sum), samples=_sum_samples(),
         vjp=(lambda b, g, x_type, dims, keepdim: restore(b, g, x_type, dims, keepdim),), onnx="ReduceSum")
-declare("prod", Kind.REDUCE, "x", "dims keepdim dtype", type_rule=_sum_type, reference=_accumulate(np.prod), samples=_sum_samples(),
+declare("prod", Kind.REDUCE, "x", "dims keepdim dtype", type_rule=_sum_type, field=Field.ANALYTIC,
+        reference=_accumulate(np.prod), samples=_sum_samples(),
         vjp=(_prod_vjp,), onnx="ReduceProd")
 
 
@@ -98,9 +101,9 @@ def _boolean(types: Types, dims: Dims, keepdim: bool) -> TensorType:
     return types[0].with_(reduced_shape(types[0].shape, dims, keepdim), dtypes.bool_)
 
 
-declare("any", Kind.REDUCE, "x", "dims keepdim", type_rule=_boolean, samples=SAMPLES, differentiable=False,
+declare("any", Kind.REDUCE, "x", "dims keepdim", type_rule=_boolean, field=Field.ANALYTIC, samples=SAMPLES, differentiable=False,
         reference=lambda x, dims, keepdim: np.any(x != 0, axis=dims, keepdims=keepdim))
-declare("all", Kind.REDUCE, "x", "dims keepdim", type_rule=_boolean, samples=SAMPLES, differentiable=False,
+declare("all", Kind.REDUCE, "x", "dims keepdim", type_rule=_boolean, field=Field.ANALYTIC, samples=SAMPLES, differentiable=False,
         reference=lambda x, dims, keepdim: np.all(x != 0, axis=dims, keepdims=keepdim))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
-from treadle.ir.op import Kind, declare
+from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.common import Types, axes, need_dim, need_float, zeros
 from treadle.ir.types import TensorType
 
@@ -28,14 +28,14 @@ def _total_type(name: str) -> Callable[..., TensorType]:
     def type_rule(types: Types, dim: int) -> TensorType:
         x = types[0]
         need_dim(name, dim, x.ndim)
-        return x.with_(dtype=x.dtype if x.dtype.category == FLOAT else dtypes.int64)
+        return x.with_(dtype=x.dtype if x.dtype.category >= FLOAT else dtypes.int64)
     return type_rule
 
 
 def _np_total(ufunc: np.ufunc) -> Callable[[np.ndarray, int], np.ndarray]:
     """Floats accumulate in float64, and each prefix is rounded once."""
     def reference(x: np.ndarray, dim: int) -> np.ndarray:
-        wide = np.dtype(np.int64 if x.dtype.kind in "iub" else np.float64)
+        wide = np.dtype(np.int64 if x.dtype.kind in "iub" else np.complex128 if x.dtype.kind == "c" else np.float64)
         out = ufunc.accumulate(np.atleast_1d(x).astype(wide), axis=dim)
         return out if x.dtype.kind in "iub" else out.astype(x.dtype)
     return reference
@@ -52,9 +52,10 @@ def _cumprod_vjp(b: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
     return b.where(b.eq(seen, 0), before, b.where(first, at, 0.0))
 
 
-declare("cumsum", Kind.SCAN, "x", "dim", routine="scan", type_rule=_total_type("cumsum"), reference=_np_total(np.add),
+declare("cumsum", Kind.SCAN, "x", "dim", routine="scan", field=Field.ANALYTIC, type_rule=_total_type("cumsum"), reference=_np_total(np.add),
         vjp=(lambda b, g, dim: _backwards(b, "cumsum", g, dim),), samples=_SAMPLES, onnx="CumSum", doc="Running sums along `dim`.")
-declare("cumprod", Kind.SCAN, "x", "dim", routine="scan", type_rule=_total_type("cumprod"), reference=_np_total(np.multiply),
+declare("cumprod", Kind.SCAN, "x", "dim", routine="scan", field=Field.ANALYTIC,
+        type_rule=_total_type("cumprod"), reference=_np_total(np.multiply),
         vjp=(_cumprod_vjp,), samples=[*_SAMPLES, ((np.array([[2.0, 0.0, 3.0, 0.0, 1.5], [0.0, 2.0, 4.0, 1.0, 3.0]]),), (1,))],
         doc="Running products along `dim`.")
 

@@ -66,6 +66,8 @@ erfinv = _elementwise(_erfinv)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
+    if x.dtype.kind == "c":
+        return 1 / (1 + np.exp(-x))
     z = np.exp(-np.abs(x))
     one = np.ones((), x.dtype)
     return np.where(x >= 0, one / (one + z), z / (one + z)).astype(x.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.ir.op import Kind, declare
+from treadle.ir.op import Field, Kind, declare
 from treadle.ir.types import Shape, TensorType, result_dtype
 
 Types = tuple[TensorType, ...]
@@ -101,7 +101,8 @@ def _slice_scatter_dx(b: Any, g: Any, y_type: TensorType, starts: Ints, stops: I
     return b.slice_scatter(g, b.full(0, y_type.shape, g.type.dtype, g.type.device), starts, stops, steps)
 
 
-declare("slice_scatter", Kind.SCATTER, "x y", "starts stops steps", type_rule=lambda t, *_: t[0], reference=_np_slice_scatter,
+declare("slice_scatter", Kind.SCATTER, "x y", "starts stops steps", field=Field.ANALYTIC,
+        type_rule=lambda t, *_: t[0], reference=_np_slice_scatter,
         vjp=(_slice_scatter_dx, lambda b, g, starts, stops, steps: b.slice(g, starts, stops, steps)),
     samples=[(((4, 5), (2, 3)), ((1, 0), (3, 5), (1, 2)))], doc="x with y written over the slice.")
 
@@ -155,7 +156,8 @@ def _np_strided_add(x: np.ndarray, y: np.ndarray, shape: Shape, strides: Ints, o
     return out
 
 
-declare("as_strided_add", Kind.SCATTER, "x y", "shape strides offset", batch="strided", type_rule=_strided_write_type("as_strided_add"),
+declare("as_strided_add", Kind.SCATTER, "x y", "shape strides offset", field=Field.ANALYTIC, batch="strided",
+        type_rule=_strided_write_type("as_strided_add"),
         reference=_np_strided_add,
         vjp=(lambda b, g: g, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
         samples=[(((8,), (3, 4)), ((3, 4), (2, 1), 0))])
@@ -163,7 +165,7 @@ def _strided_scatter_dx(b: Any, g: Any, y_type: TensorType, shape: Shape, stride
     return b.as_strided_scatter(g, b.full(0, y_type.shape, g.type.dtype, g.type.device), shape, strides, offset)
 
 
-declare("as_strided_scatter", Kind.SCATTER, "x y", "shape strides offset", batch="strided",
+declare("as_strided_scatter", Kind.SCATTER, "x y", "shape strides offset", field=Field.ANALYTIC, batch="strided",
         type_rule=_strided_write_type("as_strided_scatter"),
         reference=_np_strided_scatter,
         vjp=(_strided_scatter_dx, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
@@ -193,7 +195,7 @@ def _cat_vjp(b: Any, g: Any, operand_types: Types, dim: int) -> tuple[Any, ...]:
     return tuple(grads)
 
 
-declare("cat", Kind.GATHER, "xs*", "dim", type_rule=_cat_type,
+declare("cat", Kind.GATHER, "xs*", "dim", field=Field.ANALYTIC, type_rule=_cat_type,
         reference=lambda *a: np.concatenate([x.astype(np.result_type(*a[:-1])) for x in a[:-1]], a[-1]), compute="promote",
         vjp=_cat_vjp, samples=[(((2, 3), (4, 3)), (0,)), (((2, 3), (2, 0), (2, 1)), (1,))], onnx="Concat")
 
@@ -214,5 +216,6 @@ def _pad_dx(b: Any, g: Any, x_type: TensorType, low: Ints, high: Ints) -> Any:
     return b.slice(g, low, stops, (1,) * len(low))
 
 
-declare("pad", Kind.GATHER, "x value", "low high", batch="pad", type_rule=_pad_type, reference=_np_pad, vjp=(_pad_dx, None), onnx="Pad",
+declare("pad", Kind.GATHER, "x value", "low high", field=Field.ANALYTIC, batch="pad",
+        type_rule=_pad_type, reference=_np_pad, vjp=(_pad_dx, None), onnx="Pad",
         samples=[(((2, 3), 0.5), ((1, 0), (0, 2)))], doc="x surrounded by `value`; low and high are non-negative widths per axis.")
