@@ -1,6 +1,7 @@
 """Complex tensors: their parts, conjugates and directions. `conj`, `real`, `imag` and the `view_as_*` share memory with their operand."""
 from __future__ import annotations
 
+import builtins
 import math
 from typing import Any
 
@@ -43,6 +44,15 @@ def isreal(input: Tensor) -> Tensor:
     if type.dtype.is_complex:
         return apply(TABLE["eq"], (apply(TABLE["imag"], (input,)), 0))
     return apply(TABLE["full"], (True,), (type.shape, dtypes.bool_, type.device))
+
+
+def as_real(number: Any, kind: str) -> Any:
+    """A Python number without its imaginary part. RuntimeError, naming the type `kind`, when that is not zero."""
+    if not isinstance(number, builtins.complex):
+        return number
+    if number.imag:
+        raise RuntimeError(f"value cannot be converted to type {kind} without overflow")
+    return number.real
 
 
 # -- views -----------------------------------------------------------------------------------------------------------------

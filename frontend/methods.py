@@ -22,6 +22,7 @@ from treadle import (
     reductions,
     shaping,
 )
+from treadle.complex_numbers import as_real
 from treadle.creation import to_array
 from treadle.device import device, device_name
 from treadle.emitter import fast_path
@@ -111,16 +112,6 @@ def item(self: Tensor) -> Any:
     return float(value) if data.type.dtype.category == FLOAT else value.item()
 
 
-def _real_item(self: Tensor, kind: str) -> Any:
-    """`item()`, real. RuntimeError for a complex number that has an imaginary part."""
-    value = item(self)
-    if value.__class__ is complex:
-        if value.imag:
-            raise RuntimeError(f"value cannot be converted to type {kind} without overflow")
-        value = value.real
-    return value
-
-
 def tolist(self: Tensor) -> Any:
     array = to_array(self)
     return (array.astype(np.float64) if self._data.type.dtype.category == FLOAT else array).tolist()
@@ -193,8 +184,8 @@ def _deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
 
 
 PROTOCOL = {
-    "__bool__": _bool, "__int__": lambda self: int(_real_item(self, "int64_t")),
-    "__float__": lambda self: float(_real_item(self, "double")),
+    "__bool__": _bool, "__int__": lambda self: int(as_real(item(self), "int64_t")),
+    "__float__": lambda self: float(as_real(item(self), "double")),
     "__complex__": lambda self: complex(item(self)), "__index__": _index,
     "__len__": _len, "__iter__": _iter, "__format__": _format, "__array__": _array, "__reduce_ex__": _reduce, "__deepcopy__": _deepcopy,
     "__contains__": lambda self, x: bool(item(reductions.any(self == x))), "__dlpack__": interop.to_dlpack,

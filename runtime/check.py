@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from treadle.ir import interpreter
-from treadle.ir.dtypes import FLOAT
+from treadle.ir.dtypes import FLOAT, to_real
 from treadle.ir.graph import Graph, Node, Value
 from treadle.runtime.memory import Buffer, array_of
 
@@ -93,9 +93,10 @@ def _first_difference(found: np.ndarray, wanted: np.ndarray, value: Value) -> tu
     if value.type.dtype.category < FLOAT:
         differs = found != wanted
     else:
-        a, b = found.astype(np.float64), wanted.astype(np.float64)
+        wide = np.complex128 if value.type.dtype.is_complex else np.float64
+        a, b = found.astype(wide), wanted.astype(wide)
         finite = np.abs(b[np.isfinite(b)])
-        limit = TOLERANCE[value.type.dtype.name] * (finite.max() if finite.size else 1.0)
+        limit = TOLERANCE[to_real(value.type.dtype).name] * (finite.max() if finite.size else 1.0)
         with np.errstate(invalid="ignore"):
             differs = ~((a == b) | (np.abs(a - b) <= limit) | (np.isnan(a) & np.isnan(b)))
     if not np.any(differs):
