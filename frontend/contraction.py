@@ -108,7 +108,7 @@ def _sum_out(operand: Operand, keep: set[str]) -> Operand:
     gone = tuple([i for i, c in enumerate(labels) if c not in keep])
     if not gone:
         return operand
-    return apply(SUM, (x,), (gone, False, x._data.type.dtype)), tuple([c for c in labels if c in keep])
+    return apply(SUM, (x,), (gone, False, None)), tuple([c for c in labels if c in keep])
 
 
 def _arrange(operand: Operand, groups: list[list[str]], sizes: dict[str, int], merge: list[bool]) -> Tensor:

@@ -77,6 +77,11 @@ def as_dtype(dtype: Any) -> DType:
     return found
 
 
+def floating(x: Tensor) -> Tensor:
+    """`x` in the default floating dtype unless its own is floating."""
+    return x if x._data.type.dtype.category >= FLOAT else cast(x, dtypes.default_float())
+
+
 def full_like(x: Tensor, value: float | int | bool, dtype: DType | None = None) -> Tensor:
     """A tensor of `x`'s shape, dtype (unless given) and device filled with `value`; off the tape."""
     type = x._data.type
@@ -120,7 +125,7 @@ __all__ = [
     "add", "addcdiv", "addcmul", "allclose", "celu", "clamp", "clamp_max", "clamp_min", "clone", "copysign", "deg2rad", "div",
     "equal", "float_power", "floor_divide", "fmax", "fmin", "frac", "heaviside", "hypot", "is_floating_point", "is_nonzero",
     "is_same_size", "is_signed", "isclose", "isneginf", "isposinf", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit",
-    "nan_to_num", "pow", "prelu", "rad2deg", "round", "rsub", "selu", "signbit", "sinc", "square", "sub", "threshold",
+    "nan_to_num", "positive", "pow", "prelu", "rad2deg", "round", "rsub", "selu", "signbit", "sinc", "square", "sub", "threshold",
     "where", "xlogy",
 ]
 TABLE_NAMES = {"shift_left": "bitwise_left_shift", "shift_right": "bitwise_right_shift"}
@@ -232,7 +237,8 @@ def float_power(input: Any, exponent: Any) -> Tensor:
 
 def square(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """input * input."""
-    tensor_argument("square", input)
+    if tensor_argument("square", input)._data.type.dtype.category < INT:
+        input = cast(input, dtypes.int64)
     return into(out, apply(TABLE["square"], (input,)), "square")
 
 
@@ -358,6 +364,13 @@ def frac(input: Tensor) -> Tensor:
     return apply(SUB, (input, apply(TABLE["trunc"], (input,))))
 
 
+def positive(input: Tensor) -> Tensor:
+    """`input` itself. RuntimeError for bools, as in PyTorch."""
+    if tensor_argument("positive", input)._data.type.dtype is dtypes.bool_:
+        raise RuntimeError("The `+` operator, on a bool tensor is not supported.")
+    return input
+
+
 @with_out
 def signbit(input: Tensor) -> Tensor:
     """Whether the sign bit is set; also for -0.0."""
@@ -413,7 +426,8 @@ def sinc(input: Tensor) -> Tensor:
 @with_out
 def logit(input: Tensor, eps: float | None = None) -> Tensor:
     """log(x / (1 - x)), x moved into [eps, 1 - eps] when given."""
-    x = input if eps is None else clamp(input, eps, 1 - eps)
+    x = floating(input)
+    x = x if eps is None else clamp(x, eps, 1 - eps)
     return apply(TABLE["log"], (apply(DIV, (x, apply(SUB, (1, x)))),))
 
 
@@ -439,7 +453,7 @@ def xlogy(input: Any, other: Any) -> Tensor:
 @with_out
 def copysign(input: Tensor, other: Any) -> Tensor:
     """The magnitude of input with the sign of other."""
-    size = apply(TABLE["abs"], (tensor_argument("copysign", input),))
+    size = apply(TABLE["abs"], (floating(tensor_argument("copysign", input)),))
     if isinstance(other, Tensor):
         return where(signbit(other), apply(TABLE["neg"], (size,)), size)
     return apply(TABLE["neg"], (size,)) if math.copysign(1.0, other) < 0 else apply(COPY, (size,))
@@ -467,6 +481,8 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """x where positive, weight * x elsewhere; one weight, or one a channel (axis 1)."""
     ndim = input._data.type.ndim
+    if weight._data.type.ndim > 1:
+        raise RuntimeError(f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {weight._data.type.ndim}")
     if weight._data.type.numel > 1 and ndim > 2:
         weight = apply(TABLE["reshape"], (weight,), ((weight._data.type.numel,) + (1,) * (ndim - 2),))
     return where(apply(TABLE["gt"], (input, 0)), input, apply(MUL, (weight, input)))
@@ -510,6 +526,9 @@ def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-
     x, y = tensor_argument("isclose", input), tensor_argument("isclose", other, "other", 2)
     if x._data.type.dtype is not y._data.type.dtype:
         raise RuntimeError(f"{torch_name(x._data.type.dtype)} did not match {torch_name(y._data.type.dtype)}")
+    for bound, value in (("rtol", rtol), ("atol", atol)):
+        if value < 0:
+            raise RuntimeError(f"{bound} must be greater than or equal to zero, but got {value}")
     same = apply(TABLE["eq"], (x, y))
     if equal_nan:
         both = apply(TABLE["logical_and"], (apply(TABLE["isnan"], (x,)), apply(TABLE["isnan"], (y,))))
@@ -544,7 +563,7 @@ def equal(input: Tensor, other: Tensor) -> bool:
 
 # -- PyTorch's other names -------------------------------------------------------------------------------------------------
 ALIASES = {
-    "absolute": "abs", "negative": "neg", "positive": "clone", "clip": "clamp", "true_divide": "div", "divide": "div", "subtract": "sub",
+    "absolute": "abs", "negative": "neg", "clip": "clamp", "true_divide": "div", "divide": "div", "subtract": "sub",
     "multiply": "mul", "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "not_equal": "ne", "fix": "trunc",
     "arccos": "acos", "arcsin": "asin", "arctan": "atan", "arctan2": "atan2", "arccosh": "acosh", "arcsinh": "asinh", "arctanh": "atanh",
 }

@@ -71,8 +71,12 @@ Layout = tuple[Ints, Ints, int]  # shape, strides and offset, in elements of the
 def _expanded(layout: Layout, shape: Ints) -> Layout:
     have, strides, offset = layout
     lead = len(shape) - len(have)
-    new = tuple([0 if i < lead or (have[i - lead] == 1 and n != 1) else strides[i - lead] for i, n in enumerate(shape)])
-    return shape, new, offset
+    if not have:
+        return shape, (0,) * lead, offset
+    new = [0 if have[i] == 1 and shape[i + lead] != 1 else s for i, s in enumerate(strides)]
+    for n in reversed(shape[:lead]):  # a new axis of size 1 steps over all that follow
+        new.insert(0, 0 if n != 1 else shape[len(shape) - len(new)] * new[0])
+    return shape, tuple(new), offset
 
 
 def _sliced(layout: Layout, starts: Ints, stops: Ints, steps: Ints) -> Layout:
@@ -86,6 +90,8 @@ def _restrided(layout: Layout, shape: Ints, strides: Ints, offset: int) -> Layou
     """`strides` and `offset` count elements of the logical tensor; translated digit by digit into steps of its axes."""
     have, actual, start = layout
     logical = contiguous_strides(have)
+    if logical == actual:
+        return shape, strides, start + offset
 
     def translate(step: int) -> int:
         total = 0

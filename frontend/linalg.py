@@ -7,14 +7,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from treadle import linear_algebra as _products
+from treadle.factorizations import (
+    householder_product,
+    ldl_factor,
+    ldl_factor_ex,
+    ldl_solve,
+    lu,
+    lu_factor,
+    lu_factor_ex,
+    lu_solve,
+)
 from treadle.functions import TABLE, as_dtype, cast, into, tensor_argument
-from treadle.ir.dtypes import FLOAT, int32
+from treadle.ir.dtypes import FLOAT, int32, int64
 from treadle.ir.ops.linalg import LinAlgError
 from treadle.layout import PERMUTE
-from treadle.linear_algebra import matmul, matrix_power
+from treadle.linear_algebra import matmul
+from treadle.linear_algebra import matrix_power as _matrix_power
 from treadle.linear_algebra import vector_norm as _vector_norm
 from treadle.modes import listed
 from treadle.reductions import amax, amin, sum
+from treadle.results import with_out
 from treadle.shaping import diagonal as _diagonal
 from treadle.tensor import Tensor, apply
 
@@ -26,6 +38,9 @@ linalg_inv_ex = namedtuple("linalg_inv_ex", "inverse info")
 linalg_cholesky_ex = namedtuple("linalg_cholesky_ex", "L info")
 linalg_solve_ex = namedtuple("linalg_solve_ex", "result info")
 linalg_lstsq = namedtuple("linalg_lstsq", "solution residuals rank singular_values")
+
+
+_EPSILON = {4: 1.1920929e-07, 8: 2.220446049250313e-16}
 
 
 def _matrix(name: str, x: Any) -> Tensor:
@@ -48,6 +63,7 @@ def inv(A: Tensor, *, out: Tensor | None = None) -> Tensor:
     return into(out, apply(TABLE["inverse"], (_matrix("inv", A),)), "linalg.inv")
 
 
+@with_out
 def inv_ex(A: Tensor, *, check_errors: bool = False) -> Any:
     """(inverse, info)."""
     return linalg_inv_ex(inv(A), _info(A))
@@ -68,6 +84,7 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True, out: Tensor | None = None)
     return into(out, apply(TABLE["solve"], (a, b)), "linalg.solve")
 
 
+@with_out
 def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = False) -> Any:
     """(solution, info)."""
     return linalg_solve_ex(solve(A, B, left=left), _info(A))
@@ -90,7 +107,7 @@ def det(A: Tensor, *, out: Tensor | None = None) -> Tensor:
 
 def slogdet(A: Tensor, *, out: Any = None) -> Any:
     """(sign, log |det|)."""
-    return linalg_slogdet(*apply(TABLE["slogdet"], (_matrix("slogdet", A),)))
+    return into(out, linalg_slogdet(*apply(TABLE["slogdet"], (_matrix("slogdet", A),))), "linalg.slogdet")
 
 
 def logdet(input: Tensor) -> Tensor:
@@ -105,6 +122,7 @@ def cholesky(A: Tensor, *, upper: bool = False, out: Tensor | None = None) -> Te
     return into(out, apply(TABLE["cholesky"], (_matrix("cholesky", A),), (bool(upper),)), "linalg.cholesky")
 
 
+@with_out
 def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> Any:
     """(L, info)."""
     return linalg_cholesky_ex(cholesky(A, upper=upper), _info(A))
@@ -114,7 +132,7 @@ def eigh(A: Tensor, UPLO: str = "L", *, out: Any = None) -> Any:
     """(eigenvalues ascending, eigenvectors as columns) of symmetric matrices."""
     if UPLO.upper() not in ("L", "U"):
         raise RuntimeError(f"linalg.eigh: Expected UPLO argument to be 'L' or 'U', but got {UPLO}")
-    return linalg_eigh(*apply(TABLE["eigh"], (_matrix("eigh", A),), (UPLO.upper() == "U",)))
+    return into(out, linalg_eigh(*apply(TABLE["eigh"], (_matrix("eigh", A),), (UPLO.upper() == "U",))), "linalg.eigh")
 
 
 def eigvalsh(A: Tensor, UPLO: str = "L", *, out: Tensor | None = None) -> Tensor:
@@ -124,7 +142,7 @@ def eigvalsh(A: Tensor, UPLO: str = "L", *, out: Tensor | None = None) -> Tensor
 
 def svd(A: Tensor, full_matrices: bool = True, *, driver: str | None = None, out: Any = None) -> Any:
     """(U, S, Vh) with U @ diag(S) @ Vh = A."""
-    return linalg_svd(*apply(TABLE["svd"], (_matrix("svd", A),), (bool(full_matrices),)))
+    return into(out, linalg_svd(*apply(TABLE["svd"], (_matrix("svd", A),), (bool(full_matrices),))), "linalg.svd")
 
 
 def svdvals(A: Tensor, *, driver: str | None = None, out: Tensor | None = None) -> Tensor:
@@ -136,45 +154,54 @@ def qr(A: Tensor, mode: str = "reduced", *, out: Any = None) -> Any:
     """(Q, R) with Q @ R = A; mode "reduced", "complete" or "r" (Q is empty)."""
     if mode not in ("reduced", "complete", "r"):
         raise RuntimeError(f"qr received unrecognized mode '{mode}' but expected one of 'reduced' (default), 'r', or 'complete'")
-    return linalg_qr(*apply(TABLE["qr"], (_matrix("qr", A),), (mode,)))
+    return into(out, linalg_qr(*apply(TABLE["qr"], (_matrix("qr", A),), (mode,))), "linalg.qr")
 
 
 def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None, out: Tensor | None = None) -> Tensor:
     """The Moore-Penrose inverse; singular values below max(atol, rtol * largest) count as zero."""
-    u, s, vh = svd(A, False)
-    bound = _bound(A, s, atol, rtol if rcond is None else rcond)
-    from treadle.functions import where
-    inverse = where(s > bound, 1.0 / where(s > bound, s, 1.0), 0.0)
-    return into(out, matmul(_adjoint(vh) * inverse.unsqueeze(-2), _adjoint(u)), "linalg.pinv")
+    t = _matrix("pinv", A)._data.type
+    rtol = rtol if rcond is None else rcond
+    if rtol is None:
+        rtol = 0.0 if atol is not None else max(t.shape[-2:]) * _EPSILON.get(t.dtype.itemsize, 0.0)
+    return into(out, apply(TABLE["pinv"], (A, 0.0 if atol is None else atol, rtol), (bool(hermitian),)), "linalg.pinv")
 
 
 def _bound(A: Tensor, s: Tensor, atol: Any, rtol: Any) -> Tensor:
     t = A._data.type
     if rtol is None:
-        rtol = 0.0 if atol is not None else max(t.shape[-2:]) * (1.1920929e-07 if t.dtype.itemsize == 4 else 2.220446049250313e-16)
-    largest = amax(s, -1, True) if s._data.type.shape[-1] else s
+        rtol = 0.0 if atol is not None else max(t.shape[-2:]) * _EPSILON.get(t.dtype.itemsize, 0.0)
+    largest = amax(s, -1, True) if s._data.type.shape[-1] else sum(s, -1, True)
     from treadle.functions import maximum
-    bound = largest * rtol
-    return maximum(bound, bound * 0 + atol) if atol is not None else bound
+    per_matrix = lambda x: x.unsqueeze(-1) if isinstance(x, Tensor) and x._data.type.shape else x
+    bound = largest * per_matrix(rtol)
+    return maximum(bound, bound * 0 + per_matrix(atol)) if atol is not None else bound
 
 
 def matrix_rank(A: Tensor, tol: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None, out: Any = None) -> Tensor:
     """How many singular values exceed max(atol, rtol * largest)."""
-    s = svdvals(A).detach()
-    return sum(s > _bound(A, s, atol if tol is None else tol, rtol), -1)
+    s = (eigvalsh(A).abs() if hermitian else svdvals(A)).detach()
+    return into(out, sum(s > _bound(A, s, atol if tol is None else tol, rtol), -1), "linalg.matrix_rank")
 
 
+@with_out
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
-    """(solution, residuals, rank, singular values) of the least squares problem |A X - B|."""
+    """(solution, residuals, rank, singular values) of the least squares problem |A X - B|.
+
+    `driver` "gels" (for full rank), "gelsy", "gelsd" or "gelss" says, as in PyTorch, which of the last two are computed.
+    """
+    if driver not in (None, "gels", "gelsy", "gelsd", "gelss"):
+        raise RuntimeError(f"linalg.lstsq: parameter `driver` should be one of (gels, gelsy, gelsd, gelss), got {driver}")
     from treadle.creation import empty
     a, b = _matrix("lstsq", A), tensor_argument("linalg.lstsq", B, "B", 2)
     vector = _is_vector(a, b)
     rhs = b.unsqueeze(-1) if vector else b
     found = matmul(pinv(a), rhs) if a.requires_grad or b.requires_grad else apply(TABLE["lstsq"], (a, rhs))
     m, n = a._data.type.shape[-2:]
-    residuals = sum((matmul(a, found) - rhs) ** 2, -2) if m > n else empty(0, dtype=a._data.type.dtype)
+    residuals = sum((matmul(a, found) - rhs) ** 2, -2) if m > n else found.reshape(-1)[:0]
     nothing = empty(0, dtype=a._data.type.dtype)
-    return linalg_lstsq(found.squeeze(-1) if vector else found, residuals, matrix_rank(a), nothing)
+    rank = empty(0, dtype=int64) if driver == "gels" else matrix_rank(a, rtol=rcond)
+    values = svdvals(a).detach() if driver in ("gelsd", "gelss") else nothing
+    return linalg_lstsq(found.squeeze(-1) if vector else found, residuals, rank, values)
 
 
 def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None, dtype: Any = None) -> Tensor:
@@ -251,6 +278,11 @@ def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
 
 def cross(input: Tensor, other: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
     """The cross product of 3-vectors along an axis."""
+    if input._data.type.ndim != other._data.type.ndim:
+        raise RuntimeError("linalg.cross: inputs must have the same number of dimensions.")
+    for x in (input, other):
+        if x._data.type.shape[dim] != 3:
+            raise RuntimeError(f"linalg.cross: inputs dimension {dim} must have length 3. Got {x._data.type.shape[dim]}")
     return into(out, _products.cross(input, other, dim), "linalg.cross")
 
 
@@ -262,8 +294,15 @@ def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> T
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """Rows of powers 0 .. N - 1 of each element."""
     from treadle.creation import arange
+    x = x if x._data.type.shape else x.reshape(1)
     n = x._data.type.shape[-1] if N is None else N
     return x.unsqueeze(-1) ** arange(n)
+
+
+@with_out
+def matrix_power(A: Tensor, n: int) -> Tensor:
+    """A square matrix to an integer power; negative powers are of the inverse."""
+    return _matrix_power(A, n)
 
 
 def matrix_exp(A: Tensor) -> Tensor:
@@ -303,7 +342,8 @@ def cholesky_inverse(L: Tensor, upper: bool = False, *, out: Tensor | None = Non
 
 
 __all__ = [
-    "LinAlgError", "cholesky", "cholesky_ex", "cond", "cross", "det", "diagonal", "eigh", "eigvalsh", "inv", "inv_ex", "lstsq", "matmul",
+    "LinAlgError", "cholesky", "cholesky_ex", "cond", "cross", "det", "diagonal", "eigh", "eigvalsh", "householder_product", "inv",
+    "inv_ex", "ldl_factor", "ldl_factor_ex", "ldl_solve", "lstsq", "lu", "lu_factor", "lu_factor_ex", "lu_solve", "matmul",
     "matrix_exp", "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv", "qr", "slogdet", "solve", "solve_ex",
     "solve_triangular", "svd", "svdvals", "tensorinv", "tensorsolve", "vander", "vecdot", "vector_norm",
 ]

@@ -148,6 +148,8 @@ ger = outer
 
 def _combine(base: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:
     """beta * base + alpha * product; with beta 0 the base is not looked at."""
+    if product._data.type.dtype.category < FLOAT:  # numbers are cut to integers, as in PyTorch
+        alpha, beta = int(alpha), int(beta)
     if alpha != 1:
         product = apply(MUL, (product, alpha))
     if beta == 0:
@@ -204,10 +206,11 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise RuntimeError(f"matrix_power: expected square matrices, got shape {list(shape)}")
     if n < 0:
-        raise RuntimeError("matrix_power: negative powers need an inverse; invert the matrix first")
+        from treadle.linalg import inv
+        return matrix_power(inv(input), -n)
     if n == 0:
         from treadle.creation import eye
-        return eye(shape[-1], dtype=input._data.type.dtype).expand(shape).clone()
+        return apply(COPY, (input,)).copy_(eye(shape[-1], dtype=input._data.type.dtype))
     out: Tensor | None = None
     square = input
     while n:
@@ -232,7 +235,13 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) ->
         right = [normalize_dim("tensordot", d, nb) for d in dims[1]]
     sizes = a._data.type.shape, b._data.type.shape
     for i, j in zip(left, right, strict=True):
-        if sizes[0][i] != sizes[1][j]:
+        if sizes[0][i] != sizes[1][j] and 1 in (sizes[0][i], sizes[1][j]):  # an axis of size 1 meets the sum of the other's
+            if sizes[0][i] == 1:
+                b = sum(b, j, True)
+            else:
+                a = sum(a, i, True)
+            sizes = a._data.type.shape, b._data.type.shape
+        elif sizes[0][i] != sizes[1][j]:
             raise RuntimeError(f"contracted dimensions need to match, but first has size {sizes[0][i]} in dim {i} and second has size "
                                f"{sizes[1][j]} in dim {j}")
     keep_a, keep_b = [d for d in range(na) if d not in left], [d for d in range(nb) if d not in right]
@@ -290,7 +299,8 @@ def norm(input: Tensor, p: float | str | None = "fro", dim: int | Sequence[int] 
     """The p-norm of vectors over axes (all unless given): p a number, inf, -inf, 0, or "fro" for 2."""
     x = tensor_argument("norm", input) if dtype is None else cast(input, as_dtype(dtype))
     if p == "nuc":
-        raise RuntimeError('norm: the nuclear norm (p="nuc") is not available')
+        from treadle.linalg import matrix_norm
+        return into(out, matrix_norm(x, "nuc", (-2, -1) if dim is None else dim, keepdim), "norm")
     return into(out, vector_norm(x, 2 if p is None or p == "fro" else p, dim, keepdim), "norm")
 
 
@@ -308,7 +318,8 @@ def vector_norm(x: Tensor, p: Any, dim: Any, keepdim: bool) -> Tensor:
     if p == -math.inf:
         return amin(size, dim, keepdim)
     if p == 0:
-        return sum(cast(apply(TABLE["ne"], (x, 0)), x._data.type.dtype), dim, keepdim)
+        count = apply(WHERE, (apply(TABLE["ne"], (x, 0)), 1.0, apply(TABLE["sign"], (x,))))  # a zero gradient, not none
+        return sum(count, dim, keepdim)
     if p == 1:
         return sum(size, dim, keepdim)
     return apply(POW, (sum(apply(POW, (size, float(p))), dim, keepdim), 1.0 / p))

@@ -38,6 +38,8 @@ def sum(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = N
 def prod(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The product of the elements in the mask."""
     x = _filled(_cast(input, dtype), mask, 1)
+    if x.dtype is treadle.bool:
+        x = x.long()
     for d in sorted([d % input.dim() for d in _dims(input, dim)], reverse=True):
         x = x.prod(d, keepdim=keepdim)
     return x
@@ -54,13 +56,13 @@ def amin(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = 
 
 
 def argmax(input: Tensor, dim: int | None = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
-    """The index of the largest element in the mask."""
-    return _filled(_cast(input, dtype), mask, _extreme(input, False)).argmax(dim, keepdim=keepdim)
+    """The index of the largest element in the mask, in the input's dtype unless another is given, as in PyTorch."""
+    return _filled(input, mask, _extreme(input, False)).argmax(dim, keepdim=keepdim).to(dtype or input.dtype)
 
 
 def argmin(input: Tensor, dim: int | None = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
-    """The index of the smallest element in the mask."""
-    return _filled(_cast(input, dtype), mask, _extreme(input, True)).argmin(dim, keepdim=keepdim)
+    """The index of the smallest element in the mask, in the input's dtype unless another is given, as in PyTorch."""
+    return _filled(input, mask, _extreme(input, True)).argmin(dim, keepdim=keepdim).to(dtype or input.dtype)
 
 
 def _count(input: Tensor, dim: Any, keepdim: bool, mask: Tensor | None, dtype: Any) -> Tensor:
@@ -104,9 +106,11 @@ def median(input: Tensor, dim: int = -1, *, keepdim: bool = False, dtype: Any = 
     return values
 
 
-def logsumexp(input: Tensor, dim: Any, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+def logsumexp(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """log(sum of exp) of the elements in the mask."""
-    return treadle.logsumexp(_filled(_cast(input, dtype), mask, -math.inf), _dims(input, dim), keepdim)
+    x = _cast(input, dtype)
+    floating = x if x.dtype.is_floating_point else x.to(treadle.get_default_dtype())
+    return treadle.logsumexp(_filled(floating, mask, -math.inf), _dims(input, dim), keepdim).to(x.dtype)
 
 
 def logaddexp(input: Tensor, other: Tensor, *, dtype: Any = None, input_mask: Tensor | None = None,
@@ -117,12 +121,12 @@ def logaddexp(input: Tensor, other: Tensor, *, dtype: Any = None, input_mask: Te
 
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """Running sums of the elements in the mask."""
-    return _filled(_cast(input, dtype), mask, 0).cumsum(dim)
+    return _filled(_cast(input, dtype), mask, 0).cumsum(dim, dtype=dtype or input.dtype)
 
 
 def cumprod(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """Running products of the elements in the mask."""
-    return _filled(_cast(input, dtype), mask, 1).cumprod(dim)
+    return _filled(_cast(input, dtype), mask, 1).cumprod(dim, dtype=dtype or input.dtype)
 
 
 def softmax(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:

@@ -316,6 +316,9 @@ FACTS: dict[str, Callable[..., Any]] = {
 def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False, copy: bool = False,
        memory_format: Any = None) -> Tensor:
     """`x.to(dtype)`, `x.to(device[, dtype])`, `x.to(other)`."""
+    flags = [arg for arg in args if arg is True or arg is False]
+    if len(flags) > 1:  # non_blocking, copy
+        copy = flags[1]
     for arg in args:
         if isinstance(arg, Tensor):
             dtype, device = arg._data.type.dtype, arg._data.type.device
@@ -539,7 +542,7 @@ def polygamma(self: Tensor, n: int) -> Tensor:
 
 # Functions defined above the tensor that are methods too; those after the bar have in-place forms.
 LATER, LATER_IN_PLACE = (part.split() for part in """as_strided_scatter bernoulli cholesky cholesky_inverse cholesky_solve det frexp geqrf
-    histogram inverse logdet lu_solve matrix_exp narrow_copy nonzero_static orgqr ormqr pinverse qr slogdet svd triangular_solve
+    histogram inverse logdet lu lu_solve matrix_exp narrow_copy nonzero_static orgqr ormqr pinverse qr slogdet svd triangular_solve
     unsafe_chunk unsafe_split | addbmm gcd i0 igamma igammac index_reduce lcm mvlgamma nextafter renorm""".split("|"))
 
 # Functions of these modules whose first parameter is `input` become methods.

@@ -8,6 +8,9 @@ import numpy as np
 
 import treadle
 from treadle import ops, special
+from treadle.factorizations import geqrf, lu_unpack, orgqr, ormqr
+from treadle.factorizations import older_lu as lu
+from treadle.factorizations import older_lu_solve as lu_solve
 from treadle.functions import tensor_argument
 from treadle.ir.types import normalize_dim
 from treadle.results import into, with_out
@@ -19,10 +22,10 @@ _COPIED = ("as_strided", "diagonal", "expand", "narrow", "permute", "split", "sp
 # The names that `treadle` takes from here, when they are first asked for.
 __all__ = [
     *(f"{name}_copy" for name in _COPIED), "alias_copy", "as_strided_scatter", "bartlett_window", "blackman_window",
-    "constant_pad_nd", "empty_permuted", "frexp", "gcd", "gradient", "grid_sampler_2d",
-    "grid_sampler_3d", "hamming_window", "hann_window", "histogram", "i0", "igamma", "igammac", "kaiser_window", "lcm", "mvlgamma",
-    "native_group_norm", "native_layer_norm", "nextafter", "nonzero_static", "pca_lowrank", "polygamma", "renorm",
-    "svd", "svd_lowrank", "triangular_solve", "unsafe_chunk", "unsafe_split",
+    "constant_pad_nd", "empty_permuted", "frexp", "gcd", "gradient", "grid_sampler_2d", "geqrf", "grid_sampler_3d",
+    "hamming_window", "hann_window", "histogram", "i0", "igamma", "igammac", "kaiser_window", "lcm", "lu", "lu_solve", "lu_unpack",
+    "mvlgamma", "native_group_norm", "native_layer_norm", "nextafter", "nonzero_static", "orgqr", "ormqr", "pca_lowrank", "polygamma",
+    "renorm", "svd", "svd_lowrank", "triangular_solve", "unsafe_chunk", "unsafe_split",
 ]
 i0, igamma, igammac = special.i0, special.gammainc, special.gammaincc
 mvlgamma, polygamma = special.multigammaln, special.polygamma

@@ -187,6 +187,8 @@ def sum_to_size(input: Tensor, *size: Any) -> Tensor:
     lead = len(have) - len(want)
     if lead < 0 or builtins.any([n not in (1, m) for n, m in zip(want, have[lead:], strict=True)]):
         raise RuntimeError(f"size {{{list(want)}}} is not expandable to size {{{list(have)}}}.")
+    if not want:
+        return sum(input)
     return sum_to(EMITTER, input, want)
 
 
@@ -327,8 +329,10 @@ def logsumexp(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
 def _scan(name: str, input: Tensor, dim: int, dtype: Any = None) -> Any:
     x = tensor_argument(name, input)
     if dtype is not None:
-        x = cast(x, as_dtype(dtype))
-    elif x._data.type.dtype.category < FLOAT and name in ("cumsum", "cumprod"):
+        narrow = as_dtype(dtype)
+        found = _scan(name, cast(x, narrow), dim)
+        return found if found._data.type.dtype is narrow else cast(found, narrow)
+    if x._data.type.dtype.category < FLOAT and name in ("cumsum", "cumprod"):
         x = cast(x, dtypes.int64)
     axis = normalize_dim(name, dim, x._data.type.ndim)
     if x._data.type.shape:
@@ -379,6 +383,10 @@ def _between(x: Tensor, dim: int, start: int, stop: int) -> Tensor:
 def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None) -> Tensor:
     """n-th differences of neighbours along an axis."""
     dim = normalize_dim("diff", dim, input._data.type.ndim)
+    if n < 0:
+        raise RuntimeError(f"order must be non-negative but got {n}")
+    if n == 0:
+        return apply(COPY, (input,))
     parts = [p for p in (prepend, input, append) if p is not None]
     x = cat(parts, dim) if len(parts) > 1 else input
     for _ in range(n):

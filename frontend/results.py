@@ -35,7 +35,7 @@ def into(out: Any, result: Any, name: str) -> Any:
         if not isinstance(out, tuple | list) or len(out) != len(result):
             raise TypeError(f"{name}(): argument 'out' must be tuple of Tensors, not {type(out).__name__}")
         made = [into(o, r, name) for o, r in zip(out, result, strict=True)]
-        return type(result)(made)
+        return type(result)(*made) if hasattr(result, "_fields") else type(result)(made)
     if not isinstance(out, Tensor):
         raise TypeError(f"{name}(): argument 'out' must be Tensor, not {type(out).__name__}")
     if result._node is not None:

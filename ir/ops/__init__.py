@@ -7,6 +7,7 @@ from treadle.ir.ops import (
     convolution,
     create,
     elementwise,
+    factorizations,
     indexing,
     interpolation,
     linalg,

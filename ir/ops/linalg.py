@@ -294,18 +294,32 @@ def _np_qr(x: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray]:
     return q, r
 
 
-def _qr_vjp(b: Any, g: Any, out: Any, x_type: TensorType, mode: str) -> Any:
-    if mode != "reduced" or x_type.shape[-2] < x_type.shape[-1]:
-        raise RuntimeError("linalg.qr: the gradient needs mode='reduced' and at least as many rows as columns")
+def _columns(b: Any, x: Any, start: int, stop: int) -> Any:
+    rank = len(x.type.shape) - 1
+    return b.slice(x, (0,) * rank + (start,), (*x.type.shape[:-1], stop), (1,) * (rank + 1))
+
+
+def _qr_vjp(b: Any, g: Any, x: Any, out: Any, mode: str) -> Any:
+    rows, n = x.type.shape[-2:]
+    if mode != "reduced" and (mode == "r" or rows > n):
+        raise RuntimeError("linalg.qr: the gradient needs mode='reduced', or mode='complete' of a matrix with no more rows than columns")
     (q, r), (gq, gr) = out, g
+    rest = None
+    if rows < n:  # A = [X Y], R = [U V] with X = Q U and V = Q^T Y
+        gv = _columns(b, gr, rows, n)
+        gq = b.add(gq, b.matmul(_columns(b, x, rows, n), transposed(b, gv)))
+        rest = b.matmul(q, gv)
+        r, gr = _columns(b, r, 0, rows), _columns(b, gr, 0, rows)
     m = b.sub(b.matmul(r, transposed(b, gr)), b.matmul(transposed(b, gq), q))
     low = b.add(b.tril(m, 0), transposed(b, b.tril(m, -1)))
     rhs = b.add(gq, b.matmul(q, low))
-    return transposed(b, b.solve_triangular(r, transposed(b, rhs), True, False))
+    found = transposed(b, b.solve_triangular(r, transposed(b, rhs), True, False))
+    return found if rest is None else b.cat(found, rest, dim=len(x.type.shape) - 1)
 
 
 declare("qr", Kind.EXTERN, "x", "mode", batch="leading", type_rule=_qr_type, reference=_np_qr, vjp=(_qr_vjp,),
-        samples=[((_WELL,), ("reduced",)), ((_WELL[:, :2].copy(),), ("reduced",)), ((_PAIR,), ("reduced",))],
+        samples=[((_WELL,), ("reduced",)), ((_WELL[:, :2].copy(),), ("reduced",)), ((_PAIR,), ("reduced",)),
+                 ((_WELL[:2].copy(),), ("reduced",))],
         doc="(Q, R) with Q @ R = x, Q's columns orthonormal, R upper triangular.")
 
 
