@@ -92,7 +92,8 @@ def _lu_vjp(b: Any, g: Any, out: Any, x_type: TensorType) -> Any:
     return b.matmul(b.permutation_matrix(pivots, m, x_type.dtype), found)
 
 
-declare("lu_factor", Kind.EXTERN, "x", type_rule=_factor_types("lu_factor", False), reference=_np_lu, vjp=(_lu_vjp,),
+declare("lu_factor", Kind.EXTERN, "x", batch="leading",
+        type_rule=_factor_types("lu_factor", False), reference=_np_lu, vjp=(_lu_vjp,),
         samples=[((_MATRIX,), ()), ((_WIDE,), ()), ((_WIDE.T.copy(),), ()), ((np.stack([_MATRIX, _MATRIX.T]),), ())],
         doc="(LU, pivots, info): L without its unit diagonal and U in one matrix, rows exchanged with pivots[i] - 1 for i = 0, 1, ...")
 
@@ -107,7 +108,8 @@ def _np_permutation(pivots: np.ndarray, rows: int, dtype: DType) -> np.ndarray:
     return (np.arange(rows)[:, None] == order[..., None, :]).astype(dtype.np)
 
 
-declare("permutation_matrix", Kind.EXTERN, "pivots", "rows dtype", differentiable=False, reference=_np_permutation,
+declare("permutation_matrix", Kind.EXTERN, "pivots", "rows dtype", batch="leading", reference=_np_permutation,
+        differentiable=False,
         type_rule=lambda types, rows, dtype: types[0].with_((*types[0].shape[:-1], rows, rows), dtype),
         samples=[((np.array([2, 3, 3], np.int32),), (3, dtypes.float32))],
         doc="P with A = P L U for the pivots of `lu_factor`.")
@@ -126,7 +128,8 @@ def _np_ldl(x: np.ndarray) -> tuple[np.ndarray, ...]:
     return _each(one, batch, results)
 
 
-declare("ldl_factor", Kind.EXTERN, "x", type_rule=_factor_types("ldl_factor", True), reference=_np_ldl, differentiable=False,
+declare("ldl_factor", Kind.EXTERN, "x", batch="leading",
+        type_rule=_factor_types("ldl_factor", True), reference=_np_ldl, differentiable=False,
         samples=[((_MATRIX + _MATRIX.T,), ())],
         doc="(LD, pivots, info) of symmetric matrices, of which the lower triangle is read (LAPACK's sytrf).")
 
@@ -159,7 +162,8 @@ def _np_ldl_solve(ld: np.ndarray, pivots: np.ndarray, rhs: np.ndarray) -> np.nda
     return _each(lambda i: sytrs(ld[i], pivots[i], rhs[i], lower=1)[:1], batch, [result])[0]
 
 
-declare("ldl_solve", Kind.EXTERN, "ld pivots rhs", type_rule=_ldl_solve_type, reference=_np_ldl_solve, differentiable=False,
+declare("ldl_solve", Kind.EXTERN, "ld pivots rhs", batch="leading",
+        type_rule=_ldl_solve_type, reference=_np_ldl_solve, differentiable=False,
         samples=[((_MATRIX + _MATRIX.T + 9 * np.eye(3, dtype=np.float32), np.array([1, 2, 3], np.int32), (3, 2)), ())],
         doc="X with A @ X = rhs, given A's LDL factorisation.")
 
@@ -178,7 +182,8 @@ def _np_geqrf(x: np.ndarray) -> tuple[np.ndarray, ...]:
     return np.ascontiguousarray(np.swapaxes(raw[0], -1, -2)), raw[1]
 
 
-declare("geqrf", Kind.EXTERN, "x", type_rule=_geqrf_type, reference=_np_geqrf, differentiable=False, samples=[((_MATRIX,), ())],
+declare("geqrf", Kind.EXTERN, "x", batch="leading",
+        type_rule=_geqrf_type, reference=_np_geqrf, differentiable=False, samples=[((_MATRIX,), ())],
         doc="(R above Householder vectors without their leading ones, their factors tau).")
 
 
@@ -210,6 +215,7 @@ def _pinv_type(types: Types, hermitian: bool) -> TensorType:
     return x.with_((*x.shape[:-2], x.shape[-1], x.shape[-2]))
 
 
-declare("pinv", Kind.EXTERN, "x atol rtol", "hermitian", type_rule=_pinv_type, reference=_np_pinv, vjp=(_pinv_vjp, None, None),
+declare("pinv", Kind.EXTERN, "x atol rtol", "hermitian", batch="leading",
+        type_rule=_pinv_type, reference=_np_pinv, vjp=(_pinv_vjp, None, None),
         samples=[((_MATRIX, 0.0, 1e-6), (False,)), ((_WIDE, 0.0, 1e-6), (False,))],
         doc="The Moore-Penrose inverse; singular values up to max(atol, rtol * the largest) count as zero.")
