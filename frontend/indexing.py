@@ -13,7 +13,7 @@ from treadle.ir import op as op_table
 from treadle.ir.types import tensor_type
 from treadle.runtime import memory
 from treadle.runtime.recorder import STATE, computed
-from treadle.tensor import Tensor, alias, apply, assign, check_writable, storage_of, view, wrap
+from treadle.tensor import Tensor, alias, apply, assign, check_writable, is_batched, storage_of, view, wrap
 
 SLICE, RESHAPE, PERMUTE = op_table.get("slice"), op_table.get("reshape"), op_table.get("permute")
 
@@ -111,6 +111,9 @@ def _take(parsed: _Parsed, item: Any, shape: tuple[int, ...]) -> None:
 
 def _take_mask(parsed: _Parsed, mask: Tensor, shape: tuple[int, ...]) -> None:
     """A mask selects where it is true: it is looked at (a flush) and becomes index tensors, one an axis."""
+    if is_batched(mask):
+        raise RuntimeError("vmap: We do not support batching operators that can support dynamic shape. Attempting to batch over indexing "
+                           "with a boolean mask: use torch.where, or masked_fill.")
     axis, have = len(parsed.slices), mask._data.type.shape
     for d, n in enumerate(have):
         if n != shape[axis + d]:

@@ -17,7 +17,7 @@ from treadle.ir.ops.common import torch_name
 from treadle.ir.types import tensor_type
 from treadle.runtime import engine, memory
 from treadle.runtime.recorder import Data, computed
-from treadle.tensor import Storage, Tensor, read, still_shared, storage_of, wrap
+from treadle.tensor import Storage, Tensor, read, seen, still_shared, storage_of, wrap
 
 
 def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
@@ -26,6 +26,8 @@ def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
         raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
     if force:
         return to_array(t).copy()
+    if t._data.buffer is None:
+        t = _seen(t)
     if t._data.type.device != "cpu":
         raise TypeError(f"can't convert {t._data.type.device} device type tensor to numpy. "
                         "Use Tensor.cpu() to copy the tensor to host memory first.")
@@ -40,6 +42,13 @@ def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
     else:
         array = storage.export.array
     return through_chain(array, t)
+
+
+def _seen(t: Tensor) -> Tensor:
+    """`t`, or what it shows as a value of a running transform."""
+    data = read(t)
+    found = seen(data, "numpy")
+    return t if found is data else wrap(found)
 
 
 class Imported:

@@ -33,6 +33,7 @@ class Level:
     """One running transform, a context inside which it is known to what is recorded. Levels made later are inside."""
 
     __slots__ = ("closed", "number")
+    batched = False
 
     def __init__(self) -> None:
         self.number = next(_numbers)
@@ -81,6 +82,7 @@ class Batching(Level):
     """
 
     __slots__ = ("randomness", "size")
+    batched = True
 
     def __init__(self, size: int, randomness: str) -> None:
         super().__init__()

@@ -150,6 +150,12 @@ def seen(data: Data, reason: str) -> Data:
     return data
 
 
+def is_batched(t: Tensor) -> bool:
+    """Whether `t` stands for one of many, inside `vmap`."""
+    trace: Any = read(t).trace
+    return trace.__class__ is Wrapped and (trace.level.batched or is_batched(trace.value))
+
+
 def refresh(t: Tensor, storage: Storage) -> None:
     export = storage.export
     if export is not None and (export.alive() or still_shared(storage)):

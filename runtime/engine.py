@@ -370,6 +370,7 @@ def materialize(data: Data, reason: str = "value read") -> None:
         _compute_foreign(data, trace)
     elif isinstance(trace, recorder.Wrapped):
         trace.level.shown(trace, reason)
+        raise RuntimeError(f"{reason}: a tensor with a tangent has no memory of its own; take its primal")
 
 
 def _compute_foreign(data: Data, trace: Trace) -> None:

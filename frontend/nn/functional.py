@@ -119,7 +119,7 @@ from treadle.nn.resizing_functions import (
     upsample_bilinear,
     upsample_nearest,
 )
-from treadle.tensor import Tensor
+from treadle.tensor import Tensor, is_batched
 
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices",
@@ -383,7 +383,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         num_classes = int(tensor.max().item()) + 1
     elif num_classes < 1 and tensor.numel():
         raise RuntimeError("num_classes should be positive")
-    if tensor.numel():
+    if tensor.numel() and not is_batched(tensor):
         if tensor.min().item() < 0:
             raise RuntimeError("Class values must be non-negative.")
         if tensor.max().item() >= num_classes:

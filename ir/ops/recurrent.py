@@ -100,6 +100,11 @@ def _scan(b: Any, body: Graph, carries: tuple[Any, ...], sequences: tuple[Any, .
     return b.scan(*carries, *sequences, *constants, body=body, n_carry=len(carries), n_seq=len(sequences), length=length, reverse=reverse)
 
 
+def _type(x: Any) -> TensorType:
+    """The type of a value of any emitter: a tensor's `type` is more than that."""
+    return x.type.with_()
+
+
 def _slice_type(x: Any) -> TensorType:
     """The type of one step of a sequence."""
     return x.type.with_(x.type.shape[1:])
@@ -191,7 +196,7 @@ def _rnn_body(types: Types, nonlinearity: str) -> Graph:
 def _rnn(b: Any, x: Any, h0: Any, w_ih: Any, w_hh: Any, *rest: Any) -> tuple[Any, ...]:
     *bias, nonlinearity, reverse, _ = rest  # y is all that the gradient reads
     gates = _project(b, x, w_ih, b.add(*bias) if bias else None)
-    last, ys = _scan(b, _rnn_body((h0.type, _slice_type(gates), w_hh.type), nonlinearity), (h0,), (gates,), (w_hh,), reverse)
+    last, ys = _scan(b, _rnn_body((_type(h0), _slice_type(gates), _type(w_hh)), nonlinearity), (h0,), (gates,), (w_hh,), reverse)
     return ys, last
 
 
@@ -213,7 +218,7 @@ def _rnn_backward(b: Any, *args: Any) -> tuple[Any, ...]:
     (x, h0, w_ih, w_hh, ys), grads = _sort_gradients((*args_, given), 5)
     have, sequences = _sequence(grads, 0)
     sequences = (ys, *sequences)
-    body = _rnn_backward_body((h0.type, *[_slice_type(s) for s in sequences], w_hh.type), nonlinearity, have)
+    body = _rnn_backward_body((_type(h0), *[_slice_type(s) for s in sequences], _type(w_hh)), nonlinearity, have)
     dh, dgates = _scan(b, body, (_state_gradient(b, grads, 1, h0),), sequences, (w_hh,), not reverse)
     return (dh, *_parameter_gradients(b, dgates, dgates, x, w_ih, _before(b, h0, ys, reverse), biased))
 
@@ -242,7 +247,7 @@ def _lstm_body(types: Types, save: bool) -> Graph:
 def _lstm(b: Any, x: Any, h0: Any, c0: Any, w_ih: Any, w_hh: Any, *rest: Any) -> tuple[Any, ...]:
     *bias, reverse, save = rest
     gates = _project(b, x, w_ih, b.add(*bias) if bias else None)
-    body = _lstm_body((h0.type, c0.type, _slice_type(gates), w_hh.type), save)
+    body = _lstm_body((_type(h0), _type(c0), _slice_type(gates), _type(w_hh)), save)
     last, cell, ys, *saved = _scan(b, body, (h0, c0), (gates,), (w_hh,), reverse)
     return ys, last, cell, *saved
 
@@ -273,7 +278,7 @@ def _lstm_backward(b: Any, *args: Any) -> tuple[Any, ...]:
     have, extra = _sequence(grads, 0, 3, 4)
     sequences = (gates, cells, _before(b, c0, cells, reverse), *extra)
     start = (_state_gradient(b, grads, 1, h0), _state_gradient(b, grads, 2, c0))
-    body = _lstm_backward_body((h0.type, c0.type, *[_slice_type(s) for s in sequences], w_hh.type), have)
+    body = _lstm_backward_body((_type(h0), _type(c0), *[_slice_type(s) for s in sequences], _type(w_hh)), have)
     dh, dc, dgates = _scan(b, body, start, sequences, (w_hh,), not reverse)
     return (dh, dc, *_parameter_gradients(b, dgates, dgates, x, w_ih, _before(b, h0, ys, reverse), biased))
 
@@ -306,7 +311,7 @@ def _gru(b: Any, x: Any, h0: Any, w_ih: Any, w_hh: Any, *rest: Any) -> tuple[Any
     *bias, reverse, save = rest
     inputs = _project(b, x, w_ih, bias[0] if bias else None)
     constants = (w_hh, *bias[1:])
-    body = _gru_body((h0.type, _slice_type(inputs), *[c.type for c in constants]), save)
+    body = _gru_body((_type(h0), _slice_type(inputs), *[_type(c) for c in constants]), save)
     last, ys, *states = _scan(b, body, (h0,), (inputs,), constants, reverse)
     return (ys, last, inputs, *states) if save else (ys, last)
 
@@ -334,7 +339,7 @@ def _gru_backward(b: Any, *args: Any) -> tuple[Any, ...]:
     have, extra = _sequence(grads, 0, 2, 3)
     before = _before(b, h0, ys, reverse)
     sequences = (inputs, states, before, *extra)
-    body = _gru_backward_body((h0.type, *[_slice_type(s) for s in sequences], w_hh.type), have)
+    body = _gru_backward_body((_type(h0), *[_slice_type(s) for s in sequences], _type(w_hh)), have)
     dh, d_inputs, d_states = _scan(b, body, (_state_gradient(b, grads, 1, h0),), sequences, (w_hh,), not reverse)
     return (dh, *_parameter_gradients(b, d_inputs, d_states, x, w_ih, before, biased))
 

@@ -363,6 +363,9 @@ def retain(t: Tensor) -> None:
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("forward_ad", "functional"):
+        import importlib
+        return importlib.import_module(f"treadle.autograd.{name}")
     if name == "profiler":  # its older place in PyTorch
         import treadle.profiler
         return treadle.profiler
