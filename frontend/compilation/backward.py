@@ -12,9 +12,10 @@ from typing import Any
 from treadle.autograd import edge_of, nodes_of, run_backward
 from treadle.compilation.capture import Capture, Seen
 from treadle.ir import op as op_table
-from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.types import TensorType
 from treadle.passes.basic import dce
+from treadle.passes.partition import partition
+from treadle.passes.pipeline import prepare
 from treadle.runtime import engine, memory
 from treadle.runtime.engine import Plan
 from treadle.runtime.recorder import STATE, Data, Step, Trace, build_graph, computed
@@ -90,10 +91,10 @@ class CompiledNode:
 
 
 class Tape:
-    """What all replays of a capture share: the backward plan, what the forward saves for it, and where gradients go."""
+    """What all replays of a capture share: the types of the results, and the backward plan."""
 
-    def __init__(self, sources: list[Seen], out_types: tuple[TensorType, ...], plan: Plan) -> None:
-        self.sources, self.out_types, self.plan = sources, out_types, plan
+    def __init__(self, out_types: tuple[TensorType, ...], plan: Plan) -> None:
+        self.out_types, self.plan = out_types, plan
 
     def __call__(self, outputs: tuple[Tensor, ...], sources: tuple[Tensor, ...], saved: tuple[Data, ...], numbers: tuple[Any, ...]) -> None:
         """Put the results of a replay on the tape."""
@@ -168,57 +169,28 @@ def _behind(trace: Trace, outputs: list[Tensor], sources: list[Seen]) -> Joint |
 
 
 class Split:
-    """A joint graph cut into a forward plan, which also saves, and a backward plan."""
+    """A joint graph cut into a forward plan, which also saves, and a backward plan.
+
+    saved: slots of the forward's values, or new ones after the trace's. late_numbers: run-time scalars of the backward plan.
+    """
 
     def __init__(self, joint: Joint, wanted: list[int]) -> None:
-        graph, leaves = build_graph(joint.at, list(range(joint.count)))
-        value = dict(enumerate(graph.outputs))
-        slot = {v: s for s, v in reversed(value.items())}
-        tensors = graph.inputs[:len(leaves)]
-        numbers = graph.inputs[len(leaves):]
-        seeds = [value[s] for s in joint.seeds if s >= 0]
-        late = set(seeds)
-        for node in graph.nodes:
-            if any(v in late for v in node.inputs):
-                late.update(node.outputs)
-        gradients = [value[s] for s in joint.gradients]
-        needed = _needed(graph, gradients, late)
-        used = [v for node in needed for v in node.inputs if v not in late] + [v for v in gradients if v not in late]
-        saved = list(dict.fromkeys(v for v in used if not v.type.weak or v.node.op is not None))
-        late_numbers = list(dict.fromkeys(v for v in used if v.type.weak and v.node.op is None))
-        self.saved = [slot[v] for v in saved]
-        self.late_numbers = [numbers.index(v) for v in late_numbers]
-        backward = _cut([*saved, *seeds], late_numbers, needed, gradients)
-        self.backward = Plan.of(backward, len(saved) + len(seeds))
-        # A saved input of the forward needs no output: it is there already.
-        outputs = list(dict.fromkeys([*wanted, *[s for s in self.saved if value[s] not in set(tensors)]]))
-        early_tensors = [v for v in tensors if v not in late]
-        early_scalars = [v for v in numbers if numbers.index(v) < len(numbers)]
-        forward = _cut(early_tensors, early_scalars, [n for n in graph.nodes if n.outputs[0] not in late], [value[s] for s in outputs])
-        self.forward = Plan.of(forward, len(early_tensors))
-        self.forward.inputs = [s for s, v in zip(leaves, tensors, strict=True) if v not in late]
-        self.forward.outputs = outputs
-        self.types = {s: value[s].type for s in outputs}
-
-
-def _needed(graph: Graph, gradients: list[Value], late: set[Value]) -> list[Node]:
-    """The late nodes that the gradients come from."""
-    wanted = set(gradients)
-    found = []
-    for node in reversed(graph.nodes):
-        if node.outputs[0] in late and any(v in wanted for v in node.outputs):
-            found.append(node)
-            wanted.update(node.inputs)
-    found.reverse()
-    return found
-
-
-def _cut(tensors: list[Value], numbers: list[Value], nodes: list[Node], outputs: list[Value]) -> Graph:
-    """A graph of its own from a part of another."""
-    graph = Graph()
-    env = {v: graph.add_input(v.type) for v in [*tensors, *numbers]}
-    for node in nodes:
-        copy = Node(node.op, tuple([env[v] for v in node.inputs]), node.attrs, tuple([o.type for o in node.outputs]), node.loc)
-        env.update(zip(node.outputs, graph.append(copy).outputs, strict=True))
-    graph.outputs = [env[v] for v in outputs]
-    return dce(graph)
+        graph, leaves = build_graph(joint.at, [*wanted, *joint.gradients])
+        tensors = len(leaves)
+        slots = {s: i for i, s in enumerate(leaves)}
+        graph = prepare(dce(graph))
+        seeds = [graph.inputs[slots[s]] for s in joint.seeds if s >= 0]
+        self.parts = partition(graph, len(wanted), seeds, tensors)
+        slot = dict(zip(reversed(graph.outputs[:len(wanted)]), reversed(wanted), strict=True))
+        slot.update(zip(graph.inputs[:tensors], leaves, strict=True))
+        for i, value in enumerate(self.parts.saved):
+            slot.setdefault(value, joint.count + i)
+        self.saved = [slot[v] for v in self.parts.saved]
+        self.late_numbers = self.parts.numbers
+        self.backward = Plan.of(self.parts.backward, len(self.saved) + len(seeds))
+        outputs = [*wanted, *[slot[v] for v in self.parts.saved if v.node.op is not None]]
+        early = [s for s, v in zip(leaves, graph.inputs, strict=False) if v not in seeds]
+        self.forward = Plan.of(self.parts.forward, len(early))
+        self.forward.inputs, self.forward.outputs = early, outputs
+        self.forward.runs = self.backward.runs = 1  # the capture has seen them once
+        self.types = {s: v.type for s, v in zip(outputs, self.parts.forward.outputs, strict=True)}

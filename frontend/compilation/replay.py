@@ -13,8 +13,9 @@ from treadle.compilation.backward import Joint, Released, Split, Tape
 from treadle.compilation.capture import Capture, Seen
 from treadle.compilation.donation import dead_inputs, donating, early_drops
 from treadle.compilation.known import of_framework
+from treadle.compilation.plans import run_slowly
 from treadle.compilation.shortcut import Shortcut, find_shortcut
-from treadle.ir.interpreter import DataError
+from treadle.passes.partition import Partition
 from treadle.runtime import engine
 from treadle.runtime.recorder import Data, computed
 from treadle.runtime.symbols import SymFloat, SymInt
@@ -447,14 +448,10 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
     answer = w.build(result)
     given = [w.number(x.expr) if x.__class__ in (SymFloat, SymInt) else w.number(("number", x)) for x in every]
     tail, w.lines = w.lines[running:], w.lines[:running]
+    split = None
     if joint is not None:
-        split = Split(joint, list(w.wanted))
+        split = _split(w, joint, given, tail)
         plan, types = split.forward, split.types
-        w.names["tape"] = Tape(joint.sources, tuple(t._data.type for t in joint.outputs), split.backward)
-        results = "".join(w.built[id(t)] + ", " for t in joint.outputs)
-        sources = "".join(f"t{s.number}, " for s in joint.sources)
-        saved = "".join(f"v{s}, " if s in plan.outputs else f"d{s}, " for s in split.saved)
-        tail.append(f"tape(({results}), ({sources}), ({saved}), ({''.join(given[i] + ', ' for i in split.late_numbers)}))")
     else:
         types = {slot: d.type for d, slot in outputs.items()}
     if plan is not None:
@@ -477,9 +474,22 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
     places = [(k[3:], c, key, v) for k, c, key, v in capture.guards.values()
               if k.startswith("is:") and isinstance(v, Tensor) and id(c) not in capture.paths]
     replay = Replay(early, w.lines, checked, w.names, plan, places)
+    if split is not None:
+        replay.partition = split.parts
     if joint is None:
         replay.shortcut = find_shortcut(w, args, kwargs, needed, result, plan, leaves, scalars)
     return replay
+
+
+def _split(w: Writer, joint: Joint, given: list[str], tail: list[str]) -> Split:
+    """Cut the joint graph, and put the results of a replay on the tape."""
+    split = Split(joint, list(w.wanted))
+    w.names["tape"] = Tape(tuple(t._data.type for t in joint.outputs), split.backward)
+    results = "".join(w.built[id(t)] + ", " for t in joint.outputs)
+    sources = "".join(f"t{s.number}, " for s in joint.sources)
+    saved = "".join(f"v{s}, " if s in split.forward.outputs else f"d{s}, " for s in split.saved)
+    tail.append(f"tape(({results}), ({sources}), ({saved}), ({''.join(given[i] + ', ' for i in split.late_numbers)}))")
+    return split
 
 
 def _early_guards(w: Writer, args: Any, kwargs: Any) -> list[str]:
@@ -522,25 +532,12 @@ def _late_guards(w: Writer, needed: list[Seen]) -> None:
                                f"if {text} != {w.constant(expected)}: return MISS")
 
 
-def run_slowly(plan: Any, inputs: tuple[Data, ...], numbers: tuple[Any, ...]) -> list[Any]:
-    """The plan's results while it is not compiled, when its data is at fault, or under a check."""
-    values: list[Any] = [None] * (max([*plan.inputs, *plan.outputs], default=0) + 1)
-    for slot, d in zip(plan.inputs, inputs, strict=True):
-        values[slot] = d
-    for slot, v in zip(plan.outputs, plan.graph.outputs, strict=True):
-        values[slot] = computed(v.type, None)
-    try:
-        plan.run(values, numbers)
-    except DataError as error:
-        raise engine._located(error) from error.error
-    return [values[slot].buffer for slot in plan.outputs]
-
-
 class Replay:
     """One way a compiled function was seen to go: `function(args, kwargs)` replays it or returns MISS."""
 
     def __init__(self, early: list[str], lines: list[str], checked: int, names: dict[str, Any], plan: Any, places: list[Any]) -> None:
         self.early, self.plan, self.names, self.places = early, plan, names, places
+        self.partition: Partition | None = None  # of forward and backward, when the result needs a backward pass
         self.replayed = 0                       # times `function` gave the result
         self.shortcut: Shortcut | None = None   # the same for a builtin, where that can be
         self.grad, self.inference, self.default = True, False, None  # the modes it holds for, set by its function

@@ -22,6 +22,8 @@ def describe(explanation: Any) -> str:
         if replay.plan is not None:
             lines.append(f"    {len(replay.plan.graph.nodes)} ops")
             lines += _fusion(replay.plan)
+        if replay.partition is not None:
+            lines += ["    " + line for line in replay.partition.report().splitlines()]
     if explanation.reasons:
         lines.append("not replayed, because the call")
         lines += [f"    {reason}" + (f"  [{where[0]}:{where[1]}]" if where else "") for reason, where in explanation.reasons]
