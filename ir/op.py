@@ -61,6 +61,7 @@ class Op:
         (`treadle.ir.pushforward`), which must be linear in g for that.
     decompose: `(b, *operands, *attrs) -> value(s)` in terms of simpler ops; required for COMPOSITE.
     scalar: for ELEMENTWISE, the scalar function's name in the kernel IR; a callable for a user's own op.
+    commutative: whether the operands, two, may change places; exactly, so maximum is not (of 0.0 and -0.0 it takes the second).
     compute: dtype in which the operands are combined, given their types: "promote" (result_dtype), "float" (promote,
         integers become the default float), "same" (operands are used as they are).
     batch: how the op is applied to a batch of operands at once (`treadle.ir.batching`): the name of a family of rules, or a rule;
@@ -78,6 +79,7 @@ class Op:
     vjp: Any = None
     decompose: Callable[..., Any] | None = None
     scalar: str | Callable[..., Any] | None = None
+    commutative: bool = False
     compute: str = "same"
     samples: Sequence[Any] = ()
     doc: str = ""

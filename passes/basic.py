@@ -35,11 +35,15 @@ def _attr_key(attr: Any) -> Any:
 
 
 def cse(graph: Graph) -> Graph:
-    """Nodes with the same op, operands and attributes become one. Every op is pure: random draws name their offset."""
+    """Nodes with the same op, operands (in any order where it does not matter) and attributes become one.
+
+    Every op is pure: random draws name their offset.
+    """
     seen: dict[tuple, tuple[Value, ...]] = {}
 
     def rule(b: Builder, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
-        key = (node.op, inputs, tuple([_attr_key(a) for a in node.attrs]) if node.attrs else ())
+        operands = frozenset(inputs) if node.op is not None and node.op.commutative else inputs
+        key = (node.op, operands, tuple([_attr_key(a) for a in node.attrs]) if node.attrs else ())
         found = seen.get(key)
         if found is None:
             found = seen[key] = b.graph.again(node, inputs).outputs

@@ -18,6 +18,7 @@ from treadle.ir.kernel import PARALLEL, REDUCE, RUNTIME, UNIT, ZERO, Access, Axi
 from treadle.ir.op import Kind
 from treadle.passes.demand import GATHERS, Read, is_reduce, is_view, own_conditions, reads
 from treadle.passes.index import Condition, Expr, Guard, Index, linearize
+from treadle.passes.kernel_form import canonical
 from treadle.passes.program import Argument, ErrorCell, KernelStep, Ref, ScalarRef
 from treadle.passes.unit import Unit
 
@@ -270,7 +271,7 @@ class KernelBuilder:
         if is_reduce(node):
             return self.emit("argreduce" if name.startswith("arg") else "reduce", dtype, operands, (name,))
         assert op.kind is Kind.ELEMENTWISE and isinstance(op.scalar, str)
-        if op.scalar == "cast" and self.body[operands[0]].dtype == dtype:
+        if op.scalar == "copy" or (op.scalar == "cast" and self.body[operands[0]].dtype == dtype):
             return operands[0]
         return self.emit(op.scalar, dtype, operands)
 
@@ -339,5 +340,6 @@ class KernelBuilder:
         kernel = Kernel(axes, tuple(self.accesses), tuple(self.scalars), len(self.slots), tuple(self.body), tuple(stores))
         for number, size in enumerate(sizes):
             self.arguments["size", number] = size
-        arguments = tuple([self.arguments[key] for key in argument_layout(kernel)])
-        return KernelStep(kernel, tuple(sizes), arguments, tuple(n for n in self.nodes if not is_view(n)))
+        form = canonical(kernel)
+        arguments = tuple([self.arguments[form.old(key)] for key in argument_layout(form.kernel)])
+        return KernelStep(form.kernel, tuple(sizes), arguments, tuple(n for n in self.nodes if not is_view(n)))

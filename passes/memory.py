@@ -137,7 +137,7 @@ def _overwritten(program: Program, out: int, number: int, sources: list[int], st
     if out not in writes:
         return None
     fits = [s for s in reads if s in sources and s not in held and program.buffers[s].last == number and reads[s] == {writes[out]}]
-    return fits[0] if fits else None
+    return min(fits, default=None)  # operands and results come in the same order
 
 
 def may_fail_step(step: Step) -> bool:

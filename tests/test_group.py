@@ -174,8 +174,8 @@ def test_big_operands_stay_where_they_are() -> None:
 
 PLAN = """plan: 1 steps, arena 0 bytes (lower bound 0)
   together
-    k0 sizes (8,)  b1 b0 b4
-    k0 sizes (6,)  b3 b2 b6
+    k0 sizes (8,)  b0 b1 b4
+    k0 sizes (6,)  b2 b3 b6
     k1 sizes (8,)  b1 b5
     k1 sizes (6,)  b3 b7"""
 

@@ -110,9 +110,10 @@ def _np_pow(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 elementwise("add", "x y", lambda x, y: np.logical_or(x, y) if x.dtype == bool else np.add(x, y),
-             (lambda b, g: g, lambda b, g: g), onnx="Add")
+             (lambda b, g: g, lambda b, g: g), commutative=True, onnx="Add")
 elementwise("sub", "x y", _np_sub, (lambda b, g: g, lambda b, g: b.neg(g)), check=_no_bool_difference, onnx="Sub")
-elementwise("mul", "x y", np.multiply, (lambda b, g, y: b.mul(g, y), lambda b, g, x: b.mul(g, x)), onnx="Mul")
+elementwise("mul", "x y", np.multiply, (lambda b, g, y: b.mul(g, y), lambda b, g, x: b.mul(g, x)), commutative=True,
+             onnx="Mul")
 elementwise("div", "x y", np.true_divide,
              (lambda b, g, y: b.div(g, y), lambda b, g, y, out: b.neg(b.mul(g, b.div(out, y)))), compute="float", onnx="Div")
 for _name, _fn in {"floor_divide": special.floor_divide, "trunc_divide": special.trunc_divide}.items():
@@ -212,11 +213,11 @@ _COMPARISONS: dict[str, Any] = {"eq": np.equal, "ne": np.not_equal, "lt": np.les
 _LOGICAL: dict[str, Any] = {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}
 _BITWISE: dict[str, Any] = {"bitwise_and": np.bitwise_and, "bitwise_or": np.bitwise_or, "bitwise_xor": np.bitwise_xor}
 for _name, _ufunc in _COMPARISONS.items():
-    elementwise(_name, "x y", _ufunc, to_bool=True)
+    elementwise(_name, "x y", _ufunc, to_bool=True, commutative=_name in ("eq", "ne"))
 for _name, _ufunc in _LOGICAL.items():
-    elementwise(_name, "x y", _ufunc, compute="same", to_bool=True)
+    elementwise(_name, "x y", _ufunc, compute="same", to_bool=True, commutative=True)
 for _name, _ufunc in _BITWISE.items():
-    elementwise(_name, "x y", _ufunc, refuse=(FLOAT,))
+    elementwise(_name, "x y", _ufunc, refuse=(FLOAT,), commutative=True)
 _unary("bitwise_not", np.invert, refuse=(FLOAT,))
 elementwise("shift_left", "x y", np.left_shift, refuse=(FLOAT, BOOL))
 elementwise("shift_right", "x y", np.right_shift, refuse=(FLOAT, BOOL))

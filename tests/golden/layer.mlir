@@ -57,8 +57,8 @@ kernel @kernel(p0: parallel, r1: reduce) {
   store %1 -> m1
 }
 kernel @kernel(p0: parallel, p1: parallel) {
-  memory m0 : float32 in [p0*s + p1]
-  memory m1 : float32 in [p1]
+  memory m0 : float32 in [p1]
+  memory m1 : float32 in [p0*s + p1]
   memory m2 : float32 in [p0*s + p1]
   memory m3 : float32 out [p0*s + p1]
   memory m4 : float32 out [p0*s + p1]
@@ -70,6 +70,6 @@ kernel @kernel(p0: parallel, p1: parallel) {
   %5 = gt %3, %4 : bool
   %6 = load m2 : float32
   %7 = select %5, %6, %4 : float32
-  store %7 -> m3
-  store %3 -> m4
+  store %3 -> m3
+  store %7 -> m4
 }

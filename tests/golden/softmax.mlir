@@ -32,9 +32,9 @@
 kernel @kernel(p0: parallel, r1: reduce) {
   memory m0 : float32 in [p0*s + r1]
   memory m1 : float32 out [p0*s + r1]
-  %0 = scalar 0 : float32
-  %1 = load m0 : float32
-  %2 = mul %1, %0 : float32
+  %0 = load m0 : float32
+  %1 = scalar 0 : float32
+  %2 = mul %0, %1 : float32
   %3 = reduce %2, amax : float32
   %4 = sub %2, %3 : float32
   %5 = exp %4 : float32

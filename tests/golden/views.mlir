@@ -43,8 +43,8 @@
 kernel @kernel(p0: parallel, p1: parallel, p2: parallel) {
   memory m0 : float32 in [p0*s + p1*s + p2*s]
   memory m1 : float32 out [p0*s + p1*s + p2]
-  %0 = load m0 : float32
-  %1 = const 1.0 : float32
+  %0 = const 1.0 : float32
+  %1 = load m0 : float32
   %2 = add %0, %1 : float32
   %3 = mul %2, %2 : float32
   store %3 -> m1
