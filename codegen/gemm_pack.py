@@ -23,9 +23,9 @@ GROUP = 8
 
 def emit_pack(module: Module, tile: Tile) -> None:
     """`pack_<type>(total, panel, k, source, along_i, along_k, to, width)`: a block as consecutive panels of k * width places."""
-    _emit_transposing(module, tile)
+    emit_transposing(module, tile)
     _emit_copying(module, tile)
-    _emit_general(module, tile)
+    emit_general(module, tile)
     _emit_panel(module, tile)
     for kind, width in (("a", tile.pack), ("b", tile.columns)):
         _emit_side_by_side(module, tile, kind, width)
@@ -107,7 +107,7 @@ def _strip(module: Module, tile: Tile, kind: str) -> Function:
     return Function(module, f"pack_{kind}_{tile.suffix}", PARAMETERS, linkage="internal", attributes="nounwind noinline")
 
 
-def _emit_general(module: Module, tile: Tile) -> None:
+def emit_general(module: Module, tile: Tile) -> None:
     """Any strides, one element at a time."""
     count, k, source, along_i, along_k, to, width = PARAMETERS
     f = _strip(module, tile, "any")
@@ -140,7 +140,7 @@ def _emit_copying(module: Module, tile: Tile) -> None:
     f.finish()
 
 
-def _emit_transposing(module: Module, tile: Tile) -> None:
+def emit_transposing(module: Module, tile: Tile) -> None:
     """Elements of one i are contiguous along k: transpose squares of vectors, then the rest by elements."""
     count, k, source, along_i, _, to, width = PARAMETERS
     f = _strip(module, tile, "rows")
@@ -150,7 +150,7 @@ def _emit_transposing(module: Module, tile: Tile) -> None:
     with f.loop(ZERO, whole, tile.lanes) as step:
         rows = [f.gep(start, step.index, tile.scalar) for start in starts]
         place = f.gep(to, f.mul(step.index, width), tile.scalar)
-        for i, row in enumerate(_transposed(f, tile, rows)):
+        for i, row in enumerate(transposed(f, tile, rows)):
             f.store(row, f.gep(place, f.mul(width, i), tile.scalar), tile.align)
     rest = [count, f.sub(k, whole), f.gep(source, whole, tile.scalar), along_i, const("i64", 1),
             f.gep(to, f.mul(whole, width), tile.scalar), width]
@@ -159,7 +159,7 @@ def _emit_transposing(module: Module, tile: Tile) -> None:
     f.finish()
 
 
-def _transposed(f: Function, tile: Tile, rows: list[Val]) -> list[Val]:
+def transposed(f: Function, tile: Tile, rows: list[Val]) -> list[Val]:
     """The columns of the square of vectors at addresses `rows`.
 
     Quarters of 128 bits are put in their places while they are loaded, which keeps the one shuffle port of many CPUs

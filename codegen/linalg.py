@@ -17,7 +17,9 @@ from treadle.codegen.mlir_scalar import ScalarBody, element_type, mlir_type
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.op import Kind
 from treadle.ir.text import quote
+from treadle.passes.basic import decompose
 from treadle.passes.demand import is_reduce, is_strided_write, is_view, lowerable, on_host
+from treadle.passes.pipeline import prepare
 
 # What `scatter_rows` does with the old and the new element.
 _COMBINE = {"set": "", "add": "add", "prod": "mul", "amax": "maximum", "amin": "minimum"}
@@ -29,8 +31,14 @@ def print_linalg(graph: Graph, twin: Graph | None = None) -> str:
     twin: the same function recorded at other sizes; where sizes differ the result has `?`.
     Raises NotImplementedError naming an op without a form in these dialects, or a size that follows from no operand's.
     """
-    twin = twin or graph
+    graph, twin = _by_parts(graph), _by_parts(twin or graph)
     return _Writer(_pairs(graph, twin)).module(graph)
+
+
+def _by_parts(graph: Graph) -> Graph:
+    """What only our own routines compute as a whole, in simpler ops."""
+    whole = any(node.op is not None and node.op.kind is Kind.ATTENTION for node in graph.nodes)
+    return prepare(decompose(graph, routines=False)) if whole else graph
 
 
 def _pairs(graph: Graph, twin: Graph) -> dict[Value, Value]:

@@ -25,6 +25,7 @@ class Kind(enum.Enum):
     VIEW = "view"                # an affine re-indexing of one operand
     REDUCE = "reduce"            # folds axes
     CONTRACT = "contract"        # matrix product
+    ATTENTION = "attention"      # two products with a softmax between them
     GATHER = "gather"            # reads at data-dependent places
     SCATTER = "scatter"          # writes at data-dependent places
     SCAN = "scan"                # prefix operations

@@ -10,6 +10,9 @@ which are run-time arguments. The names in ARGUMENTS say what the int64 argument
     topk          the first k of the same order. `room`: records that fit in the workspace.
     scatter       out[place[m], :] combined with src[m, :] in the order of m; a place below 0 counts from the end, one
                   outside [-rows, rows) is reported in the error cell.
+    attention     out[b, h, i, :] = sum over j of softmax(scale q[b, h, i] . k[b, g, j] + mask)[j] v[b, g, j, :] with g = h / group, and
+                  lse, the logarithm of the sum of exponentials. A unit is `block` queries, of which a head has `blocks`.
+    attention_backward  dq, dk and dv (contiguous) from g, the gradient of out. `phase`: what units own, see ALL.
 
 `workspace` is 0 where a thread's scratch memory is large enough, else the address of `workspace_step` bytes for each row.
 """
@@ -19,19 +22,36 @@ from typing import NamedTuple
 
 # Bytes of scratch memory a routine may count on.
 SCRATCH_BYTES = 16 << 20
+# Keys that attention looks at together.
+KEY_BLOCK = 64
+# What the units of attention's gradient own: a head of keys with its queries, `block` queries, or `block` keys.
+ALL, ONLY_QUERIES, ONLY_KEYS = 0, 1, 2
+
+
+def _strided(*names: str) -> tuple[str, ...]:
+    """An operand's address and its strides over batch, head and row, in elements."""
+    return tuple([word for name in names for word in (name, f"{name}_batch", f"{name}_head", f"{name}_row")])
+
+
+# Rows are queries; `size` is the length of a query and a key, `depth` that of a value. scale and p are float32 numbers.
+_ATTENTION = ("rows", "keys", "heads", "group", "size", "depth", "scale", "p", "seed", "offset", "mask", "mask_batch", "mask_head",
+              "mask_key", "block", "blocks")
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     "scan": ("error", "x", "out", "index", "totals", "n", "inner", "block", "blocks", "phase", "chunk"),
     "sort": ("error", "x", "values", "index", "n", "workspace", "workspace_step"),
     "topk": ("error", "x", "values", "index", "n", "k", "room", "workspace", "workspace_step"),
     "scatter": ("error", "out", "place", "src", "rows", "count", "inner", "chunk"),
+    "attention": ("error", *_strided("q", "k", "v", "out"), "lse", *_ATTENTION),
+    "attention_backward": ("error", *_strided("q", "k", "v", "out", "g"), "lse", "dq", "dk", "dv", *_ATTENTION, "phase"),
 }
 
 
 class Routine(NamedTuple):
-    """family: a key of ARGUMENTS. kind: which scan (the op's name), how a scatter combines (set, add, prod, amax, amin),
-    or "" . source and dtype: element types read and written. descending: the order of sort and topk. splat: every place
-    of a scatter gets the same single element."""
+    """family: a key of ARGUMENTS. kind: which scan (the op's name), how a scatter combines (set, add, prod, amax, amin), words
+    for what attention does besides (causal, bool or float: its mask; keys: one for all queries; dropout), or "". source and
+    dtype: element types read and written. descending: the order of sort and topk. splat: every place of a scatter gets the
+    same single element."""
 
     family: str
     kind: str

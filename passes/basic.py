@@ -51,27 +51,30 @@ def cse(graph: Graph) -> Graph:
     return rewrite(graph, rule, Builder())
 
 
-def needs_expansion(op: Op) -> bool:
-    """Composites, and any other op that only its decomposition explains."""
-    return op.decompose is not None and (op.kind is Kind.COMPOSITE or op.reference is None)
+def needs_expansion(op: Op, routines: bool = True) -> bool:
+    """Composites, and any other op that only its decomposition, or without `routines` only a routine, explains."""
+    return op.decompose is not None and (op.kind is Kind.COMPOSITE or op.reference is None or (op.routine != "" and not routines))
 
 
 @lru_cache(maxsize=4096)
-def _expanded(op: Op, types: tuple[TensorType, ...], attrs: Attrs, default: DType) -> Graph:
+def _expanded(op: Op, types: tuple[TensorType, ...], attrs: Attrs, default: DType, routines: bool) -> Graph:
     """The op's pieces. Type rules inside depend on the default dtype, which is therefore in the key."""
-    return decompose(decomposed(op, types, attrs))
+    return decompose(decomposed(op, types, attrs), routines)
 
 
-def decompose(graph: Graph) -> Graph:
-    """Expand composites until none is left. The pieces have the composite's location."""
-    if not any(node.op is not None and needs_expansion(node.op) for node in graph.nodes):
+def decompose(graph: Graph, routines: bool = True) -> Graph:
+    """Expand composites until none is left. The pieces have the composite's location.
+
+    routines: keep ops that a routine of the CPU computes, where a decomposition says the same in simpler ones.
+    """
+    if not any(node.op is not None and needs_expansion(node.op, routines) for node in graph.nodes):
         return graph
 
     def rule(b: Builder, node: Node, inputs: tuple[Value, ...]) -> list[Value] | None:
         assert node.op is not None
-        if not needs_expansion(node.op):
+        if not needs_expansion(node.op, routines):
             return None
-        body = _expanded(node.op, tuple([v.type for v in inputs]), node.attrs, default_float())
+        body = _expanded(node.op, tuple([v.type for v in inputs]), node.attrs, default_float(), routines)
         results = inline(b, body, inputs)
         return [v if v.type is o.type else _conform(b, v, o.type) for v, o in zip(results, node.outputs, strict=True)]
     return rewrite(graph, rule, Builder())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.kernel import INTEGER_FAULTS
+from treadle.passes.attention import attention_operands, has_numbers, is_attention
 from treadle.passes.cost import EXPENSIVE, Cost, costs
 from treadle.passes.demand import (
     ARG_REDUCES,
@@ -86,7 +87,10 @@ class Fuser:
                 self.want(value, unit)
 
     def fold_product(self, unit: Unit, node: Node) -> list[Value]:
-        """What a matrix product reads: views of its operands that its strides can express are looked through."""
+        """What a matrix product (or attention) reads: views of its operands that its strides can express are looked through."""
+        if is_attention(node) and has_numbers(node):
+            self.folded[unit] = attention_operands(node)
+            return [operand.base for operand in self.folded[unit]]
         if not has_kernel(node):
             return list(node.inputs)
         self.folded[unit] = fold_operands(node)

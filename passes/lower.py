@@ -4,6 +4,7 @@ from __future__ import annotations
 from treadle.ir.builder import Builder
 from treadle.ir.dtypes import DType
 from treadle.ir.graph import Graph, Node, Value
+from treadle.passes.attention import is_attention, lower_attention
 from treadle.passes.build import KernelBuilder, Place
 from treadle.passes.epilogue import build_epilogue, only_readers
 from treadle.passes.fuse import Fuser
@@ -85,6 +86,8 @@ class _Lowering:
         node = unit.node
         if node is None:
             self.program.steps.append(KernelBuilder(unit, self.place, self.order).build())
+        elif unit in self.fuser.folded and is_attention(node):
+            lower_attention(self, node, self.fuser.folded[unit])
         elif unit in self.fuser.folded:
             self.product(unit, node)
         else:

@@ -111,7 +111,7 @@ class RoutineStep:
     """One launch of a routine over `units`, of which `grain` are worth a thread.
 
     `arguments` is aligned with `treadle.ir.routine.ARGUMENTS`. What it computes is `node` on `inputs`, written to `outputs`
-    (none for a launch that only prepares another): whole buffers.
+    (none for a launch that only prepares another): whole buffers, but inputs for which `strides` says how they are walked through.
     """
 
     routine: Routine
@@ -121,6 +121,7 @@ class RoutineStep:
     inputs: tuple[Ref, ...]
     outputs: tuple[Ref, ...]
     node: Node
+    strides: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(slots=True)

@@ -28,6 +28,8 @@ class Lowering(Protocol):
 
     def buffer(self, value: Value) -> int: ...
 
+    def scalar(self, value: Value, dtype: DType) -> int: ...
+
 
 def lower_routine(outer: Lowering, node: Node) -> bool:
     """Append the steps of a routine for `node`; False when no routine computes it (empty operands, enormous rows)."""
@@ -48,7 +50,8 @@ def _around(shape: Shape, dim: int) -> tuple[int, int, int]:
     return prod(shape[:dim]), shape[dim], prod(shape[dim + 1:])
 
 
-def _grain(work: int) -> int:
+def grain_of(work: int) -> int:
+    """Units of so much work each that are worth a thread."""
     return max(1, -(-THREAD_WORK // max(work, 1)))
 
 
@@ -60,7 +63,7 @@ def _append(outer: Lowering, node: Node, routine: Routine, given: dict[str, Argu
     # What a scatter writes over is in place already.
     operands = (*node.outputs, *node.inputs[1:]) if routine.family == "scatter" else node.inputs
     ins = tuple([Ref(outer.buffer(v)) for v in operands])
-    outer.program.steps.append(RoutineStep(routine, arguments, units, _grain(work), ins, outs, node))
+    outer.program.steps.append(RoutineStep(routine, arguments, units, grain_of(work), ins, outs, node))
 
 
 def _temporary(outer: Lowering, nbytes: int) -> Ref:

@@ -9,6 +9,7 @@ from treadle.ir.dtypes import DType
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.kernel import PARALLEL, UNIT, Access, Axis, Instr, Kernel
 from treadle.passes.program import (
+    Argument,
     BufferInfo,
     ErrorCell,
     GemmStep,
@@ -98,13 +99,14 @@ def _moved(step: Step, places: dict[int, Ref], scalars: list[int]) -> Step:
         place = places[ref.buffer]
         return place._replace(offset=place.offset + ref.offset)
 
+    def argument(given: Argument) -> Argument:
+        return moved(given) if isinstance(given, Ref) else ScalarRef(scalars[given.position]) if isinstance(given, ScalarRef) else given
+
     if isinstance(step, KernelStep):
-        arguments = [moved(a) if isinstance(a, Ref) else ScalarRef(scalars[a.position]) if isinstance(a, ScalarRef) else a
-                     for a in step.arguments]
-        return replace(step, arguments=tuple(arguments))
+        return replace(step, arguments=tuple(map(argument, step.arguments)))
     if isinstance(step, RoutineStep):
-        return replace(step, arguments=tuple([moved(a) if isinstance(a, Ref) else a for a in step.arguments]),
-                       inputs=tuple(map(moved, step.inputs)), outputs=tuple(map(moved, step.outputs)))
+        return replace(step, arguments=tuple(map(argument, step.arguments)), inputs=tuple(map(moved, step.inputs)),
+                       outputs=tuple(map(moved, step.outputs)))
     assert isinstance(step, GemmStep)
     a, b, c = (Matrix(moved(m.ref), m.strides) for m in (step.a, step.b, step.c))
     epilogue = None if step.epilogue is None else _moved(step.epilogue, places, scalars)

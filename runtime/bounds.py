@@ -40,6 +40,8 @@ def _step(program: Program, step: Step, trips: tuple[int, ...]) -> int:
             if (step.form, name) != ("int8", "b"):  # packed weights are read as a whole
                 _matrix(program, step, name, getattr(step, name), (*step.batch, rows, columns), trips)
         return 3 + (_kernel(program, step.epilogue, trips, step) if step.epilogue is not None else 0)
+    if isinstance(step, RoutineStep) and step.strides:
+        return _strided(program, step, trips)
     places = [*step.inputs, *step.outputs]
     values: list[Value] = [*step.node.inputs, *step.node.outputs] if step.outputs else []
     if isinstance(step, HostStep | RoutineStep):
@@ -47,6 +49,15 @@ def _step(program: Program, step: Step, trips: tuple[int, ...]) -> int:
             if isinstance(ref, Ref):
                 _whole(program, step, what, value, ref, trips)
     return len(places)
+
+
+def _strided(program: Program, step: RoutineStep, trips: tuple[int, ...]) -> int:
+    values = [v for v in step.node.inputs if not v.type.weak]
+    for number, (value, ref, strides) in enumerate(zip(values, step.inputs, step.strides, strict=True)):
+        _inside(program, step, f"operand {number}", ref, _box(value.shape, strides), value.dtype.name, trips)
+    for number, (value, ref) in enumerate(zip(step.node.outputs, step.outputs, strict=False)):
+        _whole(program, step, f"result {number}", value, ref, trips)
+    return len(step.inputs) + len(step.outputs)
 
 
 def _roles(step: HostStep | RoutineStep) -> list[str]:

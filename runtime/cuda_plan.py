@@ -23,6 +23,7 @@ from treadle.ir.dtypes import DType, by_name
 from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.kernel import RUNTIME, UNIT, Kernel, argument_layout
+from treadle.passes.basic import decompose
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Matrix, Program, Ref, RoutineStep, Step
 from treadle.runtime import cuda_driver, cuda_memory, engine, executor, memory
@@ -434,13 +435,13 @@ class Table:
 
 def build(graph: Graph, device: Device) -> CudaPlan:
     """The plan of a graph whose types name no device."""
-    program = compile_to_program(graph)
+    program = compile_to_program(decompose(graph, routines=False))
     return CudaPlan(program, device, [v.type.dtype for v in graph.inputs if v.type.weak])
 
 
 def kernel_texts(graph: Graph, architecture: str) -> tuple[dict[str, str], list[str]]:
     """PTX of every kernel of a graph whose types name no device, by name, and what would run on the host. Needs no device."""
-    program = compile_to_program(graph)
+    program = compile_to_program(decompose(graph, routines=False))
     texts: dict[str, str] = {}
     others: list[str] = []
 

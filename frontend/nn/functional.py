@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import treadle
 from treadle import ops, random
 from treadle.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, fold, unfold
+from treadle.ir.ops import attention
 from treadle.nn.activation_functions import (
     celu,
     celu_,
@@ -119,7 +120,7 @@ from treadle.nn.resizing_functions import (
     upsample_bilinear,
     upsample_nearest,
 )
-from treadle.tensor import Tensor, is_batched
+from treadle.tensor import EMITTER, Tensor, is_batched
 
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices",
@@ -399,21 +400,24 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
     """
     if is_causal and attn_mask is not None:
         raise RuntimeError("_scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True")
+    if not 0.0 <= dropout_p <= 1.0:
+        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {dropout_p}")
+    if query.dim() < 2:
+        raise RuntimeError("scaled_dot_product_attention: Expected query, key, and value to all be at least 2 dimensional, but got "
+                           f"query.dim: {query.dim()} key.dim: {key.dim()} and value.dim: {value.dim()} instead.")
     scale = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
-    if enable_gqa:
-        repeats = query.size(-3) // key.size(-3)
-        key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
-    scores = (query * scale) @ key.transpose(-2, -1)
-    if is_causal:
-        rows = treadle.arange(query.size(-2), device=query.device).unsqueeze(1)
-        attn_mask = rows >= treadle.arange(key.size(-2), device=query.device)
-    if attn_mask is not None:
-        if attn_mask.dtype is treadle.bool:
-            scores = treadle.where(attn_mask, scores, float("-inf"))
-        else:
-            scores = scores + attn_mask
-    weights = treadle.softmax(scores, -1)
-    return dropout(weights, dropout_p) @ value
+    drops = 0.0 < dropout_p < 1.0
+    draw = (0, 0)
+    if drops:
+        lead = treadle.broadcast_shapes(query.shape[:-2], (*key.shape[:-3], 1) if enable_gqa else key.shape[:-2])
+        draw = random.reserve(math.prod(lead) * query.size(-2) * -(-key.size(-2) // 4) * 4)
+    mask = () if attn_mask is None else (attn_mask,)
+    operands = (query, key, value, scale, dropout_p if drops else 0.0, *draw, *mask)
+    if attn_mask is not None and attn_mask.requires_grad:
+        out = attention.by_parts(EMITTER, *operands, is_causal, enable_gqa, drops)
+    else:
+        out = ops.scaled_dot_product_attention(*operands, causal=is_causal, gqa=enable_gqa, dropout=drops)[0]
+    return out * 0.0 if dropout_p == 1.0 else out
 
 
 def _rnn_layer(mode: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,

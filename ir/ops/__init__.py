@@ -1,6 +1,7 @@
 """The op table's families. Importing this package declares every op."""
 from treadle.ir.ops import (
     activation,
+    attention,
     complex,
     composite,
     control,
