@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import treadle
 from treadle import ops, random
 from treadle.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, fold, unfold
+from treadle.emitter import EMITTER
 from treadle.ir.ops import attention
 from treadle.nn.activation_functions import (
     celu,
@@ -120,7 +121,7 @@ from treadle.nn.resizing_functions import (
     upsample_bilinear,
     upsample_nearest,
 )
-from treadle.tensor import EMITTER, Tensor, is_batched
+from treadle.tensor import Tensor, is_batched
 
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices",
