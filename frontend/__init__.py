@@ -42,6 +42,7 @@ from treadle.grad_mode import no_grad as no_grad
 from treadle.grad_mode import set_grad_enabled as set_grad_enabled
 from treadle.interop import from_dlpack as from_dlpack
 from treadle.interop import from_numpy as from_numpy
+from treadle.joining import *
 from treadle.legacy import *
 from treadle.linear_algebra import *
 from treadle.methods import install as _install
@@ -58,6 +59,7 @@ from treadle.random import seed as seed
 from treadle.random import set_rng_state as set_rng_state
 from treadle.reductions import *
 from treadle.shaping import *
+from treadle.statistics import *
 from treadle.tensor import Tensor as Tensor
 from treadle.types import *
 

@@ -461,6 +461,8 @@ def copysign(input: Tensor, other: Any) -> Tensor:
 
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """input where it exceeds the threshold, `value` elsewhere."""
+    if input._data.type.dtype.category == INT:
+        value = int(value)
     result = where(apply(TABLE["gt"], (input, threshold)), input, value)
     return assign(input, result, "threshold_") if inplace else result
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument
+from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument, where
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import normalize_dim
@@ -141,7 +141,14 @@ def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
 
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """A copy of input with a number written over entries of an axis."""
-    number = cast(value, input._data.type.dtype) if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        if value._data.type.ndim:
+            raise RuntimeError(f"index_fill_ only supports a 0-dimensional value tensor, but got tensor with {value._data.type.ndim} "
+                               "dimension(s)")
+        nowhere = apply(TABLE["full"], (False,), (input._data.type.shape, dtypes.bool_, input._data.type.device))
+        written = index_fill(nowhere, dim, index, True)
+        return where(written, cast(value, input._data.type.dtype), input)
+    number = value
     return apply(TABLE["index_copy"], (input, _vector("index_fill", index), number), (_axis("index_fill", input, dim),))
 
 
@@ -245,6 +252,12 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """A copy of input where the mask's true places take the elements of source, in order."""
+    if tensor_argument("masked_scatter", mask, "mask", 2)._data.type.dtype is not dtypes.bool_:
+        raise RuntimeError(f"masked_scatter_ only supports boolean masks, but got mask with dtype {mask._data.type.dtype.name}")
+    if input._data.type.dtype is not source._data.type.dtype:
+        raise RuntimeError(f"masked_scatter: expected self and source to have same dtypes but got {input._data.type.dtype.name} and "
+                           f"{source._data.type.dtype.name}")
+    input = input.expand(np.broadcast_shapes(input._data.type.shape, mask._data.type.shape))
     type = input._data.type
     places = np.flatnonzero(np.broadcast_to(_array(mask), type.shape))
     if places.size > source._data.type.numel:
@@ -431,7 +444,9 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
     RuntimeError for negative or non-finite weights, or for fewer non-zero weights than samples without replacement.
     """
     from treadle.creation import rand
-    weights = _array(tensor_argument("multinomial", input)).astype(np.float64)
+    if tensor_argument("multinomial", input)._data.type.dtype.category != FLOAT:
+        raise RuntimeError(f"multinomial only supports floating-point dtypes for input, got: {input._data.type.dtype.name}")
+    weights = _array(input).astype(np.float64)
     if weights.ndim not in (1, 2):
         raise RuntimeError("prob_dist must be 1 or 2 dim")
     if not np.isfinite(weights).all() or (weights < 0).any():

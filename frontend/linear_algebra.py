@@ -11,12 +11,13 @@ from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, 
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import normalize_dim
+from treadle.joining import meshgrid, roll
 from treadle.layout import PERMUTE, RESHAPE
 from treadle.modes import listed
 from treadle.reductions import amax, amin, sum
 from treadle.results import numpy_names, with_out
 from treadle.runtime.recorder import STATE
-from treadle.shaping import atleast_2d, cat, diagonal, meshgrid, movedim, reshape, stack, unsqueeze
+from treadle.shaping import atleast_2d, cat, diagonal, movedim, reshape, stack, unsqueeze
 from treadle.tensor import Tensor, apply
 
 MATMUL = TABLE["matmul"]
@@ -273,7 +274,7 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
 @with_out
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """The cross product of vectors of three elements along an axis (the first of size 3 unless given)."""
-    from treadle.shaping import broadcast_tensors, roll
+    from treadle.shaping import broadcast_tensors
     x, y = broadcast_tensors(input, other)
     shape = x._data.type.shape
     if dim is None:

@@ -14,6 +14,7 @@ from treadle import (
     gathering,
     indexing,
     interop,
+    joining,
     layout,
     legacy,
     linear_algebra,
@@ -21,6 +22,7 @@ from treadle import (
     random_fills,
     reductions,
     shaping,
+    statistics,
 )
 from treadle.complex_numbers import as_real
 from treadle.creation import to_array
@@ -379,7 +381,7 @@ CONVERSIONS: dict[str, Callable[..., Any]] = {
     "type_as": lambda self, other: cast(self, other._data.type.dtype), "detach": detached, "detach_": _detach_,
     "share_memory_": lambda self: self, "is_shared": lambda self: False, "requires_grad_": _requires_grad_,
     "view": shaping.view_method, "reshape": shaping.reshape, "permute": shaping.permute, "expand": shaping.expand,
-    "expand_as": shaping.expand_as, "repeat": shaping.repeat, "reshape_as": shaping.reshape_as,
+    "expand_as": shaping.expand_as, "repeat": joining.repeat, "reshape_as": shaping.reshape_as,
 }
 
 
@@ -546,7 +548,7 @@ LATER, LATER_IN_PLACE = (part.split() for part in """as_strided_scatter bernoull
     unsafe_chunk unsafe_split | addbmm gcd i0 igamma igammac index_reduce lcm mvlgamma nextafter renorm""".split("|"))
 
 # Functions of these modules whose first parameter is `input` become methods.
-MODULES = (functions, complex_numbers, shaping, reductions, linear_algebra, gathering)
+MODULES = (functions, complex_numbers, shaping, joining, reductions, linear_algebra, gathering, statistics)
 # Methods whose in-place form makes sense beside the elementwise functions.
 ALSO_IN_PLACE = ("sgn", "conj_physical", "masked_fill", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy",
                  "index_fill", "index_put", "masked_scatter", "cumsum", "cumprod", "tril", "triu", "addmm", "addmv", "addr", "baddbmm",

@@ -115,12 +115,44 @@ def triangular_solve(b: Tensor, A: Tensor, upper: bool = True, transpose: bool =
 def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1) -> list[Tensor]:
     """Differences of second order inside and of order `edge_order` at the ends, along each axis; spacing is one number, or one per axis."""
     dims = list(range(input.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    for d in dims:
+        if dims.count(d) > 1:
+            raise RuntimeError(f"dim {d} appears multiple times in the list of dims")
+    spacing = 1 if spacing is None else spacing
     steps = [spacing] * len(dims) if isinstance(spacing, int | float) else list(spacing)
     if edge_order not in (1, 2):
         raise RuntimeError(f"gradient: only supports edge_order=1 and edge_order=2, got {edge_order}")
-    if len(steps) != len(dims) or any(isinstance(s, Tensor) for s in steps):
-        raise RuntimeError(f"gradient: expected spacing to be one number, or one per axis of {dims}, got {spacing}")
-    return [_along(input, normalize_dim("gradient", d, input.dim()), float(h), edge_order) for d, h in zip(dims, steps, strict=True)]
+    if len(steps) != len(dims):
+        raise RuntimeError(f"gradient: expected spacing to be unspecified, a scalar, or it's spacing and dim arguments to have the same "
+                           f"length, but got {len(steps)} for the axes {dims}")
+    axes = [normalize_dim("gradient", d, input.dim()) for d in dims]
+    if not input.dtype.is_floating_point and not input.dtype.is_complex:
+        input = input.to(treadle.get_default_dtype())
+    return [_over(input, d, h, edge_order) if isinstance(h, Tensor) else _along(input, d, float(h), edge_order)
+            for d, h in zip(axes, steps, strict=True)]
+
+
+def _over(x: Tensor, d: int, places: Tensor, order: int) -> Tensor:
+    """The derivative along axis `d` of values at uneven places (a vector): second order inside (numpy.gradient's formula)."""
+    n = x.shape[d]
+    if places.dim() != 1 or places.numel() != n:
+        raise RuntimeError(f"gradient: expected each element of spacing to have {n} coordinates, got {list(places.shape)}")
+    if n < order + 1:
+        raise RuntimeError(f"gradient: expected each dimension size to be at least edge_order+1, got {n} along dimension {d}")
+    shape = [-1 if i == d else 1 for i in range(x.dim())]
+    h = treadle.diff(places.to(x.dtype))
+    before, after = h[:-1].reshape(shape), h[1:].reshape(shape)
+    at = lambda i, count=1: x.narrow(d, i, count)
+    inner = (-after / (before * (before + after)) * at(0, n - 2) + (after - before) / (before * after) * at(1, n - 2)
+             + before / (after * (before + after)) * at(2, n - 2)) if n > 2 else x.narrow(d, 0, 0)
+    if order == 1:
+        first, last = (at(1) - at(0)) / h[0], (at(n - 1) - at(n - 2)) / h[-1]
+    else:
+        a, b = h[0], h[1]
+        first = -(2 * a + b) / (a * (a + b)) * at(0) + (a + b) / (a * b) * at(1) - a / (b * (a + b)) * at(2)
+        a, b = h[-2], h[-1]
+        last = b / (a * (a + b)) * at(n - 3) - (a + b) / (a * b) * at(n - 2) + (2 * b + a) / (b * (a + b)) * at(n - 1)
+    return treadle.cat([first, inner, last], d)
 
 
 def _along(x: Tensor, d: int, h: float, order: int) -> Tensor:
@@ -171,7 +203,7 @@ def native_layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Te
 def native_group_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, N: int, C: int, HxW: int, group: int,
                       eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(group_norm, mean, 1 / standard deviation)."""
-    rows = input.reshape(N, group, -1)
+    rows = input.reshape(N, group, C // group * HxW)
     mean, var = rows.mean(-1), rows.var(-1, correction=0)
     return treadle.nn.functional.group_norm(input, group, weight, bias, eps), mean, (var + eps).rsqrt()
 
@@ -210,6 +242,12 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     """The slices along `dim` whose p-norm exceeds `maxnorm` scaled down to it."""
     own = normalize_dim("renorm", dim, input.dim())
     dims = [d for d in range(input.dim()) if d != own]
+    if input.dim() < 2:
+        raise RuntimeError(f"renorm: input needs at least 2 dimensions, got {input.dim()} dimensions")
+    if p <= 0:
+        raise RuntimeError(f"renorm: non-positive-norm not supported, got p={p}")
+    if maxnorm < 0:
+        raise RuntimeError(f"renorm: expected maxnorm to be >= 0 but got {maxnorm}")
     norms = treadle.linalg.vector_norm(input, p, dims, True)
     return input * treadle.where(norms > maxnorm, maxnorm / (norms + 1e-7), 1.0)
 

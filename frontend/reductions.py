@@ -24,7 +24,7 @@ SUM, PROD, AMAX, AMIN, ANY, ALL = (TABLE[n] for n in ("sum", "prod", "amax", "am
 Dim = int | Sequence[int] | None
 
 __all__ = [
-    "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "corrcoef", "count_nonzero", "cov", "cummax", "cummin", "cumprod",
+    "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "count_nonzero", "cummax", "cummin", "cumprod",
     "cumsum", "cumulative_trapezoid", "diff", "histc", "kthvalue", "log_softmax", "logcumsumexp", "logsumexp", "max", "mean", "median",
     "min", "mode", "nanmean", "nanmedian", "nanquantile", "nansum", "prod", "quantile", "softmax", "softmin", "std", "std_mean", "sum",
     "sum_to_size", "trapezoid", "trapz", "var", "var_mean",
@@ -157,27 +157,6 @@ def std_mean(input: Tensor, dim: Any = None, unbiased: bool | None = None, keepd
              correction: float | None = None) -> tuple[Tensor, Tensor]:
     """(standard deviation, mean)"""
     return std(input, dim, unbiased, keepdim, correction=correction), mean(input, None if isinstance(dim, bool) else dim, keepdim)
-
-
-def cov(input: Tensor, *, correction: int = 1) -> Tensor:
-    """Covariance matrix of variables in rows."""
-    from treadle.linear_algebra import matmul
-    x = input if input._data.type.ndim == 2 else unsqueeze(input, 0)
-    centred = apply(SUB, (x, mean(x, 1, True)))
-    out = apply(DIV, (matmul(centred, centred.t().conj()), x._data.type.shape[1] - correction))
-    return out if input._data.type.ndim == 2 else out.reshape(())
-
-
-def corrcoef(input: Tensor) -> Tensor:
-    """Correlation coefficients of variables in rows."""
-    c = cov(input)
-    if not c._data.type.shape:
-        return apply(DIV, (c, c))
-    deviation = apply(TABLE["sqrt"], (c.diagonal().real,))
-    scaled = apply(DIV, (apply(DIV, (c, unsqueeze(deviation, 1))), unsqueeze(deviation, 0)))
-    if not scaled._data.type.dtype.is_complex:
-        return apply(TABLE["clamp"], (scaled, -1.0, 1.0))
-    return apply(TABLE["complex"], tuple([apply(TABLE["clamp"], (part, -1.0, 1.0)) for part in (scaled.real, scaled.imag)]))
 
 
 def sum_to_size(input: Tensor, *size: Any) -> Tensor:

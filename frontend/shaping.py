@@ -9,7 +9,7 @@ from typing import Any
 
 from treadle.functions import tensor_argument
 from treadle.ir import op as op_table
-from treadle.ir.dtypes import DType
+from treadle.ir.dtypes import INT, DType
 from treadle.ir.types import normalize_dim
 from treadle.layout import (
     AS_STRIDED,
@@ -26,17 +26,17 @@ from treadle.layout import (
     resolve_shape,
     viewed_strides,
 )
-from treadle.results import into, with_out
+from treadle.results import into
 from treadle.tensor import Tensor, apply, storage_of, view, wrap
 
 COPY, CAT = op_table.get("copy"), op_table.get("cat")
 
 __all__ = [
     "Size", "as_strided", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_shapes", "broadcast_tensors",
-    "broadcast_to", "cat", "chunk", "column_stack", "concat", "concatenate", "detach", "diagonal", "dsplit", "dstack",
-    "flatten", "flip", "fliplr", "flipud", "hsplit", "hstack", "meshgrid", "moveaxis", "movedim", "narrow", "numel", "permute", "ravel",
-    "reshape", "roll", "rot90", "row_stack", "select", "split", "split_with_sizes", "squeeze", "stack", "swapaxes", "swapdims", "t",
-    "tensor_split", "tile", "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view_as", "vsplit", "vstack",
+    "broadcast_to", "cat", "chunk", "concat", "concatenate", "detach", "diagonal", "dsplit",
+    "flatten", "hsplit", "moveaxis", "movedim", "narrow", "numel", "permute", "ravel",
+    "reshape", "select", "split", "split_with_sizes", "squeeze", "stack", "swapaxes", "swapdims", "t",
+    "tensor_split", "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view_as", "vsplit",
 ]
 
 
@@ -285,6 +285,8 @@ def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     ndim = input._data.type.ndim
     if ndim == 0:
         raise RuntimeError("narrow() cannot be applied to a 0-dim tensor.")
+    if isinstance(start, Tensor) and (start._data.type.ndim or start._data.type.dtype.category != INT):
+        raise RuntimeError("start must be an 0-dim integral Tensor.")
     dim = normalize_dim("narrow", dim, ndim)
     size, start = input._data.type.shape[dim], index(start)
     if length < 0:
@@ -370,18 +372,27 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
     return tuple([sliced(input, dim, lo, max(lo, hi)) for lo, hi in itertools.pairwise(cuts)])
 
 
+def _need_axes(name: str, x: Tensor, count: int) -> None:
+    if x._data.type.ndim < count:
+        raise RuntimeError(f"{name} requires a tensor with at least {count} dimension, but got a tensor with "
+                           f"{x._data.type.ndim} dimensions!")
+
+
 def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """`tensor_split` along columns (the only axis of a vector)."""
+    _need_axes("hsplit", input, 1)
     return tensor_split(input, indices_or_sections, 0 if input._data.type.ndim == 1 else 1)
 
 
 def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """`tensor_split` along rows."""
+    _need_axes("vsplit", input, 2)
     return tensor_split(input, indices_or_sections, 0)
 
 
 def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """`tensor_split` along the third axis."""
+    _need_axes("dsplit", input, 3)
     return tensor_split(input, indices_or_sections, 2)
 
 
@@ -478,118 +489,3 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, o
     dim = normalize_dim("stack", dim if axis is None else axis, len(shape) + 1)
     new = ((*shape[:dim], 1, *shape[dim:]),)
     return cat([apply(RESHAPE, (x,), new) for x in xs], dim, out=out)
-
-
-@with_out
-def hstack(tensors: Sequence[Tensor]) -> Tensor:
-    """Joined along columns (vectors: end to end)."""
-    xs = [atleast_1d(x) for x in tensors]
-    return cat(xs, 0 if xs[0]._data.type.ndim == 1 else 1)
-
-
-@with_out
-def vstack(tensors: Sequence[Tensor]) -> Tensor:
-    """Joined along rows; vectors become rows."""
-    return cat([atleast_2d(x) for x in tensors], 0)
-
-
-row_stack = vstack
-
-
-@with_out
-def dstack(tensors: Sequence[Tensor]) -> Tensor:
-    """Joined along the third axis."""
-    return cat([atleast_3d(x) for x in tensors], 2)
-
-
-@with_out
-def column_stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Joined along columns; vectors become columns."""
-    return cat([reshape(x, x._data.type.numel, 1) if x._data.type.ndim < 2 else x for x in tensors], 1)
-
-
-def repeat(input: Tensor, *repeats: Any) -> Tensor:
-    """The tensor repeated along each axis, new leading axes included."""
-    times, have = ints(repeats), input._data.type.shape
-    if len(times) < len(have):
-        raise RuntimeError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
-    if any(n < 0 for n in times):
-        raise RuntimeError(f"Trying to create tensor with negative dimension: repeat{times}")
-    shape = (1,) * (len(times) - len(have)) + have
-    if all(n == 1 for n in times):
-        return apply(COPY, (apply(RESHAPE, (input,), (shape,)),))
-    split = tuple([n for size in shape for n in (1, size)])
-    wide = tuple([n for r, size in zip(times, shape, strict=True) for n in (r, size)])
-    out = apply(EXPAND, (apply(RESHAPE, (input,), (split,)),), (wide,))
-    return apply(RESHAPE, (out,), (tuple([r * size for r, size in zip(times, shape, strict=True)]),))
-
-
-def tile(input: Tensor, *counts: Any, dims: Any = None) -> Tensor:
-    """As `repeat`, with missing leading counts taken as 1."""
-    times = ints(counts if dims is None else (dims,))
-    return repeat(input, (1,) * (input._data.type.ndim - len(times)) + times)
-
-
-def flip(input: Tensor, *axes: Any, dims: Any = None) -> Tensor:
-    """The order of elements reversed along axes; a copy."""
-    ndim = input._data.type.ndim
-    chosen = tuple(sorted([normalize_dim("flip", d, ndim) for d in ints(axes if dims is None else (dims,))]))
-    if len(set(chosen)) != len(chosen):
-        raise RuntimeError(f"dim {chosen[0]} appears multiple times in the list of dims")
-    return apply(op_table.TABLE["flip"], (input,), (chosen,)) if chosen else apply(COPY, (input,))
-
-
-def fliplr(input: Tensor) -> Tensor:
-    """Columns in reverse order."""
-    if input._data.type.ndim < 2:
-        raise RuntimeError("Input must be >= 2-d.")
-    return flip(input, 1)
-
-
-def flipud(input: Tensor) -> Tensor:
-    """Rows in reverse order."""
-    if input._data.type.ndim < 1:
-        raise RuntimeError("Input must be >= 1-d.")
-    return flip(input, 0)
-
-
-def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
-    """Rotated by 90 degrees k times in the plane of two axes."""
-    a, b = dims
-    turns = k % 4
-    if turns == 0:
-        return apply(COPY, (input,))
-    if turns == 2:
-        return flip(input, a, b)
-    return apply(COPY, (transpose(flip(input, b), a, b) if turns == 1 else flip(transpose(input, a, b), b),))
-
-
-def roll(input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] | None = None) -> Tensor:
-    """Elements shifted along axes, re-entering at the other end; without axes, over the flat tensor."""
-    if dims is None or dims == ():
-        return reshape(roll(reshape(input, -1), shifts, 0), input._data.type.shape)
-    out = input
-    for shift, dim in zip(ints((shifts,)), ints((dims,)), strict=True):
-        dim = normalize_dim("roll", dim, input._data.type.ndim)
-        size = input._data.type.shape[dim]
-        cut = -shift % size if size else 0
-        if cut:
-            out = cat([sliced(out, dim, cut, size), sliced(out, dim, 0, cut)], dim)
-    return apply(COPY, (input,)) if out is input else out
-
-
-def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
-    """Coordinate grids of vectors, by matrix ("ij") or by Cartesian ("xy") order of the first two axes."""
-    if indexing not in ("ij", "xy"):
-        raise RuntimeError(f"treadle.meshgrid: indexing must be one of \"xy\" or \"ij\", but received: {indexing}")
-    xs = list(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors)
-    if len({x._data.type.dtype for x in xs}) > 1:
-        raise RuntimeError("meshgrid expects all tensors to have the same dtype")
-    swap = indexing == "xy" and len(xs) > 1
-    order = [1, 0, *range(2, len(xs))] if swap else list(range(len(xs)))
-    shape = tuple([xs[i]._data.type.numel for i in order])
-    grids = []
-    for i, x in enumerate(xs):
-        at = order.index(i)
-        grids.append(expand(reshape(x, tuple([-1 if d == at else 1 for d in range(len(xs))])), shape))
-    return tuple(grids)

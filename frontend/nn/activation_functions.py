@@ -25,6 +25,8 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     """The input held within [min_val, max_val]; the gradient is zero at both ends."""
     if min_val > max_val:
         raise ValueError("min_val cannot be greater than max_val")
+    if not input.dtype.is_floating_point and input.dtype is not treadle.bool:
+        return _written(input, treadle.clamp(input, int(min_val), int(max_val)), inplace)
     return _written(input, ops.hardtanh(input, min_val, max_val), inplace)
 
 
@@ -92,6 +94,8 @@ def logsigmoid(input: Tensor) -> Tensor:
 
 def softsign(input: Tensor) -> Tensor:
     """input / (1 + |input|)."""
+    if not input.dtype.is_floating_point:
+        return input / (input.abs() + 1)
     return ops.softsign(input)
 
 
@@ -219,6 +223,8 @@ def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
 
 def rrelu(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False, inplace: bool = False) -> Tensor:
     """x where not negative, else x times a slope drawn uniformly from [lower, upper) when training, their mean otherwise."""
+    if lower > upper:
+        raise RuntimeError(f"Lower bound should be less than or equal to the upper bound, got {lower} and {upper}")
     if training:
         slope = treadle.rand(tuple(input.shape), device=input.device).to(input.dtype) * (upper - lower) + lower
         return _written(input, treadle.where(input >= 0, input, input * slope), inplace)

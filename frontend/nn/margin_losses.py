@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import treadle
 from treadle import ops
 from treadle.modes import listed
-from treadle.nn.loss_functions import _reduced, reduction_name
+from treadle.nn.loss_functions import _reduced, check_reduction, reduction_name
 from treadle.tensor import Tensor
 
 _NEVER = -1e30  # stands for log(0): sums of it stay finite, so that gradients have no NaN
@@ -18,7 +18,10 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
     """sum over i != y of max(0, margin - x[y] + x[i])^p / C, for x (N, C) or (C) and classes y (N) or ()."""
     if p not in (1, 2):
         raise ValueError("only p == 1 and p == 2 supported")
-    x, y = (input.unsqueeze(0), target.reshape(1)) if input.dim() == 1 else (input, target)
+    check_reduction(reduction)
+    x, y = (input.reshape(1, -1), target.reshape(-1)) if input.dim() <= 1 else (input, target)
+    if weight is not None and tuple(weight.shape) != (x.size(-1),):
+        raise RuntimeError(f"multi_margin_loss: inconsistent weight size: expected {x.size(-1)} elements, got {list(weight.shape)}")
     if x.dim() != 2 or tuple(y.shape) != (x.size(0),):
         raise RuntimeError(f"multi_margin_loss: inconsistent sizes: input {list(input.shape)}, target {list(target.shape)}")
     short = (margin - x.gather(1, y.unsqueeze(1)) + x).clamp(min=0)
@@ -27,23 +30,24 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
         short = short * weight[y].unsqueeze(1)
     others = treadle.arange(x.size(1), device=x.device) != y.unsqueeze(1)
     loss = treadle.where(others, short, 0.0).sum(1) / x.size(1)
-    return _reduced(loss.squeeze(0) if input.dim() == 1 else loss, size_average, reduce, reduction)
+    return _reduced(loss.squeeze(0) if input.dim() <= 1 else loss, size_average, reduce, reduction)
 
 
 @listed
 def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
                            reduction: str = "mean") -> Tensor:
     """sum over labels j and other classes i of max(0, 1 - x[j] + x[i]) / C; target (N, C) lists the labels up to the first -1."""
-    if input.size() != target.size() or input.dim() not in (1, 2):
+    check_reduction(reduction)
+    if input.numel() != target.numel() or input.dim() > 2 or (input.dim() == 2 and input.size() != target.size()):
         raise RuntimeError(f"multilabel_margin_loss: inconsistent sizes: input {list(input.shape)}, target {list(target.shape)}")
-    x, y = (input.unsqueeze(0), target.unsqueeze(0)) if input.dim() == 1 else (input, target)
+    x, y = (input.reshape(1, -1), target.reshape(1, -1)) if input.dim() <= 1 else (input, target)
     given = (y < 0).to(treadle.int64).cumsum(1) == 0
     labels = treadle.where(given, y, 0)
     is_label = treadle.zeros(tuple(x.shape), dtype=x.dtype, device=x.device).scatter_add(1, labels, given.to(x.dtype)) > 0
     short = (1 - x.gather(1, labels).unsqueeze(2) + x.unsqueeze(1)).clamp(min=0)  # (N, labels, C)
     counted = given.unsqueeze(2) & is_label.logical_not().unsqueeze(1)
     loss = treadle.where(counted, short, 0.0).sum((1, 2)) / x.size(1)
-    return _reduced(loss.squeeze(0) if input.dim() == 1 else loss, size_average, reduce, reduction)
+    return _reduced(loss.squeeze(0) if input.dim() <= 1 else loss, size_average, reduce, reduction)
 
 
 def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,

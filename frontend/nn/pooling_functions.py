@@ -59,7 +59,8 @@ def _count(n: int, kernel: int, stride: int, padding: int, dilation: int, ceil_m
 
 
 def _empty(input: Tensor, size: tuple[int, ...], dtype: Any = None) -> Tensor:
-    return input.new_empty((*input.shape[:-len(size)], *size), dtype=dtype or input.dtype)
+    shape = (*input.shape[:-len(size)], *size)
+    return input.reshape(-1)[:0].reshape(shape).to(dtype or input.dtype)  # no elements, but a place on the tape
 
 
 def _max_pool(name: str, input: Tensor, rank: int, kernel: Ints, stride: Ints | None, padding: Ints, dilation: Ints, ceil_mode: bool,
@@ -121,6 +122,8 @@ def avg_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, pad
 
 
 def _target(name: str, input: Tensor, rank: int, output_size: Any) -> tuple[int, ...]:
+    if rank > 1 and tensor_argument(name, input).dim() <= rank:
+        raise ValueError(f"{name}(): Input dimension should be at least {rank + 1}, got an input of shape {list(input.shape)}")
     _check_input(name, input, rank)
     given = (output_size,) * rank if output_size is None or isinstance(output_size, int) else tuple(output_size)
     if len(given) != rank:

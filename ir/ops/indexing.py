@@ -20,13 +20,17 @@ from treadle.ir.types import Shape, TensorType, broadcast_shapes
 Key = tuple[Any, ...]
 
 
+class OutOfBounds(IndexError, RuntimeError):
+    """An index outside its axis: in PyTorch an IndexError of some functions and a RuntimeError of others."""
+
+
 # -- references ------------------------------------------------------------------------------------------------------------
 def wrapped(index: np.ndarray, size: int, dim: int) -> np.ndarray:
     """`index` with negative entries counted from the end; IndexError naming the first one out of range."""
     index = np.asarray(index).astype(np.int64)
     bad = (index < -size) | (index >= size)
     if bad.any():
-        raise IndexError(f"index {int(index[bad].flat[0])} is out of bounds for dimension {dim} with size {size}")
+        raise OutOfBounds(f"index {int(index[bad].flat[0])} is out of bounds for dimension {dim} with size {size}")
     return np.where(index < 0, index + size, index)
 
 

@@ -26,7 +26,7 @@ def _type(types: Types, low: Ints, high: Ints, mode: str) -> TensorType:
     if mode not in _SOURCES:
         raise NotImplementedError(f"Unrecognised padding mode {mode}")
     for d, (n, lo, hi) in enumerate(zip(x.shape, low, high, strict=True)):
-        if mode == "reflect" and max(lo, hi) >= n:
+        if mode == "reflect" and max(lo, hi) >= n and (lo or hi):
             raise RuntimeError(f"Argument #4: Padding size should be less than the corresponding input dimension, but got: padding "
                                f"({lo}, {hi}) at dimension {d} of input {list(x.shape)}")
         if mode == "circular" and max(lo, hi) > n:
