@@ -163,7 +163,7 @@ def unfold(input: Tensor, kernel_size: Sizes, dilation: Sizes = 1, padding: Size
     if any(widths):
         x = ops.pad(x, 0.0, (0, 0, *widths), (0, 0, *widths))
     layout = _window_layout(x.shape, kernel, out, strides, dilations)
-    columns = ops.as_strided(x, *layout, 0).reshape(x.shape[0], -1, out[0] * out[1])
+    columns = ops.as_strided(x, *layout, 0).reshape(x.shape[0], x.shape[1] * kernel[0] * kernel[1], out[0] * out[1])
     return columns if input.dim() == 4 else columns.squeeze(0)
 
 

@@ -353,6 +353,8 @@ def _between(function: Any, start: Any, end: Any, steps: int, dtype: Any, **opti
     wanted = dtypes.default_complex() if dtype is None and whole else _dtype(dtype)
     if whole and not wanted.is_complex:
         raise RuntimeError(f"linspace(): inferred dtype {dtypes.default_complex()!r} can't be safely cast to passed dtype {wanted!r}")
+    if steps < 0:
+        raise RuntimeError(f"number of steps must be non-negative, got {steps}")
     kind = complex if whole else float
     return function(kind(ends[0]), kind(ends[1]), steps, **options), wanted
 

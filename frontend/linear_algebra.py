@@ -121,6 +121,7 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
     return sum(apply(MUL, (x, y)), dtype=a.dtype)
 
 
+@with_out
 def vdot(input: Tensor, other: Tensor) -> Tensor:
     """The inner product of two vectors, the first conjugated."""
     x = tensor_argument("vdot", input)

@@ -560,7 +560,9 @@ NOT_IN_PLACE = frozenset({
 
 
 def _is_method(function: Callable[..., Any]) -> bool:
-    plain = getattr(function, "__wrapped__", function)
+    plain: Any = function
+    while hasattr(plain, "__wrapped__"):
+        plain = plain.__wrapped__
     return plain.__code__.co_varnames[:1] == ("input",)
 
 

@@ -206,6 +206,8 @@ def amin(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
 @with_out
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """(min, max)"""
+    if not tensor_argument("aminmax", input)._data.type.numel and (dim is None or not input._data.type.shape[dim]):
+        raise RuntimeError("cannot compute aminmax over an empty dimension as the operation has no identity.")
     return _aminmax(amin(input, dim, keepdim), amax(input, dim, keepdim))
 
 
@@ -418,6 +420,8 @@ def _at(x: Tensor, dim: int, i: int, keepdim: bool) -> Tensor:
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     """The k-th smallest element along an axis (from 1): (values, indices)."""
     if not input._data.type.shape:
+        if k != 1:
+            raise RuntimeError("kthvalue(): selected number k out of range for dimension 0")
         return PAIRS["kthvalue"](apply(COPY, (input,)), cast(apply(MUL, (input, 0)), dtypes.int64))
     dim = normalize_dim("kthvalue", dim, input._data.type.ndim)
     if not 1 <= k <= input._data.type.shape[dim]:

@@ -329,7 +329,7 @@ def test_conversions() -> None:
 def test_only_functions_of_an_input_are_methods() -> None:
     for name in ("cat", "stack", "meshgrid", "einsum", "tril_indices", "block_diag", "broadcast_shapes"):
         assert not hasattr(treadle.Tensor, name)
-    for name in ("softmax", "add_", "clamp_", "masked_fill_", "index_add_", "topk", "matmul"):
+    for name in ("softmax", "add_", "clamp_", "masked_fill_", "index_add_", "topk", "matmul", "dot", "mv", "addmv_", "quantile"):
         assert hasattr(treadle.Tensor, name)
 
 

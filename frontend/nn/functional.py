@@ -121,6 +121,7 @@ from treadle.nn.resizing_functions import (
     upsample_bilinear,
     upsample_nearest,
 )
+from treadle.results import into
 from treadle.tensor import Tensor, is_batched
 
 __all__ = [
@@ -372,7 +373,8 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
 def normalize(input: Tensor, p: float = 2.0, dim: int | tuple[int, ...] = 1, eps: float = 1e-12, out: Tensor | None = None) -> Tensor:
     """input divided by its p-norm along `dim`, the norm held at `eps`."""
     result = input / treadle.norm(input, p, dim, True).clamp(min=eps)
-    return result if out is None else out.copy_(result)
+    found: Tensor = into(out, result, "normalize")
+    return found
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

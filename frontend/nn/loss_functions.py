@@ -22,15 +22,18 @@ def reduction_name(size_average: bool | None, reduce: bool | None, reduction: st
     return found
 
 
+def check_reduction(reduction: str) -> None:
+    """ValueError for a reduction there is not."""
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+
+
 def _reduced(loss: Tensor, size_average: bool | None, reduce: bool | None, reduction: str) -> Tensor:
     reduction = reduction_name(size_average, reduce, reduction)
     if reduction == "none":
         return loss
-    if reduction == "mean":
-        return loss.mean()
-    if reduction == "sum":
-        return loss.sum()
-    raise ValueError(f"{reduction} is not a valid value for reduction")
+    check_reduction(reduction)
+    return loss.mean() if reduction == "mean" else loss.sum()
 
 
 def _warn_sizes(input: Tensor, target: Tensor) -> None:
