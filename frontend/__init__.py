@@ -132,10 +132,10 @@ if TYPE_CHECKING:
 
 
 # Imported when first used, so that they cost nothing before.
-_LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "func", "hub", "jit", "masked", "mps", "multiprocessing", "onnx",
-         "profiler", "quantization", "serialization", "signal", "special", "testing", "version", "xpu")
+_LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "fft", "func", "hub", "jit", "masked", "mps", "multiprocessing",
+         "onnx", "profiler", "quantization", "serialization", "signal", "special", "testing", "version", "xpu")
 
-_LAZY_FUNCTIONS = {"inspect": "inspection", "load": "serialization", "save": "serialization"}
+_LAZY_FUNCTIONS = {"inspect": "inspection", "istft": "spectra", "load": "serialization", "save": "serialization", "stft": "spectra"}
 
 
 def __getattr__(name: str) -> Any:

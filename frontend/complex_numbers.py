@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 from treadle.functions import MUL, TABLE, tensor_argument, where
@@ -171,6 +173,15 @@ def _set_part(which: Any) -> Any:
     return put
 
 
+def _lazily(module: str, name: str) -> Callable[..., Any]:
+    """A method whose module is imported when it is first called."""
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(f"treadle.{module}"), name)(self, *args, **kwargs)
+    method.__name__ = name
+    return method
+
+
+SPECTRA = {name: _lazily("spectra", name) for name in ("stft", "istft")}
 PROPERTIES = {
     "real": property(real, _set_part(real)), "imag": property(imag, _set_part(imag)), "mH": property(adjoint), "H": property(hermitian),
 }

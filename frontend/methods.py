@@ -515,7 +515,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "split": lambda self, split_size, dim=0: shaping.split(self, split_size, dim),
     "where": lambda self, condition, other: functions.where(condition, self, other),
     "backward": _backward, "retain_grad": autograd.retain, "register_hook": _register_hook,
-    "register_post_accumulate_grad_hook": _register_post_hook,
+    "register_post_accumulate_grad_hook": _register_post_hook, **complex_numbers.SPECTRA,
 }
 
 

@@ -217,6 +217,7 @@ def apply(op: Op, inputs: Iterable[Any], attrs: Attrs = ()) -> Any:
         track = state.grad and op.differentiable
         if track and op.rules is None and op.decompose is not None:
             from treadle.emitter import EMITTER
+            _check_types(op, tuple([x.type if x.__class__ is Data else SCALARS.get(x.__class__) for x in datas]), attrs)
             return op.decompose(EMITTER, *inputs, *attrs)
     trace = state.trace
     try:
@@ -434,6 +435,12 @@ def view(op: Op, x: Tensor, attrs: Attrs) -> Tensor:
     if x._detached:
         t._detached = True
     return t
+
+
+@functools.lru_cache(4096)
+def _check_types(op: Op, types: tuple[TensorType, ...], attrs: Attrs) -> None:
+    """Raise what the op's type rule raises: the parts that it is made of would raise something else, or nothing."""
+    result_types(op, types, attrs)
 
 
 @functools.lru_cache(4096)

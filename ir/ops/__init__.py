@@ -9,6 +9,7 @@ from treadle.ir.ops import (
     create,
     elementwise,
     factorizations,
+    fourier,
     indexing,
     interpolation,
     linalg,
