@@ -14,23 +14,8 @@ from treadle.ir.dtypes import DType
 from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import run
 from treadle.ir.op import TABLE, Kind, Op
+from treadle.ir.samples import samples_of
 from treadle.ir.types import tensor_type
-
-
-def samples_of(op: Op) -> list[Any]:
-    """The op's samples; elementwise ops without any get same-shape, broadcast, 0-d and empty operands."""
-    if op.samples:
-        return list(op.samples)
-    if op.name == "cast":
-        return [(((3, 4),), (d,)) for d in (dtypes.float32, dtypes.int32, dtypes.bool_)]
-    if op.name == "where":
-        mask = np.array([[True], [False], [True]])
-        return [((mask, (3, 4), (4,)), ()), ((mask, (), (3, 1)), ())]
-    if op.kind is not Kind.ELEMENTWISE or op.attrs:
-        return []
-    count = len(op.operands)
-    return [(((3, 4), (3, 4), (3, 4))[:count], ()), (((3, 1), (4,), ())[:count], ()), (((),) * count, ()), (((0, 2),) * count, ())]
-
 
 CASES = [(name, i) for name, op in TABLE.items() for i in range(len(samples_of(op)))]
 # Control flow has graphs of one dtype in its samples: test_control.py has its gradients.
