@@ -18,6 +18,8 @@ from treadle.ir.types import SCALARS, TensorType, tensor_type
 WRITTEN_OUT = 24  # elements of an operand that are given as a list
 SHOWN = 60  # elements of a result that are printed
 LINE = 100
+# Tried in this order: the first that the op takes is shown.
+DTYPES = (dtypes.float32, dtypes.int64, dtypes.uint8, dtypes.int8, dtypes.bool_, dtypes.complex64)
 
 
 def operand_types(op: Op, sample: Any, dtype: DType) -> tuple[TensorType, ...]:
@@ -45,7 +47,7 @@ def chosen(op: Op) -> tuple[Any, DType] | None:
     """The sample that shows the op best, and a dtype it takes: float32 if it can be; the fewest elements above one."""
     best: tuple[Any, Any, DType] | None = None
     for place, sample in enumerate(samples_of(op)):
-        for rank, dtype in enumerate((dtypes.float32, dtypes.int64, dtypes.uint8, dtypes.int8, dtypes.bool_)):
+        for rank, dtype in enumerate(DTYPES):
             results = accepted_types(op, sample, dtype)
             if results is None:
                 continue
@@ -74,11 +76,13 @@ def _numbers(shape: tuple[int, ...], dtype: DType, domain: tuple[float, float] |
     if dtype.category == dtypes.INT:
         return rng.integers(1 if domain or not dtype.signed else -3, 8, shape)
     low, high = domain or (-2.0, 2.0)
+    if dtype.category == dtypes.COMPLEX:
+        return rng.uniform(low, high, shape).round(1) + 1j * rng.uniform(low, high, shape).round(1)
     return np.clip(rng.uniform(low, high, shape).round(1), low, high) + 0.0
 
 
 def _tensor(array: np.ndarray, dtype: DType) -> str:
-    usual = {dtypes.FLOAT: dtypes.float32, dtypes.INT: dtypes.int64, dtypes.BOOL: dtypes.bool_}[dtype.category]
+    usual = {dtypes.BOOL: dtypes.bool_, dtypes.INT: dtypes.int64, dtypes.FLOAT: dtypes.float32, dtypes.COMPLEX: dtypes.complex64}[dtype.category]
     named = "" if dtype is usual and array.size else f", dtype=torch.{dtype.name}"
     return f"torch.tensor({array.tolist()}{named})"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from examples import chosen, literal, operand_types
+from examples import DTYPES, chosen, literal, operand_types
 from treadle.ir import dtypes
 from treadle.ir.autodiff import has_gradient
 from treadle.ir.dtypes import DType
@@ -39,7 +39,7 @@ def shapes(op: Op) -> list[tuple[str, str]]:
     """(call, result) of each sample, by shapes."""
     rows = []
     for sample in samples_of(op):
-        for dtype in (dtypes.float32, dtypes.int64, dtypes.uint8, dtypes.int8, dtypes.bool_):
+        for dtype in DTYPES:
             try:
                 types = operand_types(op, sample, dtype)
                 results = result_types(op, types, tuple(sample[1]))
@@ -93,7 +93,7 @@ def made_of(op: Op) -> list[str]:
     if op.decompose is None:
         return []
     for sample in samples_of(op):
-        for dtype in (dtypes.float32, dtypes.int64, dtypes.uint8, dtypes.int8):
+        for dtype in DTYPES:
             try:
                 graph = decomposed(op, operand_types(op, sample, dtype), tuple(sample[1]))
             except REFUSALS:
