@@ -82,8 +82,8 @@ def _numbers(shape: tuple[int, ...], dtype: DType, domain: tuple[float, float] |
 
 
 def _tensor(array: np.ndarray, dtype: DType) -> str:
-    usual = {dtypes.BOOL: dtypes.bool_, dtypes.INT: dtypes.int64, dtypes.FLOAT: dtypes.float32, dtypes.COMPLEX: dtypes.complex64}[dtype.category]
-    named = "" if dtype is usual and array.size else f", dtype=torch.{dtype.name}"
+    usual = (dtypes.bool_, dtypes.int64, dtypes.float32, dtypes.complex64)
+    named = "" if dtype in usual and array.size else f", dtype=torch.{dtype.name}"
     return f"torch.tensor({array.tolist()}{named})"
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from callers import callers
 from op_facts import KINDS, dtype_rows, errors, gradient, made_of, shapes, signature
 
-from examples import output_of, program
-from treadle.ir import dtypes
+from examples import DTYPES, operand_types, output_of, program
+from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph
 from treadle.ir.op import TABLE, Kind, Op
 from treadle.ir.samples import samples_of
@@ -18,14 +18,14 @@ SHAPE_ROWS = 8
 
 # What fusion makes of a kind is in KINDS; these are the ones that a reader of a page may take for something else.
 KIND_NOTES = {
-    Kind.COMPOSITE: "composite: recorded as one node, which a pass replaces by the ops it is made of",
-    Kind.EXTERN: "extern: computed on the host by numpy or scipy",
+    Kind.COMPOSITE: "recorded as one node, which a pass replaces by the ops it is made of",
+    Kind.EXTERN: "computed on the host by numpy or scipy",
 }
 
 
 def kind_note(op: Op) -> str:
-    words = KINDS.get(op.kind.name)
-    return KIND_NOTES.get(op.kind) or (f"{op.kind.value}: {words}" if words else op.kind.value)
+    words = KIND_NOTES.get(op.kind) or KINDS.get(op.kind.name, "")
+    return f"[{op.kind.value}](index.md#{op.kind.value})" + (f": {prose(words)}" if words else "")
 
 
 def link(name: str) -> str:
@@ -58,7 +58,7 @@ def prose(doc: str) -> str:
 
 
 def facts(op: Op) -> str:
-    rows = [("Kind", f"[{kind_note(op)}](index.md#{op.kind.value})"), ("Gradient", gradient(op))]
+    rows = [("Kind", kind_note(op)), ("Gradient", gradient(op))]
     parts = made_of(op)
     if parts:
         rows.append(("Made of", ", ".join([link(n) if n in TABLE else n for n in parts])))
@@ -86,9 +86,8 @@ def mlir_line(op: Op) -> str:
 
 
 def graph_of(op: Op, sample: tuple) -> Graph | None:
-    from examples import operand_types
-    from treadle.ir.builder import Builder
-    for dtype in (dtypes.float32, dtypes.int64, dtypes.uint8, dtypes.int8):
+from treadle.ir.builder import Builder
+    for dtype in DTYPES:
         b = Builder(Graph())
         try:
             values = [g if isinstance(g, (bool, int, float)) else b.input(t)
