@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from op_examples import DTYPES, chosen, literal, operand_types
 
-from examples import DTYPES, chosen, literal, operand_types
 from treadle.ir import dtypes
 from treadle.ir.autodiff import has_gradient
 from treadle.ir.dtypes import DType

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 from callers import callers
+from op_examples import DTYPES, operand_types, output_of, program
 from op_facts import KINDS, dtype_rows, errors, gradient, made_of, shapes, signature
 
-from examples import DTYPES, operand_types, output_of, program
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph
 from treadle.ir.op import TABLE, Kind, Op
@@ -86,7 +86,6 @@ def mlir_line(op: Op) -> str:
 
 
 def graph_of(op: Op, sample: tuple) -> Graph | None:
-from treadle.ir.builder import Builder
     for dtype in DTYPES:
         b = Builder(Graph())
         try:

@@ -16,9 +16,8 @@ sys.path.insert(0, str(DOCS))
 
 import compatibility
 import docstrings
+import op_examples
 import op_pages
-
-import examples
 
 GUIDES = sorted(path for path in DOCS.glob("*.md"))
 BLOCKS = [(path.name, program, shown) for path in GUIDES
@@ -27,9 +26,9 @@ BLOCKS = [(path.name, program, shown) for path in GUIDES
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name != "constant"])
 def test_every_op_has_an_example_that_runs(name: str) -> None:
-    source = examples.program(TABLE[name])
+    source = op_examples.program(TABLE[name])
     assert f"torch.ops.{name}(" in source
-    assert examples.output_of(source).strip()
+    assert op_examples.output_of(source).strip()
 
 
 def test_every_program_of_the_guides_has_its_output() -> None:
