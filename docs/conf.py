@@ -39,7 +39,7 @@ maximum_signature_line_length = 110
 
 
 def write_reference(app: Any) -> None:
-    op_pages.write(HERE / "reference" / "ops")
+    op_pages.write(HERE / "reference")
     api_pages.write(HERE / "reference" / "api")
     compatibility.write(HERE / "reference")
 

@@ -25,11 +25,11 @@ KIND_NOTES = {
 
 def kind_note(op: Op) -> str:
     words = KIND_NOTES.get(op.kind) or KINDS.get(op.kind.name, "")
-    return f"[{op.kind.value}](index.md#{op.kind.value})" + (f": {prose(words)}" if words else "")
+    return f"[{op.kind.value}](../ops.md#{op.kind.value})" + (f": {prose(words)}" if words else "")
 
 
-def link(name: str) -> str:
-    return f"[{name}]({name}.md)"
+def link(name: str, folder: str = "") -> str:
+    return f"[{name}]({folder}{name}.md)"
 
 
 def code(text: str) -> str:
@@ -144,13 +144,13 @@ def index() -> str:
         if ops:
             parts += [f"## {kind.value.capitalize()}\n", f"{KINDS.get(kind.name, kind.value).capitalize()}.\n",
                       table(("op", "meaning", "gradient"),
-                            [(link(op.name), prose(sentence(op)), "no" if gradient(op) == "none" else "yes") for op in ops])]
+                            [(link(op.name, "ops/"), prose(sentence(op)), "no" if gradient(op) == "none" else "yes") for op in ops])]
     return "\n".join(parts)
 
 
 def write(folder: Path) -> None:
-    """Write all pages of the op reference into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.md").write_text(index())
+    """Write the index of the ops into `folder`, and their pages below it."""
+    (folder / "ops").mkdir(parents=True, exist_ok=True)
+    (folder / "ops.md").write_text(index())
     for op in TABLE.values():
-        (folder / f"{op.name}.md").write_text(page(op))
+        (folder / "ops" / f"{op.name}.md").write_text(page(op))

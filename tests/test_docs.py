@@ -51,7 +51,7 @@ def test_a_page_has_the_facts_of_the_op() -> None:
                  "`softmax([3, 4], dim=1)` | `[3, 4]`", " | the same |", "Dimension out of range",
                  "[exp](exp.md)", "tensor([["):
         assert part in text, part
-    assert "[softmax](softmax.md)" in op_pages.index()
+    assert "[softmax](ops/softmax.md)" in op_pages.index()
 
 
 def test_names_are_compared_with_pytorchs() -> None:
@@ -70,3 +70,7 @@ def test_docstrings_become_restructured_text() -> None:
 def test_the_list_of_pytorchs_names_is_of_the_version_compared_with() -> None:
     import torch_names
     assert torch_names.collect() == torch_names.load()
+
+
+def test_every_op_says_what_it_computes() -> None:
+    assert [name for name, op in TABLE.items() if len(op.doc) < 4] == []

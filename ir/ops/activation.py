@@ -69,7 +69,7 @@ declare("gelu", Kind.COMPOSITE, "x", "approximate", batch="elementwise",
         doc="x times the normal distribution function of x; approximate is \"none\" or \"tanh\".")
 declare("gelu_backward", Kind.COMPOSITE, "g x", "approximate", batch="leading", type_rule=same_as_second("gelu_backward"),
         decompose=in_float32(_gelu_backward),
-        samples=[(((3, 4), (3, 4)), (kind,)) for kind in ("none", "tanh")])
+        samples=[(((3, 4), (3, 4)), (kind,)) for kind in ("none", "tanh")], doc="g times the derivative of `gelu` at x.")
 
 
 def _silu_backward(b: Any, g: Any, x: Any) -> Any:
@@ -120,15 +120,18 @@ _activation("softplus", _softplus, _softplus_backward, "beta threshold", (1.5, 2
             doc="log(1 + exp(beta * x)) / beta, or x itself where beta * x exceeds the threshold.")
 _activation("elu", _elu, _elu_backward, "alpha", (1.3,), onnx="Elu", doc="x where positive, alpha * (exp(x) - 1) elsewhere.")
 _activation("selu", lambda b, x: b.mul(SELU_SCALE, _elu(b, x, SELU_ALPHA)),
-            lambda b, g, x: b.mul(SELU_SCALE, _elu_backward(b, g, x, SELU_ALPHA)), onnx="Selu")
+            lambda b, g, x: b.mul(SELU_SCALE, _elu_backward(b, g, x, SELU_ALPHA)), onnx="Selu",
+            doc="1.0507 * elu(x, 1.67326): the self-normalising unit (Klambauer et al. 2017, arXiv:1706.02515).")
 _activation("celu", lambda b, x, alpha: b.where(b.gt(x, 0), x, b.mul(alpha, _exp_of_negative(b, x, "expm1", alpha))),
-            lambda b, g, x, alpha: b.where(b.gt(x, 0), g, b.mul(g, _exp_of_negative(b, x, "exp", alpha))), "alpha", (1.3,), onnx="Celu")
+            lambda b, g, x, alpha: b.where(b.gt(x, 0), g, b.mul(g, _exp_of_negative(b, x, "exp", alpha))), "alpha", (1.3,), onnx="Celu",
+            doc="x where positive, alpha * (exp(x / alpha) - 1) elsewhere (Barron 2017, arXiv:1704.07483).")
 _activation("logsigmoid", lambda b, x: b.sub(b.minimum(x, 0.0), b.log1p(b.exp(b.neg(b.abs(x))))),
             lambda b, g, x: b.mul(g, b.sigmoid(b.neg(x))), doc="log(sigmoid(x)) without overflow.")
 
 # -- piecewise linear ------------------------------------------------------------------------------------------------------
 _activation("leaky_relu", lambda b, x, slope: b.where(b.gt(x, 0), x, b.mul(x, slope)),
-            lambda b, g, x, slope: b.where(b.gt(x, 0), g, b.mul(g, slope)), "slope", (0.1,), onnx="LeakyRelu")
+            lambda b, g, x, slope: b.where(b.gt(x, 0), g, b.mul(g, slope)), "slope", (0.1,), onnx="LeakyRelu",
+            doc="x where positive, slope * x elsewhere.")
 _activation("hardtanh", lambda b, x, low, high: b.minimum(b.maximum(x, low), high),
             lambda b, g, x, low, high: b.where(b.logical_and(b.gt(x, low), b.lt(x, high)), g, 0.0), "low high", (-0.5, 0.7),
             doc="x moved into [low, high]; the gradient is 0 at the bounds.")
@@ -143,7 +146,8 @@ def _hardswish_backward(b: Any, g: Any, x: Any) -> Any:
     return b.where(b.le(x, -3.0), 0.0, b.where(b.lt(x, 3.0), inside, g))
 
 
-_activation("hardswish", lambda b, x: b.div(b.mul(x, _relu6_of(b, b.add(x, 3.0))), 6.0), _hardswish_backward, onnx="HardSwish")
+_activation("hardswish", lambda b, x: b.div(b.mul(x, _relu6_of(b, b.add(x, 3.0))), 6.0), _hardswish_backward, onnx="HardSwish",
+            doc="x * relu6(x + 3) / 6 (Howard et al. 2019, arXiv:1905.02244).")
 _activation("hardsigmoid", lambda b, x: b.div(_relu6_of(b, b.add(x, 3.0)), 6.0),
             lambda b, g, x: b.where(b.logical_and(b.gt(x, -3.0), b.lt(x, 3.0)), b.div(g, 6.0), 0.0), doc="relu6(x + 3) / 6")
 
@@ -157,9 +161,10 @@ _activation("softsign", lambda b, x: b.div(x, b.add(b.abs(x), 1.0)), _softsign_b
 _activation("threshold", lambda b, x, limit, value: b.where(b.le(x, limit), value, x),
             lambda b, g, x, limit: b.where(b.le(x, limit), 0.0, g), "limit value", (0.1, 20.0), doc="x where above the limit, else value.")
 _activation("hardshrink", lambda b, x, limit: b.where(b.gt(b.abs(x), limit), x, 0.0),
-            lambda b, g, x, limit: b.where(b.gt(b.abs(x), limit), g, 0.0), "limit", (0.5,))
+            lambda b, g, x, limit: b.where(b.gt(b.abs(x), limit), g, 0.0), "limit", (0.5,), doc="x where |x| exceeds the limit, else 0.")
 _activation("softshrink", lambda b, x, limit: b.where(b.gt(b.abs(x), limit), b.sub(x, b.mul(limit, b.sign(x))), b.mul(x, 0.0)),
-            lambda b, g, x, limit: b.where(b.gt(b.abs(x), limit), g, 0.0), "limit", (0.5,))
+            lambda b, g, x, limit: b.where(b.gt(b.abs(x), limit), g, 0.0), "limit", (0.5,),
+            doc="x moved towards 0 by the limit, and 0 within it.")
 
 
 def _glu_type(types: Any, dim: int) -> Any:

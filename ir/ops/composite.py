@@ -68,10 +68,10 @@ _broadcasting("clamp", "x low high", lambda b, x, low, high: b.minimum(b.maximum
               doc="x moved into [low, high]; the gradient is 1 inside, bounds included.")
 _broadcasting("clamp_min", "x low", lambda b, x, low: b.maximum(x, low),
               (lambda b, g, x, low: b.where(b.ge(x, low), g, 0.0), lambda b, g, x, low: b.where(b.lt(x, low), g, 0.0)), (BOOL,),
-              samples=[(((3, 4), -0.5), ()), (((3, 4), (4,)), ())])
+              samples=[(((3, 4), -0.5), ()), (((3, 4), (4,)), ())], doc="max(x, low); the gradient goes to x where they are equal.")
 _broadcasting("clamp_max", "x high", lambda b, x, high: b.minimum(x, high),
               (lambda b, g, x, high: b.where(b.le(x, high), g, 0.0), lambda b, g, x, high: b.where(b.gt(x, high), g, 0.0)), (BOOL,),
-              samples=[(((3, 4), 0.5), ()), (((3, 4), (4,)), ())])
+              samples=[(((3, 4), 0.5), ()), (((3, 4), (4,)), ())], doc="min(x, high); the gradient goes to x where they are equal.")
 
 
 def _nan_to_num(b: Any, x: Any, nan: Any, posinf: Any, neginf: Any) -> Any:
@@ -127,7 +127,8 @@ def _mean(b: Any, x: Any, dims: Dims, keepdim: bool, dtype: DType | None) -> Any
 declare("mean", Kind.COMPOSITE, "x", "dims keepdim dtype", field=Field.ANALYTIC, batch="leading",
         type_rule=_mean_type, decompose=_mean, onnx="ReduceMean",
         vjp=(lambda b, g, x_type, dims, keepdim: restore(b, b.div(g, _count(x_type.shape, dims)), x_type, dims, keepdim),),
-        samples=[(shapes, (*attrs, None)) for shapes, attrs in REDUCE_SAMPLES])
+        samples=[(shapes, (*attrs, None)) for shapes, attrs in REDUCE_SAMPLES],
+        doc="The mean over `dims`, in `dtype` if given. RuntimeError for integers without a dtype; NaN for no elements.")
 
 
 def _var_type(types: Types, dims: Dims, correction: float, keepdim: bool) -> TensorType:
@@ -235,10 +236,12 @@ def _log_softmax_vjp(b: Any, g: Any, out: Any, dim: int) -> Any:
 
 _SOFTMAX_SAMPLES = [(((3, 4),), (1,)), (((2, 3, 4),), (1,)), (((),), (0,)), (((3, 0),), (1,))]
 declare("softmax", Kind.COMPOSITE, "x", "dim", batch="leading", type_rule=_softmax_type("softmax"), decompose=in_float32(_softmax),
-        vjp=(in_float32(_softmax_vjp),), samples=_SOFTMAX_SAMPLES, onnx="Softmax")
+        vjp=(in_float32(_softmax_vjp),), samples=_SOFTMAX_SAMPLES, onnx="Softmax",
+        doc="exp(x) over its sum along `dim`, shifted so that nothing overflows.")
 declare("log_softmax", Kind.COMPOSITE, "x", "dim", batch="leading",
         type_rule=_softmax_type("log_softmax"), decompose=in_float32(_log_softmax),
-        vjp=(in_float32(_log_softmax_vjp),), samples=_SOFTMAX_SAMPLES, onnx="LogSoftmax")
+        vjp=(in_float32(_log_softmax_vjp),), samples=_SOFTMAX_SAMPLES, onnx="LogSoftmax",
+        doc="log(softmax(x)) along `dim`, without overflow.")
 
 
 def _logsumexp_type(types: Types, dims: Dims, keepdim: bool) -> TensorType:
@@ -263,7 +266,8 @@ def _logsumexp_vjp(b: Any, g: Any, x: Any, out: Any, dims: Dims, keepdim: bool) 
 
 declare("logsumexp", Kind.COMPOSITE, "x", "dims keepdim", field=Field.ANALYTIC, batch="leading",
         type_rule=_logsumexp_type, decompose=in_float32(_logsumexp),
-        vjp=(in_float32(_logsumexp_vjp),), samples=REDUCE_SAMPLES, onnx="ReduceLogSumExp")
+        vjp=(in_float32(_logsumexp_vjp),), samples=REDUCE_SAMPLES, onnx="ReduceLogSumExp",
+        doc="log of the sum of exp(x) over `dims`, without overflow.")
 
 
 # -- dropout, affine products ----------------------------------------------------------------------------------------------

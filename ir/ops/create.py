@@ -53,7 +53,7 @@ def uniform(b: Any, seed: Any, offset: Any, shape: Shape, dtype: DType, device: 
 
 declare("random_uniform", Kind.COMPOSITE, "seed offset", "shape dtype device", batch="draw",
         type_rule=lambda t, shape, dtype, device: tensor_type(shape, dtype, device), decompose=uniform, differentiable=False,
-        samples=[((7, 0), ((4, 3), dtypes.float32, "cpu"))])
+        samples=[((7, 0), ((4, 3), dtypes.float32, "cpu"))], doc="Floats in [0, 1), equally likely, by `random_bits`: 24 random bits each.")
 
 
 def normal(b: Any, seed: Any, offset: Any, shape: Shape, dtype: DType, device: str) -> Any:
@@ -70,4 +70,5 @@ def normal(b: Any, seed: Any, offset: Any, shape: Shape, dtype: DType, device: s
 
 declare("random_normal", Kind.COMPOSITE, "seed offset", "shape dtype device", batch="draw",
         type_rule=lambda t, shape, dtype, device: tensor_type(shape, dtype, device), decompose=normal, differentiable=False,
-        samples=[((7, 0), ((4, 3), dtypes.float32, "cpu"))])
+        samples=[((7, 0), ((4, 3), dtypes.float32, "cpu"))],
+        doc="Normally distributed floats of mean 0 and variance 1, by `random_bits` and the method of Box and Muller.")

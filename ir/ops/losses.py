@@ -269,7 +269,8 @@ def _gradient_shape(sample: Any) -> tuple[int, ...]:
 
 declare("cross_entropy_backward", Kind.COMPOSITE, "g x target label_smoothing weight*", "reduction ignore_index",
         type_rule=same_as_second("cross_entropy_backward"), decompose=in_float32(_cross_entropy_backward),
-        samples=[((_gradient_shape(s), *s[0]), s[1]) for s in _CE_SAMPLES[:7]])
+        samples=[((_gradient_shape(s), *s[0]), s[1]) for s in _CE_SAMPLES[:7]],
+        doc="The gradient of `cross_entropy` in x, given that of the loss.")
 
 
 def _nll_type(types: Types, reduction: str, ignore_index: int) -> TensorType:

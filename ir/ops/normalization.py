@@ -153,7 +153,8 @@ for _name, (_forward, _backward, _most, _doc) in _NORMS.items():
             samples=_samples, doc=f"{_doc} over the last `ndims` axes, times a weight and plus a bias if given.",
             onnx="LayerNormalization" if _name == "layer_norm" else "")
     declare(f"{_name}_backward", Kind.COMPOSITE, "g x eps affine*", "ndims", type_rule=_backward_type, decompose=_backward,
-            samples=[((s[0][0], *s[0]), s[1]) for s in _samples if math.prod(s[0][0])])
+            samples=[((s[0][0], *s[0]), s[1]) for s in _samples if math.prod(s[0][0])],
+            doc=f"Gradients of `{_name}` in x and in the weight and bias if given.")
 
 
 # -- channels (axis 1) ---------------------------------------------------------------------------------------------------------

@@ -65,10 +65,12 @@ def _prod_vjp(b: Any, g: Any, x: Any, out: Any, dims: Dims, keepdim: bool) -> An
 
 declare("sum", Kind.REDUCE, "x", "dims keepdim dtype", type_rule=_sum_type, field=Field.ANALYTIC,
         reference=_accumulate(np.sum), samples=_sum_samples(),
-        vjp=(lambda b, g, x_type, dims, keepdim: restore(b, g, x_type, dims, keepdim),), onnx="ReduceSum")
+        vjp=(lambda b, g, x_type, dims, keepdim: restore(b, g, x_type, dims, keepdim),), onnx="ReduceSum",
+        doc="The sum over `dims`, in `dtype` if given. Integers and bools are summed in int64, 16-bit floats in float32.")
 declare("prod", Kind.REDUCE, "x", "dims keepdim dtype", type_rule=_sum_type, field=Field.ANALYTIC,
         reference=_accumulate(np.prod), samples=_sum_samples(),
-        vjp=(_prod_vjp,), onnx="ReduceProd")
+        vjp=(_prod_vjp,), onnx="ReduceProd",
+        doc="The product over `dims`, in `dtype` if given. Integers and bools are multiplied in int64, 16-bit floats in float32.")
 
 
 def _extreme_type(name: str) -> Callable[..., TensorType]:
@@ -92,9 +94,11 @@ def _extreme_vjp(b: Any, g: Any, x: Any, out: Any, dims: Dims, keepdim: bool) ->
 
 
 declare("amax", Kind.REDUCE, "x", "dims keepdim", type_rule=_extreme_type("amax"), samples=SAMPLES, vjp=(_extreme_vjp,),
-        reference=lambda x, dims, keepdim: np.max(x, axis=dims, keepdims=keepdim), onnx="ReduceMax")
+        reference=lambda x, dims, keepdim: np.max(x, axis=dims, keepdims=keepdim), onnx="ReduceMax",
+        doc="The largest element over `dims`; NaN wins. Equal ones share the gradient. IndexError for an axis of size 0.")
 declare("amin", Kind.REDUCE, "x", "dims keepdim", type_rule=_extreme_type("amin"), samples=SAMPLES, vjp=(_extreme_vjp,),
-        reference=lambda x, dims, keepdim: np.min(x, axis=dims, keepdims=keepdim), onnx="ReduceMin")
+        reference=lambda x, dims, keepdim: np.min(x, axis=dims, keepdims=keepdim), onnx="ReduceMin",
+        doc="The smallest element over `dims`; NaN wins. Equal ones share the gradient. IndexError for an axis of size 0.")
 
 
 def _boolean(types: Types, dims: Dims, keepdim: bool) -> TensorType:
@@ -102,9 +106,11 @@ def _boolean(types: Types, dims: Dims, keepdim: bool) -> TensorType:
 
 
 declare("any", Kind.REDUCE, "x", "dims keepdim", type_rule=_boolean, field=Field.ANALYTIC, samples=SAMPLES, differentiable=False,
-        reference=lambda x, dims, keepdim: np.any(x != 0, axis=dims, keepdims=keepdim))
+        reference=lambda x, dims, keepdim: np.any(x != 0, axis=dims, keepdims=keepdim),
+        doc="Whether any element over `dims` is not 0; false for none.")
 declare("all", Kind.REDUCE, "x", "dims keepdim", type_rule=_boolean, field=Field.ANALYTIC, samples=SAMPLES, differentiable=False,
-        reference=lambda x, dims, keepdim: np.all(x != 0, axis=dims, keepdims=keepdim))
+        reference=lambda x, dims, keepdim: np.all(x != 0, axis=dims, keepdims=keepdim),
+        doc="Whether every element over `dims` is not 0; true for none.")
 
 
 def _arg_type(name: str) -> Callable[..., TensorType]:

@@ -36,12 +36,43 @@ def _host(name: str, function: Callable[..., Any]) -> Callable[..., np.ndarray]:
     return reference
 
 
+_MEANINGS = {
+    "i0": "The modified Bessel function of the first kind and order 0", "i1": "The modified Bessel function of the first kind and order 1",
+    "i0e": "exp(-|x|) * i0(x)", "i1e": "exp(-|x|) * i1(x)", "erfcx": "exp(x * x) * erfc(x)",
+    "ndtri": "The quantile of the standard normal distribution at x in [0, 1]",
+    "log_ndtr": "The logarithm of the standard normal distribution function",
+    "zeta": "The Hurwitz zeta function: the sum over k >= 0 of (k + q) ** -x",
+    "igamma": "The regularised lower incomplete gamma function; no gradient in a",
+    "igammac": "The regularised upper incomplete gamma function; no gradient in a",
+    "bessel_j0": "The Bessel function of the first kind and order 0", "bessel_j1": "The Bessel function of the first kind and order 1",
+    "bessel_y0": "The Bessel function of the second kind and order 0", "bessel_y1": "The Bessel function of the second kind and order 1",
+    "modified_bessel_k0": "The modified Bessel function of the second kind and order 0",
+    "modified_bessel_k1": "The modified Bessel function of the second kind and order 1",
+    "scaled_modified_bessel_k0": "exp(x) * modified_bessel_k0(x)", "scaled_modified_bessel_k1": "exp(x) * modified_bessel_k1(x)",
+    "airy_ai": "The Airy function Ai",
+    "chebyshev_polynomial_t": "The Chebyshev polynomial of the first kind and degree n",
+    "chebyshev_polynomial_u": "The Chebyshev polynomial of the second kind and degree n",
+    "chebyshev_polynomial_v": "The Chebyshev polynomial of the third kind and degree n",
+    "chebyshev_polynomial_w": "The Chebyshev polynomial of the fourth kind and degree n",
+    "hermite_polynomial_h": "The physicist's Hermite polynomial of degree n",
+    "hermite_polynomial_he": "The probabilist's Hermite polynomial of degree n",
+    "laguerre_polynomial_l": "The Laguerre polynomial of degree n", "legendre_polynomial_p": "The Legendre polynomial of degree n",
+}
+
+
+def _meaning(name: str) -> str:
+    """What a function computes; degrees are rounded towards 0, and the polynomials of negative ones are 0."""
+    if name.startswith("shifted_"):
+        return f"{name.removeprefix('shifted_')} at 2 * x - 1"
+    return _MEANINGS[name]
+
+
 def _special(name: str, operands: str, function: Callable[..., Any], vjp: Any = None, domain: tuple[float, float] = (0.3, 2.0)) -> None:
     # As in PyTorch, the first of two operands has no gradient: in the samples it is a number.
     shapes: tuple[Any, ...] = ((3, 4),) if len(operands.split()) == 1 else (2.5, (3, 4)) if vjp else ((3, 4), (3, 4))
     declare(name, Kind.EXTERN, operands, batch="elementwise",
             type_rule=elementwise_rule(name, "float", False, ()), compute="float", vjp=vjp, domain=domain,
-            reference=_host(name, function), samples=[(shapes, ())], doc=f"scipy.special's {name}.",
+            reference=_host(name, function), samples=[(shapes, ())], doc=f"{_meaning(name)}. Computed by scipy.special in float64.",
             differentiable=vjp is not None)
 
 
@@ -137,7 +168,8 @@ _INTS = np.array([[4, 6, -9, 0], [12, 8, 3, 7]])
 for _name, _function in {"gcd": np.gcd, "lcm": np.lcm}.items():
     declare(_name, Kind.EXTERN, "x y", batch="elementwise",
             type_rule=_integer_rule(_name), compute="promote", reference=_function, differentiable=False,
-            samples=[((_INTS, _INTS[::-1].copy()), ())])
+            samples=[((_INTS, _INTS[::-1].copy()), ())],
+            doc=f"The {'greatest common divisor' if _name == 'gcd' else 'least common multiple'} of integers, never negative.")
 declare("nextafter", Kind.EXTERN, "x y", batch="elementwise",
         type_rule=elementwise_rule("nextafter", "promote", False, (dtypes.BOOL, dtypes.INT)),
         compute="promote", reference=lambda x, y: np.nextafter(x, y).astype(x.dtype), differentiable=False,

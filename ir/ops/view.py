@@ -23,7 +23,7 @@ def _reshape_type(types: Types, shape: Shape) -> TensorType:
 declare("reshape", Kind.VIEW, "x", "shape", type_rule=_reshape_type, reference=lambda x, shape: np.ascontiguousarray(x).reshape(shape),
         vjp=(lambda b, g, x_type: b.reshape(g, x_type.shape),),
         samples=[(((2, 3, 4),), ((6, 4),)), (((2, 0),), ((0, 5),)), (((1,),), ((),))],
-        onnx="Reshape")
+        onnx="Reshape", doc="The same elements in row-major order under another shape. RuntimeError when the counts differ.")
 
 
 def _permute_type(types: Types, dims: Ints) -> TensorType:
@@ -41,7 +41,8 @@ def inverse_permutation(dims: Ints) -> Ints:
 
 declare("permute", Kind.VIEW, "x", "dims", batch="permute", type_rule=_permute_type, reference=np.transpose,
         vjp=(lambda b, g, dims: b.permute(g, inverse_permutation(dims)),),
-        samples=[(((2, 3, 4),), ((2, 0, 1),)), (((3, 5),), ((1, 0),))], onnx="Transpose")
+        samples=[(((2, 3, 4),), ((2, 0, 1),)), (((3, 5),), ((1, 0),))], onnx="Transpose",
+        doc="The axes in another order: axis i of the result is axis dims[i] of x.")
 
 
 def _expand_type(types: Types, shape: Shape) -> TensorType:
@@ -66,7 +67,8 @@ def sum_to(b: Any, g: Any, shape: Shape) -> Any:
 
 declare("expand", Kind.VIEW, "x", "shape", batch="expand", type_rule=_expand_type, reference=np.broadcast_to,
         vjp=(lambda b, g, x_type: sum_to(b, g, x_type.shape),),
-        samples=[(((3, 1),), ((2, 3, 4),)), (((),), ((2, 2),)), (((1,),), ((0,),))], onnx="Expand")
+        samples=[(((3, 1),), ((2, 3, 4),)), (((),), ((2, 2),)), (((1,),), ((0,),))], onnx="Expand",
+        doc="x repeated along axes of size 1 and along new leading axes, without a copy.")
 
 
 def slice_shape(shape: Shape, starts: Ints, stops: Ints, steps: Ints) -> Shape:
@@ -107,7 +109,8 @@ declare("slice_scatter", Kind.SCATTER, "x y", "starts stops steps", field=Field.
     samples=[(((4, 5), (2, 3)), ((1, 0), (3, 5), (1, 2)))], doc="x with y written over the slice.")
 
 declare("flip", Kind.VIEW, "x", "dims", type_rule=lambda t, dims: t[0], reference=lambda x, dims: np.flip(x, dims),
-        vjp=(lambda b, g, dims: b.flip(g, dims),), samples=[(((3, 4),), ((0,),)), (((3, 4),), ((0, 1),))])
+        vjp=(lambda b, g, dims: b.flip(g, dims),), samples=[(((3, 4),), ((0,),)), (((3, 4),), ((0, 1),))],
+        doc="x in reverse order along each of `dims`.")
 
 
 def _strided_index(shape: Shape, strides: Ints, offset: int) -> np.ndarray:
@@ -160,7 +163,8 @@ declare("as_strided_add", Kind.SCATTER, "x y", "shape strides offset", field=Fie
         type_rule=_strided_write_type("as_strided_add"),
         reference=_np_strided_add,
         vjp=(lambda b, g: g, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
-        samples=[(((8,), (3, 4)), ((3, 4), (2, 1), 0))])
+        samples=[(((8,), (3, 4)), ((3, 4), (2, 1), 0))],
+        doc="x with y added to the elements that `as_strided` would read, as often as it reads them.")
 def _strided_scatter_dx(b: Any, g: Any, y_type: TensorType, shape: Shape, strides: Ints, offset: int) -> Any:
     return b.as_strided_scatter(g, b.full(0, y_type.shape, g.type.dtype, g.type.device), shape, strides, offset)
 
@@ -169,7 +173,8 @@ declare("as_strided_scatter", Kind.SCATTER, "x y", "shape strides offset", field
         type_rule=_strided_write_type("as_strided_scatter"),
         reference=_np_strided_scatter,
         vjp=(_strided_scatter_dx, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
-        samples=[(((4, 4), (4,)), ((4,), (5,), 0))])
+        samples=[(((4, 4), (4,)), ((4,), (5,), 0))],
+        doc="x with y written over the elements that `as_strided` would read; the last of several writes stays.")
 
 
 def _cat_type(types: Types, dim: int) -> TensorType:
@@ -197,7 +202,8 @@ def _cat_vjp(b: Any, g: Any, operand_types: Types, dim: int) -> tuple[Any, ...]:
 
 declare("cat", Kind.GATHER, "xs*", "dim", field=Field.ANALYTIC, type_rule=_cat_type,
         reference=lambda *a: np.concatenate([x.astype(np.result_type(*a[:-1])) for x in a[:-1]], a[-1]), compute="promote",
-        vjp=_cat_vjp, samples=[(((2, 3), (4, 3)), (0,)), (((2, 3), (2, 0), (2, 1)), (1,))], onnx="Concat")
+        vjp=_cat_vjp, samples=[(((2, 3), (4, 3)), (0,)), (((2, 3), (2, 0), (2, 1)), (1,))], onnx="Concat",
+        doc="The operands one after another along `dim`. Their other sizes must be equal; dtypes are promoted.")
 
 
 def _pad_type(types: Types, low: Ints, high: Ints) -> TensorType:
