@@ -6,8 +6,10 @@ cannot be written is ignored, as is one that other users could write to. Its siz
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
+import importlib
 import os
 import re
 import stat
@@ -15,6 +17,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import llvmlite
@@ -35,15 +38,16 @@ _lock = threading.RLock()
 
 
 class CompiledModule:
-    """Machine code of one LLVM module. Addresses stay valid as long as this object lives."""
+    """Machine code of one LLVM module or several. Addresses stay valid as long as this object lives."""
 
     __slots__ = ("_engine", "_keep", "_names")
 
-    def __init__(self, object_code: bytes, names: frozenset[str]) -> None:
+    def __init__(self, objects: Sequence[bytes], names: frozenset[str]) -> None:
         machine = _create_machine(host(), 2)
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-        self._keep = llvm.ObjectFileRef.from_data(object_code)
-        self._engine.add_object_file(self._keep)
+        self._keep = [llvm.ObjectFileRef.from_data(code) for code in objects]
+        for code in self._keep:
+            self._engine.add_object_file(code)
         self._engine.finalize_object()
         self._names = names
 
@@ -65,15 +69,61 @@ def compile_text(text: str, passes: bool = True) -> CompiledModule:
     `passes` runs the cheap IR pipeline first (stack slots to registers, instruction combining). Raises RuntimeError
     when LLVM rejects the text or when it calls a C function this process does not have.
     """
+    return compile_texts([text], 1, passes)
+
+
+def compile_texts(texts: Iterable[str], workers: int, passes: bool = True) -> CompiledModule:
+    """`compile_text` of texts that define functions of different names; `workers` threads share them, the caller among them.
+
+    `texts` is run through as they become free, so it may make a text while others are compiled.
+    """
     directory = cache_directory()
-    key = _cache_key(text, passes)
+    waiting, turn = enumerate(texts), threading.Lock()
+    made: dict[int, tuple[str, bytes]] = {}
+    faults: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not faults:
+                with turn:
+                    number, text = next(waiting, (-1, ""))
+                    key = _cache_key(text, passes)
+                    code = None if number < 0 else _read_object(directory, key)
+                    stats["llvm_compiles"] += number >= 0 and code is None
+                if number < 0:
+                    return
+                if code is None:
+                    code = _compile(text, passes)
+                    with turn:
+                        _write_object(directory, key, code)
+                made[number] = text, code
+        except BaseException as fault:
+            faults.append(fault)
+
     with _lock:
-        code = _read_object(directory, key)
-        if code is None:
-            code = _compile(text, passes)
-            _write_object(directory, key, code)
-        _check_externals(text)
-        return CompiledModule(code, _defined_names(text))
+        _create_machine(host(), 2)  # LLVM is set up by one thread
+        _share(work, workers if _emit_object() is not None else 1)
+        if faults:
+            raise faults[0]
+        found = [made[i] for i in sorted(made)]
+        for text, _ in found:
+            _check_externals(text)
+        return CompiledModule([code for _, code in found], frozenset().union(*[_defined_names(text) for text, _ in found]))
+
+
+def _share(work: Callable[[], None], workers: int) -> None:
+    """Run `work` in several threads, this one among them; in this one alone where no more can be had."""
+    threads = []
+    for _ in range(workers - 1):
+        thread = threading.Thread(target=work, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # too many, or the interpreter is on its way out
+            break
+        threads.append(thread)
+    work()
+    for thread in threads:
+        thread.join()
 
 
 def assembly(text: str, passes: bool = True, target: Target | None = None) -> str:
@@ -110,7 +160,7 @@ def _create_machine(target: Target, opt: int) -> llvm.TargetMachine:
 
 
 def _prepare(text: str, passes: bool, machine: llvm.TargetMachine) -> llvm.ModuleRef:
-    module = llvm.parse_assembly(text)
+    module = llvm.parse_assembly(text, llvm.create_context())
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     module.verify()
@@ -132,9 +182,37 @@ def _run_pipeline(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
 
 
 def _compile(text: str, passes: bool) -> bytes:
-    stats["llvm_compiles"] += 1
     machine = _create_machine(host(), 2)
-    return machine.emit_object(_prepare(text, passes, machine))
+    module, emit = _prepare(text, passes, machine), _emit_object()
+    return machine.emit_object(module) if emit is None else emit(machine, module)
+
+
+@functools.cache
+def _emit_object() -> Callable[[llvm.TargetMachine, llvm.ModuleRef], bytes] | None:
+    """`TargetMachine.emit_object`, four fifths of a compilation, without the lock by which llvmlite lets in one thread at a time.
+
+    LLVM itself asks for no more than a context and a machine for each thread. None where llvmlite does not look as expected.
+    """
+    try:
+        ffi = importlib.import_module("llvmlite.binding.ffi")
+        function = ctypes.CDLL(ffi.lib._name).LLVMPY_TargetMachineEmitToMemory
+        function.argtypes = [ffi.LLVMTargetMachineRef, ffi.LLVMModuleRef, ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]
+        function.restype = ffi.LLVMMemoryBufferRef
+        start, size, dispose = ffi.lib.LLVMPY_GetBufferStart, ffi.lib.LLVMPY_GetBufferSize, ffi.lib.LLVMPY_DisposeMemoryBuffer
+        message = ffi.OutputString
+    except (ImportError, AttributeError, OSError):
+        return None
+
+    def emit(machine: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes:
+        with message() as fault:
+            buffer = function(machine, module, 1, fault)
+            if not buffer:
+                raise RuntimeError(str(fault))
+        try:
+            return ctypes.string_at(start(buffer), size(buffer))
+        finally:
+            dispose(buffer)
+    return emit
 
 
 _DEFINE = re.compile(r"^define (?!internal|private)[^@\n]*@([\w.$]+)\(", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Compiled plans: a graph lowered to kernel launches, its new kernels compiled in one module, its table run natively.
+"""Compiled plans: a graph lowered to kernel launches, its new kernels compiled together, its table run natively.
 
 Kernels are cached by their tuple for the life of the process, so a new shape, a new number or a program that happens to need
 the same loop compiles nothing.
@@ -83,7 +83,7 @@ def print_form(form: Form, name: str) -> str:
 
 
 def compile_kernels(named: dict[str, Form]) -> None:
-    """Make sure every kernel has machine code. New ones go into one LLVM module."""
+    """Make sure every kernel has machine code. New ones go into one piece of memory, by way of LLVM modules that threads share."""
     with _LOCK:
         new = {f"k{i}": form for i, form in enumerate(f for f in named.values() if f not in _KERNELS)}
         engine.counters["kernel_cache_hits"] += len(named) - len(new)
@@ -93,16 +93,17 @@ def compile_kernels(named: dict[str, Form]) -> None:
         if not new:
             return
         engine.counters["kernels"] += len(new)
-        text = module_text(new)
+        items = list(new.items())
+        parts = min(len(new), 4 + len(new) // 8)  # a small module takes a little longer for each kernel
         start = time.perf_counter()
         with timing.span("compile", "LLVM"):
-            module = jit.compile_text(text)
+            module = jit.compile_texts((module_text(dict(items[i::parts])) for i in range(parts)), threads.num_threads())
         for name, form in new.items():
             _KERNELS[form], _MODULES[form] = module.address(name), module
         if len(_KERNELS) > MAX_KERNELS:
             _forget_kernels(len(named))
         ms = (time.perf_counter() - start) * 1e3
-        log.log("compile", f"{len(new)} kernels in one module, {len(text)} bytes of LLVM IR, {ms:.0f} ms")
+        log.log("compile", f"{len(new)} kernels in {parts} modules, {ms:.0f} ms")
 
 
 def _forget_kernels(needed: int) -> None:

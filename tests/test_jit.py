@@ -7,6 +7,8 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,8 @@ def test_processes_share_the_cache(cache: Path) -> None:
     """Several at once, one of them emptying it: all get right answers, and the entries left are whole."""
     program = """
 import sys
+import threading
+from collections.abc import Iterator
 from treadle.codegen import jit
 sys.path.insert(0, sys.argv[1])
 from test_jit import run_add
@@ -149,3 +153,36 @@ def test_targets() -> None:
     assert describe("x86_64-pc-linux-gnu", "haswell", "+avx2,+fma").lanes("float") == 8
     assert "add_6" in jit.assembly(ADD.format(n=6), target=neon)
     assert "@add_7" in jit.optimized(ADD.format(n=7))
+
+
+def compiled_by(directory: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """The objects that some texts become."""
+    monkeypatch.setenv("TREADLE_CACHE_DIR", str(directory))
+    module = jit.compile_texts((ADD.format(n=n) for n in range(100, 112)), workers)
+    assert [SIGNATURE(module.address(f"add_{n}"))(40, 2) for n in range(100, 112)] == [42 + n for n in range(100, 112)]
+    return {p.name: p.read_bytes() for p in entries(directory)}
+
+
+def test_several_threads_make_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = compiled_by(tmp_path / "a", 1, monkeypatch)
+    assert len(alone) == 12 and compiled_by(tmp_path / "b", 4, monkeypatch) == alone
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert compiled_by(tmp_path / "c", 4, monkeypatch) == alone
+    monkeypatch.setattr(jit, "_emit_object", lambda: None)  # another llvmlite
+    assert compiled_by(tmp_path / "d", 4, monkeypatch) == alone
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_mistake_in_one_of_several_texts(cache: Path, workers: int) -> None:
+    texts = [ADD.format(n=n) for n in range(5)]
+    with pytest.raises(RuntimeError, match="parsing"):
+        jit.compile_texts([*texts, "define nonsense", *texts], workers)
+
+    def broken() -> Iterator[str]:
+        yield texts[0]
+        raise ValueError("no text")
+    with pytest.raises(ValueError, match="no text"):
+        jit.compile_texts(broken(), workers)
