@@ -100,7 +100,8 @@ def analyse(kernel: Kernel) -> Analysis:
             raise ValueError(f"store of %{value}: the access m{access} does not move along the reduce axes of the value")
         wide = bool((access_bits(kernel, access) | varies[value]) & folded)
         by_level[wide].append((access, value))
-        sweeps = max(sweeps, stage[value] + 1 if wide else 0)
+        if wide:  # a reduce spread along the axes it folded is there for the next sweep only
+            sweeps = max(sweeps, stage[value] + 1 + _folds(kernel.body[value], folded))
     reduces: list[list[int]] = [[] for _ in range(sweeps)]
     for i, instr in enumerate(kernel.body):
         if _folds(instr, folded):

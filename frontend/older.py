@@ -22,7 +22,7 @@ _COPIED = ("as_strided", "diagonal", "expand", "narrow", "permute", "split", "sp
 # The names that `treadle` takes from here, when they are first asked for.
 __all__ = [
     *(f"{name}_copy" for name in _COPIED), "alias_copy", "as_strided_scatter", "bartlett_window", "blackman_window",
-    "constant_pad_nd", "empty_permuted", "frexp", "gcd", "gradient", "grid_sampler_2d", "geqrf", "grid_sampler_3d",
+    "constant_pad_nd", "fill", "histogramdd", "empty_permuted", "frexp", "gcd", "gradient", "grid_sampler_2d", "geqrf", "grid_sampler_3d",
     "hamming_window", "hann_window", "histogram", "i0", "igamma", "igammac", "kaiser_window", "lcm", "lu", "lu_solve", "lu_unpack",
     "mvlgamma", "native_group_norm", "native_layer_norm", "nextafter", "nonzero_static", "orgqr", "ormqr", "pca_lowrank", "polygamma",
     "renorm", "svd", "svd_lowrank", "triangular_solve", "unsafe_chunk", "unsafe_split",
@@ -179,6 +179,33 @@ def histogram(input: Tensor, bins: Any, *, range: tuple[float, float] | None = N
     counts, edges = np.histogram(values, given, range, density=density, weights=weights)
     dtype = input.dtype
     return Histogram(treadle.tensor(counts, dtype=dtype), treadle.tensor(edges, dtype=dtype))
+
+
+class HistogramDD(NamedTuple):
+    hist: Tensor
+    bin_edges: tuple[Tensor, ...]
+
+
+def histogramdd(input: Tensor, bins: Any, *, range: Sequence[float] | None = None, weight: Tensor | None = None,
+                density: bool = False) -> HistogramDD:
+    """Counts of points (..., D) in a grid of bins: one number for all axes, one each, or their edges; computed by numpy."""
+    width = input.shape[-1]
+    points = input.detach().numpy().reshape(-1, width)
+    edges: Any = bins if isinstance(bins, int) else [b.detach().numpy() if isinstance(b, Tensor) else int(b) for b in bins]
+    if not isinstance(edges, int) and len(edges) != width:
+        raise RuntimeError(f"histogramdd: expected {width} sequences of bin edges for a {width}-dimensional histogram but got {len(edges)}")
+    pairs = None if range is None else list(zip(range[::2], range[1::2], strict=True))
+    weights = None if weight is None else weight.detach().numpy().reshape(-1)
+    counts, found = np.histogramdd(points.astype(np.float64), edges, pairs, density=density, weights=weights)
+    dtype = input.dtype
+    return HistogramDD(treadle.tensor(counts, dtype=dtype), tuple([treadle.tensor(e, dtype=dtype) for e in found]))
+
+
+def fill(input: Tensor, value: Any) -> Tensor:
+    """A tensor like the input, every element of it `value` (a number or a 0-d tensor)."""
+    if isinstance(value, Tensor) and value.dim():
+        raise RuntimeError(f"fill only supports 0-dimension value tensor but got tensor with {value.dim()} dimensions.")
+    return input.clone().fill_(value)
 
 
 _MODES = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")

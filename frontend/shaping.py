@@ -93,7 +93,7 @@ def contiguous(input: Tensor, *, memory_format: Any = None) -> Tensor:
 
 def ravel(input: Tensor) -> Tensor:
     """One axis; a view where possible."""
-    return reshape(input, -1) if input._data.type.numel else reshape(input, 0)
+    return reshape(contiguous(input), input._data.type.numel)
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:

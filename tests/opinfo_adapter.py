@@ -1,6 +1,7 @@
 """PyTorch's samples as Treadle's arguments, and Treadle's results as PyTorch's. For tests marked `pytest.mark.oracle` only."""
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -124,4 +125,6 @@ def method(f: Any) -> Callable[..., Any] | None:
     """Treadle's method of the same name as PyTorch's method `f`, which may be a lambda."""
     if isinstance(f, types.FunctionType) and "<lambda>" in f.__qualname__:
         return _rebound(f)
+    if isinstance(f, functools.partial):
+        return functools.partial(function(f.func, f"nn.functional.{f.func.__name__}"), *f.args, **f.keywords)
     return getattr(treadle.Tensor, getattr(f, "__name__", ""), None)

@@ -188,3 +188,10 @@ def test_a_refused_call_leaves_no_numbers_behind() -> None:
     with pytest.raises(RuntimeError):
         torch.addcmul(x, x, torch.ones(4), value=7.0)
     assert (kept + 0.5).tolist() == [2.5, 2.5, 2.5]
+
+
+def test_a_sum_spread_over_the_axis_it_folded(compiled_at_once: None) -> None:
+    from treadle import ops
+    x, y = torch.arange(6.0).reshape(2, 3), torch.arange(3.0)
+    spread = ops.expand((x * y).sum(1).reshape(1, 2, 1), (1, 2, 3))
+    assert spread.tolist() == [[[5.0] * 3, [14.0] * 3]]

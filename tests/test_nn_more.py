@@ -197,3 +197,21 @@ def test_lazy_norms(name: str, shape: tuple[int, ...]) -> None:
     assert lazy(x).tolist() == ready(x).tolist() and repr(lazy) == repr(ready) and type(lazy) is type(ready)
     again.load_state_dict(lazy.state_dict())
     assert again.num_features == 4 and again.weight.tolist() == [1.0] * 4
+
+
+def test_projected_lstm_and_random_windows() -> None:
+    import treadle
+    from treadle import nn
+    treadle.manual_seed(0)
+    layer = nn.LSTM(4, 6, num_layers=2, proj_size=3, bidirectional=True)
+    assert layer.weight_hr_l1_reverse.shape == (3, 6) and layer.weight_ih_l1.shape == (24, 6)
+    out, (h, c) = layer(treadle.randn(5, 2, 4))
+    assert out.shape == (5, 2, 6) and h.shape == (4, 2, 3) and c.shape == (4, 2, 6)
+    assert treadle.equal(out[-1, :, :3], h[2]) and treadle.equal(out[0, :, 3:], h[3])
+    pool = nn.FractionalMaxPool2d(2, output_size=(3, 2), return_indices=True)
+    x = treadle.randn(2, 3, 7, 5, requires_grad=True)
+    values, places = pool(x)
+    assert values.shape == (2, 3, 3, 2) and treadle.equal(x.flatten(2).gather(2, places.flatten(2)), values.flatten(2))
+    values.sum().backward()
+    assert x.grad is not None and x.grad.sum().item() == 36
+    assert nn.CrossMapLRN2d(3)(x).shape == x.shape and nn.FractionalMaxPool3d(2, output_ratio=0.5)(treadle.randn(1, 4, 4, 4)).numel() == 8

@@ -206,6 +206,31 @@ class GroupNorm(Module):
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, bias={self.bias is not None}"
 
 
+class CrossMapLRN2d(Module):
+    """Divides by a power of the mean square of neighbouring channels; as in PyTorch, the first channel stays in every window."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1) -> None:
+        super().__init__()
+        self.size = size
+        self.alpha = alpha
+        self.beta = beta
+        self.k = k
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 4:
+            raise RuntimeError(f"CrossMapLRN2d: Expected input to be 4D, got {input.dim()}D instead.")
+        reach, count = (self.size - 1) // 2 + 1, input.size(1)
+        sums = (input * input).cumsum(1)
+        at = treadle.arange(count, device=input.device)
+        scale = sums.index_select(1, (at + reach - 1).clamp(max=count - 1))
+        gone = sums.index_select(1, (at - reach).clamp(min=0)) - sums[:, :1]
+        scale = self.k + self.alpha / self.size * (scale - treadle.where((at > reach).reshape(1, -1, 1, 1), gone, 0.0))
+        return input * scale ** -self.beta
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
+
+
 class LocalResponseNorm(Module):
     """Divides by a power of the mean square of neighbouring channels."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import treadle
 from treadle import ops, random
@@ -48,6 +49,7 @@ from treadle.nn.activation_functions import (
     threshold,
     threshold_,
 )
+from treadle.nn.fractional_pooling import fractional_max_pool2d, fractional_max_pool3d
 from treadle.nn.loss_functions import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -146,6 +148,9 @@ __all__ += [
     "ctc_loss",
     "embedding_bag",
     "feature_alpha_dropout",
+    "fractional_max_pool2d",
+    "fractional_max_pool3d",
+    "linear_cross_entropy",
     "multi_head_attention_forward",
     "multi_margin_loss",
     "multilabel_margin_loss",
@@ -162,6 +167,24 @@ __all__ += [
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input (..., in) @ weight (out, in).T + bias (out) -> (..., out)."""
     return ops.linear(input, weight) if bias is None else ops.linear_bias(input, weight, bias)
+
+
+def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
+                         weight: Tensor | None = None, reduction: str = "mean", ignore_index: int | None = None,
+                         label_smoothing: float = 0.0, options: Any = None) -> Tensor:
+    """`cross_entropy(linear(input, linear_weight, linear_bias), target, ...)`.
+
+    linear_weight (C, in), or (C, d1, ..., in) for a loss over further axes. `options` chooses among PyTorch's ways to compute it, which
+    are one here.
+    """
+    if linear_weight.dim() > 2 and input.dim() < 2:
+        raise RuntimeError(f"linear_cross_entropy: K-dimensional loss defined by linear_weight shape {list(linear_weight.shape)} requires "
+                           f"batched input, got input of shape {list(input.shape)}")
+    classes, width = tuple(linear_weight.shape[:-1]), linear_weight.shape[-1]
+    logits = linear(input, linear_weight.reshape(-1, width), None if linear_bias is None else linear_bias.reshape(-1))
+    logits = logits.reshape(*input.shape[:-1], *classes)
+    return cross_entropy(logits, target, weight, ignore_index=-100 if ignore_index is None else ignore_index, reduction=reduction,
+                         label_smoothing=label_smoothing)
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -47,8 +47,6 @@ class RNNBase(Module):
             raise ValueError("proj_size should be a positive integer or zero to disable projections")
         if proj_size >= hidden_size:
             raise ValueError("proj_size has to be smaller than hidden_size")
-        if proj_size > 0:
-            raise NotImplementedError("proj_size > 0 is not supported")
         if mode not in _GATES:
             raise ValueError("Unrecognized RNN mode: " + mode)
         self.mode = mode
@@ -64,15 +62,18 @@ class RNNBase(Module):
         directions = 2 if bidirectional else 1
         for layer in range(num_layers):
             for direction in range(directions):
-                width = input_size if layer == 0 else hidden_size * directions
+                width = input_size if layer == 0 else (proj_size or hidden_size) * directions
                 self._add_weights(width, f"l{layer}{'_reverse' if direction else ''}", device, dtype)
         self.reset_parameters()
 
     def _add_weights(self, width: int, suffix: str, device: Any, dtype: Any) -> None:
         gates = _GATES[self.mode] * self.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {f"weight_ih_{suffix}": (gates, width), f"weight_hh_{suffix}": (gates, self.hidden_size)}
+        shapes: dict[str, tuple[int, ...]] = {f"weight_ih_{suffix}": (gates, width),
+                                              f"weight_hh_{suffix}": (gates, self.proj_size or self.hidden_size)}
         if self.bias:
             shapes |= {f"bias_ih_{suffix}": (gates,), f"bias_hh_{suffix}": (gates,)}
+        if self.proj_size:
+            shapes[f"weight_hr_{suffix}"] = (self.proj_size, self.hidden_size)
         for name, shape in shapes.items():
             setattr(self, name, Parameter(treadle.empty(shape, device=device, dtype=dtype)))
         self._all_weights.append(list(shapes))
@@ -136,19 +137,23 @@ class RNNBase(Module):
         x, states = self._batched(input, states)
         self.check_input(x)
         directions = 2 if self.bidirectional else 1
-        expected = (self.num_layers * directions, x.size(1), self.hidden_size)
+        expected = self._state_shapes(directions, x.size(1))
         if states is None:
-            zeros = treadle.zeros(expected, dtype=x.dtype, device=x.device)
-            states = [zeros, zeros] if self.mode == "LSTM" else [zeros]
+            states = [treadle.zeros(shape, dtype=x.dtype, device=x.device) for shape in expected]
         else:
             names = ("hidden[0]", "hidden[1]") if self.mode == "LSTM" else ("hidden",)
-            for name, state in zip(names, states, strict=True):
-                self.check_hidden_size(state, expected, "Expected " + name + " size {}, got {}")
+            for name, state, shape in zip(names, states, expected, strict=True):
+                self.check_hidden_size(state, shape, "Expected " + name + " size {}, got {}")
         x, last = self._layers(x, states, directions)
         finals = [treadle.stack(parts) for parts in last]
         if not batched:
             return x.squeeze(1), [s.squeeze(1) for s in finals]
         return x.transpose(0, 1) if self.batch_first else x, finals
+
+    def _state_shapes(self, directions: int, batch: int) -> list[tuple[int, int, int]]:
+        """Of h, and of c for LSTM."""
+        lead = (self.num_layers * directions, batch)
+        return [(*lead, self.proj_size or self.hidden_size), *([(*lead, self.hidden_size)] if self.mode == "LSTM" else [])]
 
     def _run_packed(self, input: PackedSequence, states: list[Tensor] | None) -> tuple[PackedSequence, list[Tensor]]:
         """`_run` of a PackedSequence: output packed alike, states in the caller's order."""
@@ -157,12 +162,11 @@ class RNNBase(Module):
             raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.size(-1)}")
         sizes = [int(n) for n in input.batch_sizes.tolist()]
         directions = 2 if self.bidirectional else 1
-        expected = (self.num_layers * directions, sizes[0], self.hidden_size)
+        expected = self._state_shapes(directions, sizes[0])
         if states is None:
-            zeros = treadle.zeros(expected, dtype=x.dtype, device=x.device)
-            states = [zeros, zeros] if self.mode == "LSTM" else [zeros]
-        for state in states:
-            self.check_hidden_size(state, expected)
+            states = [treadle.zeros(shape, dtype=x.dtype, device=x.device) for shape in expected]
+        for state, shape in zip(states, expected, strict=True):
+            self.check_hidden_size(state, shape)
         if input.sorted_indices is not None:
             states = [s.index_select(1, input.sorted_indices) for s in states]
         x, last = self._layers(x, states, directions, sizes)
@@ -179,10 +183,15 @@ class RNNBase(Module):
             for direction in range(directions):
                 place = layer * directions + direction
                 weights = [getattr(self, name) for name in self._all_weights[place]]
-                bias = weights[2:] if self.bias else [None, None]
+                bias = weights[2:4] if self.bias else [None, None]
                 c0 = states[1][place] if self.mode == "LSTM" else None
-                given = (self.mode, x, states[0][place], c0, weights[0], weights[1], bias[0], bias[1], direction == 1)
+                inner, h0, matrices = x, states[0][place], weights[:2]
+                if self.proj_size:
+                    inner, h0, matrices = _unprojected(x, h0, weights, direction == 1, sizes)
+                given = (self.mode, inner, h0, c0, *matrices, bias[0], bias[1], direction == 1)
                 y, h, c = F._rnn_layer(*given) if sizes is None else F._packed_rnn_layer(*given, sizes)
+                if self.proj_size:
+                    y, h = F.linear(y, weights[-1]), F.linear(h, weights[-1])
                 outputs.append(y)
                 for parts, value in zip(last, (h, c), strict=False):
                     parts.append(value)  # type: ignore[arg-type]
@@ -195,6 +204,23 @@ class RNNBase(Module):
         text = f"{self.input_size}, {self.hidden_size}"
         shown = (("proj_size", 0), ("num_layers", 1), ("bias", True), ("batch_first", False), ("dropout", 0), ("bidirectional", False))
         return text + "".join(f", {name}={getattr(self, name)}" for name, usual in shown if getattr(self, name) != usual)
+
+
+def _unprojected(x: Tensor, h0: Tensor, weights: list[Tensor], reverse: bool,
+                 sizes: list[int] | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """A layer with projected states W_hr h as one without: its recurrent matrix is W_hh W_hr, and what the given state adds to the
+    gates of the first step comes in as further features of the input."""
+    w_ih, w_hh, w_hr = weights[0], weights[1], weights[-1]
+    first = treadle.zeros((*x.shape[:-1], h0.size(-1)), dtype=x.dtype, device=x.device)
+    if sizes is None:
+        first = treadle.select_scatter(first, h0, 0, x.size(0) - 1 if reverse else 0)
+    else:  # sequence n starts at row n, or runs from its last step, whose row is the start of that step plus n
+        starts = [sum(sizes[:t]) for t in range(len(sizes))]
+        ends = [max(t for t, count in enumerate(sizes) if count > n) for n in range(sizes[0])]
+        rows = [starts[t] + n for n, t in enumerate(ends)] if reverse else list(range(sizes[0]))
+        first = first.index_copy(0, treadle.tensor(rows, device=x.device), h0)
+    nothing = treadle.zeros((h0.size(0), w_hr.size(1)), dtype=x.dtype, device=x.device)
+    return treadle.cat([x, first], -1), nothing, [treadle.cat([w_ih, w_hh], 1), w_hh @ w_hr]
 
 
 class RNN(RNNBase):
