@@ -82,7 +82,7 @@ def lu_unpack(LU_data: Tensor, LU_pivots: Tensor, unpack_data: bool = True, unpa
 
 @with_out
 def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoint: bool = False) -> Tensor:
-    """X with A @ X = B (X @ A = B when not `left`; A.T in A's place when `adjoint`), given A's LU factorisation."""
+    """X with A @ X = B (X @ A = B when not `left`; A.H in A's place when `adjoint`), given A's LU factorisation."""
     n = LU._data.type.shape[-1]
     if LU._data.type.shape[-2] != n:
         raise RuntimeError(f"linalg.lu_solve: A must be batches of square matrices, but they are {LU._data.type.shape[-2]} by {n} matrices")
@@ -95,11 +95,11 @@ def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoin
         raise RuntimeError(f"linalg.lu_solve: Number of pivots per batch should be same as the dimension of the matrix, got pivots "
                            f"{list(pivots.shape)} for LU {list(LU.shape)}")
     if not left:
-        return lu_solve(LU, pivots, B.mT, adjoint=not adjoint).mT
+        return lu_solve(LU, pivots, B.mH, adjoint=not adjoint).mH
     P = apply(TABLE["permutation_matrix"], (pivots,), (n, LU._data.type.dtype))
     solve = lambda a, b, upper, unit: apply(TABLE["solve_triangular"], (a, b), (upper, unit))
     if adjoint:
-        return matmul(P, solve(LU.mT, solve(LU.mT, B, False, False), True, True))
+        return matmul(P, solve(LU.mH, solve(LU.mH, B, False, False), True, True))
     return solve(LU, solve(LU, matmul(P.mT, B), False, True), True, False)
 
 
@@ -148,13 +148,13 @@ def geqrf(input: Tensor) -> Any:
 
 
 def _reflect(A: Tensor, tau: Tensor, x: Tensor, order: range) -> Tensor:
-    """(I - tau_i v_i v_i^T) applied to the rows of x for each i in turn."""
+    """(I - tau_i v_i v_i^H) applied to the rows of x for each i in turn."""
     from treadle.creation import eye
     m, k = A._data.type.shape[-2], tau._data.type.shape[-1]
     vectors = A[..., :k].tril(-1) + eye(m, k, dtype=A.dtype, device=A.device)
     for i in order:
         v = vectors[..., i:i + 1]
-        x = x - tau[..., i:i + 1].unsqueeze(-1) * v * matmul(v.mT, x)
+        x = x - tau[..., i:i + 1].unsqueeze(-1) * v * matmul(v.mH, x)
     return x
 
 
@@ -181,7 +181,7 @@ orgqr = householder_product
 
 @with_out
 def ormqr(input: Tensor, tau: Tensor, other: Tensor, left: bool = True, transpose: bool = False) -> Tensor:
-    """Q @ other, or other @ Q when not `left`, with Q (or Q.T when `transpose`) given by reflectors as `geqrf` gives them."""
+    """Q @ other, or other @ Q when not `left`, with Q (or Q.H when `transpose`) given by reflectors as `geqrf` gives them."""
     t, f, o = (x._data.type for x in (input, tau, other))
     if t.ndim < 2 or o.ndim < 2:
         raise RuntimeError(f"ormqr: input and other must have at least 2 dimensions, got {t} and {o}")
@@ -194,5 +194,5 @@ def ormqr(input: Tensor, tau: Tensor, other: Tensor, left: bool = True, transpos
         raise RuntimeError(f"ormqr: Expected input, tau and other to have the same dtype, got {t}, {f} and {o}")
     forth, back = range(f.shape[-1]), range(f.shape[-1] - 1, -1, -1)
     if left:
-        return _reflect(input, tau, other, forth if transpose else back)
-    return _reflect(input, tau, other.mT, back if transpose else forth).mT
+        return _reflect(input, tau.conj() if transpose else tau, other, forth if transpose else back)
+    return _reflect(input, tau if transpose else tau.conj(), other.mH, back if transpose else forth).mH

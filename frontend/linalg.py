@@ -18,7 +18,7 @@ from treadle.factorizations import (
     lu_solve,
 )
 from treadle.functions import TABLE, as_dtype, cast, into, tensor_argument
-from treadle.ir.dtypes import FLOAT, int32, int64
+from treadle.ir.dtypes import FLOAT, int32, int64, to_real
 from treadle.ir.ops.linalg import LinAlgError
 from treadle.layout import PERMUTE
 from treadle.linear_algebra import matmul
@@ -32,6 +32,7 @@ from treadle.tensor import Tensor, apply
 
 linalg_svd = namedtuple("linalg_svd", "U S Vh")
 linalg_qr = namedtuple("linalg_qr", "Q R")
+linalg_eig = namedtuple("linalg_eig", "eigenvalues eigenvectors")
 linalg_eigh = namedtuple("linalg_eigh", "eigenvalues eigenvectors")
 linalg_slogdet = namedtuple("linalg_slogdet", "sign logabsdet")
 linalg_inv_ex = namedtuple("linalg_inv_ex", "inverse info")
@@ -49,6 +50,7 @@ def _matrix(name: str, x: Any) -> Tensor:
 
 def _adjoint(x: Tensor) -> Tensor:
     n = x._data.type.ndim
+    x = apply(TABLE["conj"], (x,)) if x._data.type.dtype.is_complex else x
     return apply(PERMUTE, (x,), ((*range(n - 2), n - 1, n - 2),))
 
 
@@ -113,12 +115,14 @@ def slogdet(A: Tensor, *, out: Any = None) -> Any:
 def logdet(input: Tensor) -> Tensor:
     """log det; NaN where the determinant is negative."""
     sign, value = slogdet(input)
+    if sign._data.type.dtype.is_complex:
+        return apply(TABLE["log"], (sign,)) + value
     from treadle.functions import where
     return where(sign < 0, math.nan, value)
 
 
 def cholesky(A: Tensor, *, upper: bool = False, out: Tensor | None = None) -> Tensor:
-    """L with L @ L.T = A, or U with U.T @ U = A. LinAlgError unless A is positive definite."""
+    """L with L @ L.H = A, or U with U.H @ U = A. LinAlgError unless A is positive definite."""
     return into(out, apply(TABLE["cholesky"], (_matrix("cholesky", A),), (bool(upper),)), "linalg.cholesky")
 
 
@@ -133,6 +137,16 @@ def eigh(A: Tensor, UPLO: str = "L", *, out: Any = None) -> Any:
     if UPLO.upper() not in ("L", "U"):
         raise RuntimeError(f"linalg.eigh: Expected UPLO argument to be 'L' or 'U', but got {UPLO}")
     return into(out, linalg_eigh(*apply(TABLE["eigh"], (_matrix("eigh", A),), (UPLO.upper() == "U",))), "linalg.eigh")
+
+
+def eig(A: Tensor, *, out: Any = None) -> Any:
+    """(eigenvalues, eigenvectors as columns), complex, of square matrices."""
+    return into(out, linalg_eig(*apply(TABLE["eig"], (_matrix("eig", A),))), "linalg.eig")
+
+
+def eigvals(A: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The eigenvalues, complex, of square matrices."""
+    return into(out, eig(A)[0], "linalg.eigvals")
 
 
 def eigvalsh(A: Tensor, UPLO: str = "L", *, out: Tensor | None = None) -> Tensor:
@@ -162,14 +176,14 @@ def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = N
     t = _matrix("pinv", A)._data.type
     rtol = rtol if rcond is None else rcond
     if rtol is None:
-        rtol = 0.0 if atol is not None else max(t.shape[-2:]) * _EPSILON.get(t.dtype.itemsize, 0.0)
+        rtol = 0.0 if atol is not None else max(t.shape[-2:]) * _EPSILON.get(to_real(t.dtype).itemsize, 0.0)
     return into(out, apply(TABLE["pinv"], (A, 0.0 if atol is None else atol, rtol), (bool(hermitian),)), "linalg.pinv")
 
 
 def _bound(A: Tensor, s: Tensor, atol: Any, rtol: Any) -> Tensor:
     t = A._data.type
     if rtol is None:
-        rtol = 0.0 if atol is not None else max(t.shape[-2:]) * _EPSILON.get(t.dtype.itemsize, 0.0)
+        rtol = 0.0 if atol is not None else max(t.shape[-2:]) * _EPSILON.get(to_real(t.dtype).itemsize, 0.0)
     largest = amax(s, -1, True) if s._data.type.shape[-1] else sum(s, -1, True)
     from treadle.functions import maximum
     per_matrix = lambda x: x.unsqueeze(-1) if isinstance(x, Tensor) and x._data.type.shape else x
@@ -197,7 +211,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     rhs = b.unsqueeze(-1) if vector else b
     found = matmul(pinv(a), rhs) if a.requires_grad or b.requires_grad else apply(TABLE["lstsq"], (a, rhs))
     m, n = a._data.type.shape[-2:]
-    residuals = sum((matmul(a, found) - rhs) ** 2, -2) if m > n else found.reshape(-1)[:0]
+    residuals = sum((matmul(a, found) - rhs).abs() ** 2, -2) if m > n else found.reshape(-1)[:0]
     nothing = empty(0, dtype=a._data.type.dtype)
     rank = empty(0, dtype=int64) if driver == "gels" else matrix_rank(a, rtol=rcond)
     values = svdvals(a).detach() if driver in ("gelsd", "gelss") else nothing
@@ -266,8 +280,8 @@ def multi_dot(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor
 
 @listed
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
-    """sum(x * y) over an axis."""
-    return into(out, sum(x * y, dim), "linalg.vecdot")
+    """sum(conj(x) * y) over an axis."""
+    return into(out, sum(x.conj() * y, dim), "linalg.vecdot")
 
 
 @listed
@@ -342,7 +356,8 @@ def cholesky_inverse(L: Tensor, upper: bool = False, *, out: Tensor | None = Non
 
 
 __all__ = [
-    "LinAlgError", "cholesky", "cholesky_ex", "cond", "cross", "det", "diagonal", "eigh", "eigvalsh", "householder_product", "inv",
+    "LinAlgError", "cholesky", "cholesky_ex", "cond", "cross", "det", "diagonal", "eig", "eigh", "eigvals", "eigvalsh",
+    "householder_product", "inv",
     "inv_ex", "ldl_factor", "ldl_factor_ex", "ldl_solve", "lstsq", "lu", "lu_factor", "lu_factor_ex", "lu_solve", "matmul",
     "matrix_exp", "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv", "qr", "slogdet", "solve", "solve_ex",
     "solve_triangular", "svd", "svdvals", "tensorinv", "tensorsolve", "vander", "vecdot", "vector_norm",

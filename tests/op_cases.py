@@ -45,6 +45,8 @@ def build(op: Op, sample: Any, dtype: DType, seed: int = 0) -> tuple[Graph, list
         array = given if isinstance(given, np.ndarray) else random_array(tuple(given), dtype, rng, op.domain)
         if array.dtype in (np.float32, np.complex64) and dtype in (dtypes.float64, dtypes.complex128):  # differences need the precision
             array = array.astype(np.float64 if array.dtype == np.float32 else np.complex128)
+        if array.dtype.kind == "f" and isinstance(given, np.ndarray) and dtype.is_complex:
+            array = (array + 0.2j * rng.uniform(-1, 1, array.shape)).astype(dtype.np)
         arrays.append(array)
         values.append(b.input(tensor_type(array.shape, dtypes.from_numpy(array.dtype))))
     result = b.apply(op, tuple(values), tuple(sample[1]))

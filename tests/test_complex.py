@@ -1,14 +1,21 @@
 """Complex numbers through the op table: compiled against interpreted, gradients against differences; what refuses them."""
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from op_cases import build, check_gradients, float_inputs, gradient_graph, random_array, samples_of
 
 from treadle.ir import dtypes
 from treadle.ir.autodiff import has_gradient
+from treadle.ir.builder import Builder
+from treadle.ir.graph import Graph
 from treadle.ir.interpreter import run
 from treadle.ir.op import TABLE, Field, Kind
+from treadle.ir.ops.matmul import transposed
+from treadle.ir.types import tensor_type
 from treadle.runtime import engine, memory
 from treadle.runtime.compiled import compile_graph
 
@@ -38,7 +45,11 @@ def test_compiled_equals_interpreted(name: str, which: int) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "which"), [c for c in CASES if has_gradient(OPS[c[0]]) and c[0] != "cast"])
+# float32 is coarse; symmetric matrices cannot be varied entry by entry; a phase of the results is LAPACK's choice.
+NOT_THE_SLOPE = {"cast", "cholesky", "eigh", "eig", "svd"}
+
+
+@pytest.mark.parametrize(("name", "which"), [c for c in CASES if has_gradient(OPS[c[0]]) and c[0] not in NOT_THE_SLOPE])
 def test_gradient_equals_differences(name: str, which: int) -> None:
     graph, arrays = built(name, which)
     check_gradients(graph, arrays, tolerance=5e-6)
@@ -51,3 +62,35 @@ def test_second_derivative_equals_differences(name: str) -> None:
     rng = np.random.default_rng(3)
     extra = [random_array(v.type.shape, v.type.dtype, rng) for v in first.inputs[len(arrays):]]
     check_gradients(first, [*arrays, *extra], tolerance=2e-5)
+
+
+# -- functions of matrices that do not depend on the phases of vectors -------------------------------------------------------
+def _projections(b: Builder, vectors: Any) -> Any:
+    """|v_i|^2 of each entry: without the vectors' phases."""
+    return b.real(b.mul(vectors, b.conj(vectors)))
+
+
+def _hermitian(b: Builder, x: Any) -> Any:
+    return b.matmul(x, transposed(b, b.conj(x)))
+
+
+MATRIX_FUNCTIONS: dict[str, Callable[[Builder, Any], list[Any]]] = {
+    "cholesky": lambda b, x: [b.cholesky(_hermitian(b, x), False), b.cholesky(_hermitian(b, x), True)],
+    "eigh": lambda b, x: [(r := b.eigh(_hermitian(b, x), False))[0], _projections(b, r[1])],
+    "eig": lambda b, x: [(r := b.eig(x))[0], _projections(b, r[1])],
+    "svd": lambda b, x: [(r := b.svd(x, False))[1], _projections(b, r[0]), _projections(b, r[2]), b.matmul(r[0], r[2])],
+}
+
+
+@pytest.mark.parametrize("name", MATRIX_FUNCTIONS)
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3), (4, 3), (3, 4)])
+def test_gradients_of_matrix_functions(name: str, shape: tuple[int, ...]) -> None:
+    if shape[-1] != shape[-2] and name != "svd":
+        return
+    rng = np.random.default_rng(7)
+    array = rng.uniform(-1, 1, shape) + 1j * rng.uniform(-1, 1, shape)
+    if shape[-1] == shape[-2]:
+        array = array + np.diag([2.0, 3.0, 4.5])
+    b = Builder(Graph(name))
+    b.graph.outputs = list(MATRIX_FUNCTIONS[name](b, b.input(tensor_type(shape, dtypes.complex128))))
+    check_gradients(b.graph, [array], tolerance=1e-5)

@@ -12,9 +12,9 @@ import numpy as np
 
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
-from treadle.ir.op import Kind, declare
+from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.linalg import need_matrix
-from treadle.ir.ops.matmul import transposed
+from treadle.ir.ops.matmul import adjoint, transposed
 from treadle.ir.types import TensorType
 
 Types = tuple[TensorType, ...]
@@ -92,7 +92,7 @@ def _lu_vjp(b: Any, g: Any, out: Any, x_type: TensorType) -> Any:
     return b.matmul(b.permutation_matrix(pivots, m, x_type.dtype), found)
 
 
-declare("lu_factor", Kind.EXTERN, "x", batch="leading",
+declare("lu_factor", Kind.EXTERN, "x", batch="leading", field=Field.ANALYTIC,
         type_rule=_factor_types("lu_factor", False), reference=_np_lu, vjp=(_lu_vjp,),
         samples=[((_MATRIX,), ()), ((_WIDE,), ()), ((_WIDE.T.copy(),), ()), ((np.stack([_MATRIX, _MATRIX.T]),), ())],
         doc="(LU, pivots, info): L without its unit diagonal and U in one matrix, rows exchanged with pivots[i] - 1 for i = 0, 1, ...")
@@ -182,7 +182,7 @@ def _np_geqrf(x: np.ndarray) -> tuple[np.ndarray, ...]:
     return np.ascontiguousarray(np.swapaxes(raw[0], -1, -2)), raw[1]
 
 
-declare("geqrf", Kind.EXTERN, "x", batch="leading",
+declare("geqrf", Kind.EXTERN, "x", batch="leading", field=Field.COMPLEX,
         type_rule=_geqrf_type, reference=_np_geqrf, differentiable=False, samples=[((_MATRIX,), ())],
         doc="(R above Householder vectors without their leading ones, their factors tau).")
 
@@ -192,17 +192,17 @@ def _np_pinv(x: np.ndarray, atol: np.ndarray, rtol: np.ndarray, hermitian: bool)
         return np.swapaxes(x, -1, -2).copy()
     if hermitian:
         values, u = np.linalg.eigh(x)
-        s, vh = np.abs(values), np.swapaxes(u, -1, -2) * np.sign(values)[..., None]
+        s, vh = np.abs(values), np.swapaxes(u.conj(), -1, -2) * np.sign(values)[..., None]
     else:
         u, s, vh = np.linalg.svd(x, full_matrices=False)
     bound = np.maximum(np.asarray(atol)[..., None], s.max(-1, keepdims=True) * np.asarray(rtol)[..., None])
     inverse = np.where(s > bound, 1 / np.where(s > bound, s, 1), 0).astype(x.dtype)
-    return np.swapaxes(vh, -1, -2) @ (inverse[..., None] * np.swapaxes(u, -1, -2))
+    return np.swapaxes(vh.conj(), -1, -2) @ (inverse[..., None] * np.swapaxes(u.conj(), -1, -2))
 
 
 def _pinv_vjp(b: Any, g: Any, x: Any, out: Any) -> Any:
     """Golub and Pereyra, "The differentiation of pseudo-inverses" (1973), for a constant rank."""
-    pt, gt = transposed(b, out), transposed(b, g)
+    pt, gt = adjoint(b, out), adjoint(b, g)
     right, left = b.matmul(gt, b.matmul(out, pt)), b.matmul(b.matmul(pt, out), gt)
     found = b.sub(right, b.matmul(x, b.matmul(out, right)))
     found = b.add(found, b.sub(left, b.matmul(b.matmul(left, out), x)))
@@ -215,7 +215,7 @@ def _pinv_type(types: Types, hermitian: bool) -> TensorType:
     return x.with_((*x.shape[:-2], x.shape[-1], x.shape[-2]))
 
 
-declare("pinv", Kind.EXTERN, "x atol rtol", "hermitian", batch="leading",
+declare("pinv", Kind.EXTERN, "x atol rtol", "hermitian", batch="leading", field=Field.COMPLEX,
         type_rule=_pinv_type, reference=_np_pinv, vjp=(_pinv_vjp, None, None),
         samples=[((_MATRIX, 0.0, 1e-6), (False,)), ((_WIDE, 0.0, 1e-6), (False,))],
         doc="The Moore-Penrose inverse; singular values up to max(atol, rtol * the largest) count as zero.")

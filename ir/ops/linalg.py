@@ -1,7 +1,7 @@
 """Matrix decompositions and solvers: LAPACK through numpy (Kind.EXTERN), with gradients in terms of the table's ops.
 
-Matrices are the last two axes, float32 or float64. Gradients: M. Giles, "An extended collection of matrix derivative results for
-forward and reverse mode algorithmic differentiation" (2008); for the SVD, J. Townsend (2016).
+Matrices are the last two axes, in single or double precision, real or complex. Gradients: M. Giles, "An extended collection of matrix
+derivative results for forward and reverse mode algorithmic differentiation" (2008); for the SVD, J. Townsend (2016).
 """
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from treadle.ir import dtypes
-from treadle.ir.op import Kind, declare
-from treadle.ir.ops.matmul import transposed
+from treadle.ir.op import Field, Kind, declare
+from treadle.ir.ops.matmul import adjoint, transposed
 from treadle.ir.ops.view import sum_to
 from treadle.ir.types import TensorType, broadcast_shapes
 
@@ -24,12 +24,12 @@ class LinAlgError(RuntimeError):
 
 
 def need_matrix(name: str, t: TensorType, square: bool = True) -> None:
-    """RuntimeError unless `t` is a batch of (square) matrices in float32 or float64."""
+    """RuntimeError unless `t` is a batch of (square) matrices in single or double precision."""
     if t.ndim < 2:
         raise RuntimeError(f"linalg.{name}: The input tensor A must have at least 2 dimensions, but got {t}")
     if square and t.shape[-1] != t.shape[-2]:
         raise RuntimeError(f"linalg.{name}: A must be batches of square matrices, but they are {t.shape[-2]} by {t.shape[-1]} matrices")
-    if t.dtype not in (dtypes.float32, dtypes.float64):
+    if t.dtype not in (dtypes.float32, dtypes.float64, *dtypes.COMPLEXES):
         raise RuntimeError(f"linalg.{name}: Expected a floating point tensor in float32 or float64 as input. Got {t.dtype.name}")
 
 
@@ -53,7 +53,8 @@ def _halved_diagonal(b: Any, x: Any) -> Any:
 
 
 def _symmetric(b: Any, x: Any) -> Any:
-    return b.mul(b.add(x, transposed(b, x)), 0.5)
+    """The nearest matrix that equals its adjoint."""
+    return b.mul(b.add(x, adjoint(b, x)), 0.5)
 
 
 def _square_type(name: str) -> Callable[..., TensorType]:
@@ -73,7 +74,7 @@ _WELL = np.array([[3.0, 0.5, -0.25], [0.25, 2.0, 0.5], [-0.5, 0.25, 4.0]], np.fl
 _PAIR = np.stack([_WELL, _WELL.T + np.float32(0.5) * np.eye(3, dtype=np.float32)])
 _POSITIVE = np.array([[4.0, 1.0, 0.5], [1.0, 3.0, -0.5], [0.5, -0.5, 2.0]], np.float32)
 
-declare("inverse", Kind.EXTERN, "x", batch="leading", type_rule=_square_type("inv"), reference=_guarded(
+declare("inverse", Kind.EXTERN, "x", batch="leading", field=Field.ANALYTIC, type_rule=_square_type("inv"), reference=_guarded(
     "inv", np.linalg.inv, "The diagonal element is zero, the inversion could not be completed because the input matrix is singular."),
     vjp=(_inverse_vjp,), samples=[((_WELL,), ()), ((_PAIR,), ()), ((np.zeros((0, 0), np.float32),), ())],
     doc="The inverse of square matrices; LinAlgError when one is singular.")
@@ -100,7 +101,7 @@ def _solve_da(b: Any, g: Any, a: Any, out: Any, a_type: TensorType) -> Any:
     return sum_to(b, b.neg(b.matmul(gb, transposed(b, out))), a_type.shape)
 
 
-declare("solve", Kind.EXTERN, "a rhs", batch="matrices", type_rule=_solve_type,
+declare("solve", Kind.EXTERN, "a rhs", batch="matrices", field=Field.ANALYTIC, type_rule=_solve_type,
         reference=_guarded("solve", _np_solve, "The solver failed because the input matrix is singular."),
         vjp=(_solve_da, lambda b, g, a, rhs_type: sum_to(b, b.solve(transposed(b, a), g), rhs_type.shape)),
         samples=[((_WELL, (3, 2)), ()), ((_PAIR, (3, 1)), ()), ((_WELL, (2, 3, 2)), ())],
@@ -122,7 +123,7 @@ def _triangular_da(b: Any, g: Any, a: Any, out: Any, a_type: TensorType, upper: 
     return b.triu(full, offset) if upper else b.tril(full, -offset)
 
 
-declare("solve_triangular", Kind.EXTERN, "a rhs", "upper unitriangular", batch="matrices",
+declare("solve_triangular", Kind.EXTERN, "a rhs", "upper unitriangular", batch="matrices", field=Field.ANALYTIC,
         type_rule=lambda types, *attrs: _solve_type(types),
         reference=_guarded("solve_triangular", _np_triangular, "The solver failed because the input matrix is singular."),
         vjp=(_triangular_da, lambda b, g, a, rhs_type, upper, unitriangular: sum_to(
@@ -147,46 +148,52 @@ def _np_adjugate(x: np.ndarray) -> np.ndarray:
     u, s, vh = np.linalg.svd(x)
     rest = np.stack([np.prod(np.delete(s, i, -1), -1) for i in range(s.shape[-1])], -1)
     sign = np.linalg.det(u) * np.linalg.det(vh)
-    return (sign[..., None, None] * np.swapaxes(vh, -1, -2) * rest[..., None, :] @ np.swapaxes(u, -1, -2)).astype(x.dtype)
+    return (sign[..., None, None] * np.swapaxes(vh.conj(), -1, -2) * rest[..., None, :] @ np.swapaxes(u.conj(), -1, -2)).astype(x.dtype)
 
 
-declare("adjugate", Kind.EXTERN, "x", batch="leading",
+declare("adjugate", Kind.EXTERN, "x", batch="leading", field=Field.ANALYTIC,
         type_rule=_square_type("adjugate"), reference=_np_adjugate, samples=[((_WELL,), ()), ((_PAIR,), ())],
         differentiable=False, doc="The transposed matrix of cofactors: the gradient of the determinant, transposed.")
-declare("det", Kind.EXTERN, "x", batch="leading", type_rule=_det_type, reference=np.linalg.det, vjp=(
+declare("det", Kind.EXTERN, "x", batch="leading", field=Field.ANALYTIC, type_rule=_det_type, reference=np.linalg.det, vjp=(
     lambda b, g, x: b.mul(_unsqueezed(b, g), transposed(b, b.adjugate(x))),), samples=[((_WELL,), ()), ((_PAIR,), ())],
     doc="The determinant of square matrices.")
 
 
 def _slogdet_type(types: Types) -> tuple[TensorType, TensorType]:
     need_matrix("slogdet", types[0])
-    return (types[0].with_(types[0].shape[:-2]),) * 2
+    sign = types[0].with_(types[0].shape[:-2])
+    return sign, sign.with_(dtype=dtypes.to_real(sign.dtype))
 
 
-def _slogdet_vjp(b: Any, g: Any, x: Any) -> Any:
-    return b.mul(_unsqueezed(b, g[1]), transposed(b, b.inverse(x)))
+def _slogdet_vjp(b: Any, g: Any, x: Any, out: Any) -> Any:
+    """d(log |det| + i arg det) = tr(x^-1 dx), and d sign = i sign d arg."""
+    gain = g[1]
+    if x.type.dtype.is_complex:
+        gain = b.complex(gain, b.neg(b.imag(b.mul(b.conj(g[0]), out[0]))))
+    return b.mul(_unsqueezed(b, gain), adjoint(b, b.inverse(x)))
 
 
-declare("slogdet", Kind.EXTERN, "x", batch="leading",
+declare("slogdet", Kind.EXTERN, "x", batch="leading", field=Field.COMPLEX,
         type_rule=_slogdet_type, reference=lambda x: tuple(np.linalg.slogdet(x)), vjp=(_slogdet_vjp,),
         samples=[((_WELL,), ()), ((_PAIR,), ())], doc="(sign, log of the absolute value) of the determinant.")
 
 
 # -- decompositions ----------------------------------------------------------------------------------------------------------------
 def _np_cholesky(x: np.ndarray, upper: bool) -> np.ndarray:
-    found = np.linalg.cholesky(np.swapaxes(x, -1, -2) if upper else x)
-    return np.swapaxes(found, -1, -2) if upper else found
+    found = np.linalg.cholesky(np.swapaxes(x.conj(), -1, -2) if upper else x)
+    return np.swapaxes(found.conj(), -1, -2) if upper else found
 
 
 def _cholesky_vjp(b: Any, g: Any, out: Any, upper: bool) -> Any:
-    low, g = (transposed(b, out), transposed(b, g)) if upper else (out, g)
-    inner = _halved_diagonal(b, b.matmul(transposed(b, low), g))
-    up = transposed(b, low)
+    low, g = (adjoint(b, out), adjoint(b, g)) if upper else (out, g)
+    up = adjoint(b, low)
+    product = b.matmul(up, g)
+    inner = b.mul(b.add(b.tril(product, 0), adjoint(b, b.tril(product, -1))), 0.5)
     half = b.solve_triangular(up, inner, True, False)
-    return _symmetric(b, transposed(b, b.solve_triangular(up, transposed(b, half), True, False)))
+    return adjoint(b, b.solve_triangular(up, adjoint(b, half), True, False))
 
 
-declare("cholesky", Kind.EXTERN, "x", "upper", batch="leading", type_rule=_square_type("cholesky"), reference=_guarded(
+declare("cholesky", Kind.EXTERN, "x", "upper", batch="leading", field=Field.COMPLEX, type_rule=_square_type("cholesky"), reference=_guarded(
     "cholesky", _np_cholesky, "The factorization could not be completed because the input is not positive-definite"),
     vjp=(_cholesky_vjp,), samples=[((_POSITIVE,), (False,)), ((np.stack([_POSITIVE, _POSITIVE * 2]),), (True,))],
     doc="L with L @ L.T = x (or its transpose) for symmetric positive-definite matrices; LinAlgError for others.")
@@ -194,7 +201,7 @@ declare("cholesky", Kind.EXTERN, "x", "upper", batch="leading", type_rule=_squar
 
 def _eigh_type(types: Types, upper: bool) -> tuple[TensorType, TensorType]:
     need_matrix("eigh", types[0])
-    return types[0].with_(types[0].shape[:-1]), types[0]
+    return types[0].with_(types[0].shape[:-1], dtypes.to_real(types[0].dtype)), types[0]
 
 
 def _np_eigh(x: np.ndarray, upper: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -223,15 +230,45 @@ def _diagonal_matrix(b: Any, w: Any) -> Any:
 def _eigh_vjp(b: Any, g: Any, out: Any) -> Any:
     w, v = out
     gw, gv = g
-    vt = transposed(b, v)
+    vt = adjoint(b, v)
     inner = b.add(_diagonal_matrix(b, gw), b.mul(_gaps(b, w), b.matmul(vt, gv)))
     return _symmetric(b, b.matmul(b.matmul(v, inner), vt))
 
 
-declare("eigh", Kind.EXTERN, "x", "upper", batch="leading", type_rule=_eigh_type,
+declare("eigh", Kind.EXTERN, "x", "upper", batch="leading", field=Field.COMPLEX, type_rule=_eigh_type,
         reference=_guarded("eigh", _np_eigh, "The algorithm failed to converge"), vjp=(_eigh_vjp,),
         samples=[((_POSITIVE,), (False,)), ((np.stack([_POSITIVE, _POSITIVE - np.eye(3, dtype=np.float32)]),), (True,))],
         doc="(eigenvalues in ascending order, eigenvectors as columns) of symmetric matrices, of which one triangle is read.")
+
+
+def _eig_type(types: Types) -> tuple[TensorType, TensorType]:
+    need_matrix("eig", types[0])
+    dtype = dtypes.to_complex(types[0].dtype)
+    return types[0].with_(types[0].shape[:-1], dtype), types[0].with_(dtype=dtype)
+
+
+def _eig_vjp(b: Any, g: Any, x: Any, out: Any) -> Any:
+    """For eigenvectors v of length 1, whose phase the loss does not depend on (C. Boeddeker et al., "On the computation of complex-valued
+    gradients with application to statistically optimum beamforming", 2017)."""
+    w, v = out
+    vh = adjoint(b, v)
+    shape = w.type.shape
+    turned = b.matmul(vh, g[1])
+    along = b.real(b.reshape(b.sum(_diagonal_matrix_of(b, turned), (len(shape) - 1,), False, None), (*shape[:-1], 1, shape[-1])))
+    inner = b.mul(b.sub(turned, b.matmul(vh, b.mul(v, along))), _gaps(b, b.conj(w)))
+    inner = b.add(inner, _diagonal_matrix(b, g[0]))
+    return b.solve(vh, b.matmul(inner, vh))
+
+
+def _diagonal_matrix_of(b: Any, x: Any) -> Any:
+    """x without what is off the diagonal."""
+    return b.triu(b.tril(x, 0), 0)
+
+
+declare("eig", Kind.EXTERN, "x", batch="leading", field=Field.COMPLEX, type_rule=_eig_type, vjp=(_eig_vjp,),
+        reference=_guarded("eig", lambda x: tuple(np.linalg.eig(x)), "The algorithm failed to converge"),
+        samples=[((_WELL,), ()), ((_PAIR,), ()), ((np.array([[0.5, 2.0], [-1.5, 0.25]], np.float32),), ())],
+        doc="(eigenvalues, eigenvectors as columns, of length 1) of square matrices, complex.")
 
 
 def _svd_type(types: Types, full: bool) -> tuple[TensorType, TensorType, TensorType]:
@@ -239,7 +276,7 @@ def _svd_type(types: Types, full: bool) -> tuple[TensorType, TensorType, TensorT
     need_matrix("svd", x, square=False)
     *batch, m, n = x.shape
     k = min(m, n)
-    return x.with_((*batch, m, m if full else k)), x.with_((*batch, k)), x.with_((*batch, n if full else k, n))
+    return x.with_((*batch, m, m if full else k)), x.with_((*batch, k), dtypes.to_real(x.dtype)), x.with_((*batch, n if full else k, n))
 
 
 def _np_svd(x: np.ndarray, full: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -252,27 +289,30 @@ def _svd_vjp(b: Any, g: Any, out: Any, x_type: TensorType, full: bool) -> Any:
         raise RuntimeError("linalg.svd: the gradient with full_matrices=True needs square matrices; use full_matrices=False")
     (u, s, vh), (gu, gs, gvh) = out, g
     m, k, n = x_type.shape[-2], s.type.shape[-1], x_type.shape[-1]
-    v, gv, ut = transposed(b, vh), transposed(b, gvh), transposed(b, u)
+    v, gv, ut = adjoint(b, vh), adjoint(b, gvh), adjoint(b, u)
     square = b.mul(s, s)
     gaps = _gaps(b, square)  # 1 / (s_j^2 - s_i^2)
     inverse = b.div(1.0, s)
 
     def skew(x: Any) -> Any:
-        return b.sub(x, transposed(b, x))
+        return b.sub(x, adjoint(b, x))
     rows = b.reshape(s, (*s.type.shape, 1))
     inner = b.add(_scaled_columns(b, b.mul(gaps, skew(b.matmul(ut, gu))), s), b.mul(rows, b.mul(gaps, skew(b.matmul(vh, gv)))))
     inner = b.add(inner, _diagonal_matrix(b, gs))
+    if x_type.dtype.is_complex:  # a phase of a column of U is one of Vh
+        turn = b.div(skew(b.matmul(ut, gu)), b.mul(rows, 2.0))
+        inner = b.add(inner, _diagonal_matrix_of(b, turn))
     result = b.matmul(b.matmul(u, inner), vh)
     if m > k:  # the part of gu outside the range of u
         outside = b.sub(gu, b.matmul(u, b.matmul(ut, gu)))
         result = b.add(result, b.matmul(_scaled_columns(b, outside, inverse), vh))
     if n > k:
         outside = b.sub(gv, b.matmul(v, b.matmul(vh, gv)))
-        result = b.add(result, b.matmul(u, transposed(b, _scaled_columns(b, outside, inverse))))
+        result = b.add(result, b.matmul(u, adjoint(b, _scaled_columns(b, outside, inverse))))
     return result
 
 
-declare("svd", Kind.EXTERN, "x", "full_matrices", batch="leading", type_rule=_svd_type,
+declare("svd", Kind.EXTERN, "x", "full_matrices", batch="leading", field=Field.COMPLEX, type_rule=_svd_type,
         reference=_guarded("svd", _np_svd, "The algorithm failed to converge"),
         vjp=(lambda b, g, out, x_type, full_matrices: _svd_vjp(b, g, out, x_type, full_matrices),),
         samples=[((_WELL,), (False,)), ((_WELL[:, :2].copy(),), (False,)), ((_PAIR[:, :2].copy(),), (False,))],
@@ -305,19 +345,18 @@ def _qr_vjp(b: Any, g: Any, x: Any, out: Any, mode: str) -> Any:
         raise RuntimeError("linalg.qr: the gradient needs mode='reduced', or mode='complete' of a matrix with no more rows than columns")
     (q, r), (gq, gr) = out, g
     rest = None
-    if rows < n:  # A = [X Y], R = [U V] with X = Q U and V = Q^T Y
+    if rows < n:  # A = [X Y], R = [U V] with X = Q U and V = Q^H Y
         gv = _columns(b, gr, rows, n)
-        gq = b.add(gq, b.matmul(_columns(b, x, rows, n), transposed(b, gv)))
+        gq = b.add(gq, b.matmul(_columns(b, x, rows, n), adjoint(b, gv)))
         rest = b.matmul(q, gv)
         r, gr = _columns(b, r, 0, rows), _columns(b, gr, 0, rows)
-    m = b.sub(b.matmul(r, transposed(b, gr)), b.matmul(transposed(b, gq), q))
-    low = b.add(b.tril(m, 0), transposed(b, b.tril(m, -1)))
-    rhs = b.add(gq, b.matmul(q, low))
-    found = transposed(b, b.solve_triangular(r, transposed(b, rhs), True, False))
+    half = _halved_diagonal(b, b.sub(b.matmul(r, adjoint(b, gr)), b.matmul(adjoint(b, gq), q)))
+    rhs = b.add(gq, b.matmul(q, b.add(half, adjoint(b, half))))
+    found = adjoint(b, b.solve_triangular(r, adjoint(b, rhs), True, False))
     return found if rest is None else b.cat(found, rest, dim=len(x.type.shape) - 1)
 
 
-declare("qr", Kind.EXTERN, "x", "mode", batch="leading", type_rule=_qr_type, reference=_np_qr, vjp=(_qr_vjp,),
+declare("qr", Kind.EXTERN, "x", "mode", batch="leading", field=Field.COMPLEX, type_rule=_qr_type, reference=_np_qr, vjp=(_qr_vjp,),
         samples=[((_WELL,), ("reduced",)), ((_WELL[:, :2].copy(),), ("reduced",)), ((_PAIR,), ("reduced",)),
                  ((_WELL[:2].copy(),), ("reduced",))],
         doc="(Q, R) with Q @ R = x, Q's columns orthonormal, R upper triangular.")
@@ -341,13 +380,14 @@ def _np_lstsq(a: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     return out
 
 
-declare("lstsq", Kind.EXTERN, "a rhs", batch="leading", type_rule=_lstsq_type, reference=_np_lstsq, differentiable=False,
+declare("lstsq", Kind.EXTERN, "a rhs", batch="leading", field=Field.ANALYTIC,
+        type_rule=_lstsq_type, reference=_np_lstsq, differentiable=False,
         samples=[((_WELL[:, :2].copy(), (3, 2)), ())], doc="X with the smallest |a @ X - rhs|, column by column.")
 
 
 def _np_expm(x: np.ndarray) -> np.ndarray:
     """Scaling and squaring with the Taylor series of degree 18, in float64 (Moler and Van Loan, 2003, method 3)."""
-    y = x.astype(np.float64)
+    y = x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
     norm = np.abs(y).sum(-2).max(initial=0.0)
     squarings = max(0, int(np.ceil(np.log2(norm))) + 1) if norm > 0.5 else 0
     y = y / 2.0**squarings
@@ -372,5 +412,6 @@ def _expm_vjp(b: Any, g: Any, x: Any) -> Any:
     return b.slice(whole, starts, stops, (1,) * rank)
 
 
-declare("matrix_exp", Kind.EXTERN, "x", batch="leading", type_rule=_square_type("matrix_exp"), reference=_np_expm, vjp=(_expm_vjp,),
+declare("matrix_exp", Kind.EXTERN, "x", batch="leading", field=Field.ANALYTIC,
+        type_rule=_square_type("matrix_exp"), reference=_np_expm, vjp=(_expm_vjp,),
         samples=[((_WELL,), ()), ((_PAIR,), ())], doc="The matrix exponential.")

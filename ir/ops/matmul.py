@@ -37,6 +37,11 @@ def transposed(b: Any, x: Any) -> Any:
     return b.permute(x, (*range(n - 2), n - 1, n - 2))
 
 
+def adjoint(b: Any, x: Any) -> Any:
+    """The last two axes swapped, complex numbers conjugated."""
+    return transposed(b, b.conj(x) if x.type.dtype.is_complex else x)
+
+
 declare("matmul", Kind.CONTRACT, "x y", field=Field.ANALYTIC, type_rule=_matmul_type, reference=_np_matmul, vjp=(
     lambda b, g, y, x_type: sum_to(b, b.matmul(g, transposed(b, y)), x_type.shape),
     lambda b, g, x, y_type: sum_to(b, b.matmul(transposed(b, x), g), y_type.shape)),
