@@ -77,3 +77,113 @@ def test_functional_call():
     assert model.weight.grad is None
     params, buffers = func.stack_module_state([treadle.nn.Linear(2, 1) for _ in range(3)])
     assert tuple(params["weight"].shape) == (3, 1, 2) and not buffers
+
+
+# -- vmap ----------------------------------------------------------------------------------------------------------------------------
+def arrays(*shape: int, seed: int = 0) -> treadle.Tensor:
+    return treadle.tensor(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def same(a: treadle.Tensor, b: treadle.Tensor) -> None:
+    np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_vmap_along_any_axis(dim: int) -> None:
+    x, w = arrays(3, 3, 3), arrays(3)
+    got = func.vmap(lambda a, w: (a @ w, a.sum(0).softmax(0)), in_dims=(dim, None), out_dims=(0, 1))(x, w)
+    want = [x.select(dim, i) for i in range(3)]
+    same(got[0], treadle.stack([a @ w for a in want]))
+    same(got[1], treadle.stack([a.sum(0).softmax(0) for a in want], 1))
+
+
+def test_what_is_recorded_does_not_grow_with_the_batch() -> None:
+    model = treadle.nn.Sequential(treadle.nn.Conv2d(1, 2, 3), treadle.nn.ReLU(), treadle.nn.Flatten(), treadle.nn.Linear(8, 2))
+    params = {k: v.detach() for k, v in model.named_parameters()}
+
+    def loss(p, x):
+        return func.functional_call(model, p, (x,)).pow(2).sum()
+
+    def recorded(size: int) -> int:
+        x = arrays(size, 1, 1, 4, 4)
+        [v.numpy() for v in params.values()]  # what is pending counts, too
+        before = treadle.stats()["ops_recorded"]
+        for g in func.vmap(func.grad(loss), in_dims=(None, 0))(params, x).values():
+            g.numpy()
+        return treadle.stats()["ops_recorded"] - before
+    assert recorded(2) == recorded(9) > 0
+
+
+def test_a_new_batch_size_compiles_no_kernel() -> None:
+    w = arrays(4, 3)
+    step = func.vmap(func.grad(lambda x: (treadle.tanh(x @ w) ** 2).sum().exp()))
+    for size in (3, 5, 6, 7):
+        for _ in range(3):
+            step(arrays(size, 4)).numpy()
+        if size == 3:
+            compiled = treadle.stats()["llvm_compiles"]
+    assert treadle.stats()["llvm_compiles"] == compiled
+
+
+def test_compiled_transforms() -> None:
+    def per_sample(w, x):
+        return func.vmap(func.grad(lambda w, x: (x @ w).tanh().pow(2).sum()), in_dims=(None, 0))(w, x)
+
+    def second(x):
+        return func.hessian(lambda x: (x.sin() * x.cumsum(0)).sum())(x), func.jvp(treadle.exp, (x,), (x,))[1]
+    for f, args in ((per_sample, lambda i: (arrays(3, 2), arrays(4, 5, 3, seed=i))), (second, lambda i: (arrays(4, seed=i),))):
+        compiled = treadle.compile(f, fullgraph=True)
+        for i in range(3):
+            got, want = compiled(*args(i)), f(*args(i))
+            for a, b in zip(tree_leaves(got), tree_leaves(want), strict=True):
+                same(a, b)
+        assert compiled.captures == 1
+    inside = treadle.compile(lambda x: (x * 2).sum())
+    assert func.vmap(inside)(treadle.ones(3, 4)).tolist() == [8.0] * 3
+    assert func.jvp(inside, (treadle.ones(2),), (treadle.ones(2),))[1].item() == 4
+
+
+def differs(x: treadle.Tensor) -> bool:
+    return not np.array_equal(x[0].numpy(), x[1].numpy())
+
+
+def test_randomness() -> None:
+    x, drop = treadle.ones(3, 64), treadle.nn.functional.dropout
+    for f in (lambda x: drop(x, 0.5), lambda x: x + treadle.randn(64), lambda x: treadle.rand_like(x), lambda x: treadle.bernoulli(x / 2),
+              lambda x: x + drop(treadle.ones(64), 0.5), lambda x: x.clone().normal_(), lambda x: x + treadle.randint(0, 99, (64,))):
+        assert differs(func.vmap(f, randomness="different")(x)) and not differs(func.vmap(f, randomness="same")(x))
+        with pytest.raises(RuntimeError, match="randomness error mode"):
+            func.vmap(f)(x)
+    both = func.vmap(func.vmap(lambda x: x + treadle.rand(64), randomness="different"), randomness="same")(treadle.ones(2, 2, 64))
+    assert not differs(both) and differs(both[0])
+    treadle.manual_seed(1)
+    first = func.vmap(lambda x: drop(x, 0.5), randomness="different")(x).tolist()
+    treadle.manual_seed(1)
+    assert func.vmap(lambda x: drop(x, 0.5), randomness="different")(x).tolist() == first
+    per_example = func.vmap(func.grad(lambda x: drop(x, 0.5).sum()), randomness="different")(x)
+    assert differs(per_example) and set(per_example.unique().tolist()) == {0.0, 2.0}
+
+
+def test_the_tape_goes_through_transforms() -> None:
+    w = arrays(3).requires_grad_()
+    x = arrays(4, 3)
+    func.vmap(lambda x: (x * w).sin().sum())(x).sum().backward()
+    same(w.grad, ((x * w).cos() * x).sum(0))
+    w.grad = None
+    func.vmap(func.grad(lambda x: (x * w).pow(3).sum()))(x).sum().backward()
+    same(w.grad, (9 * w**2 * x**2).sum(0))
+    assert not func.vmap(func.grad(lambda x: (x * 2).pow(3).sum()))(x).requires_grad
+    cut = func.grad(lambda v: func.vmap(lambda x: (x.detach() * x).sum())(v).sum())(x)
+    same(cut, x)
+    with treadle.no_grad():
+        assert not func.vmap(lambda x: x * w)(x).requires_grad
+    outer = func.grad(lambda v: func.grad(lambda u: (u * v).pow(2).sum())(x[0]).sum())(x[1])
+    same(outer, 4 * x[0] * x[1])
+
+
+def test_derivatives_inside_and_outside_of_vmap_agree() -> None:
+    a = arrays(3, 4, 4)
+    a = a @ a.mT + 4 * treadle.eye(4)
+    each = treadle.stack([func.hessian(treadle.logdet)(m) for m in a])
+    same(func.vmap(func.hessian(treadle.logdet))(a), each)
+    same(func.vmap(func.jacrev(func.grad(treadle.logdet)))(a), each)

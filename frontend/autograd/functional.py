@@ -147,8 +147,12 @@ def jacobian(func: Callable[..., Any], inputs: Any, create_graph: bool = False, 
             variables = _variables(xs, False)
             for out in _evaluated(func, variables, True)[1]:
                 _gradients([out], variables, [treadle.ones_like(out)], False, True, "jacobian")
+
+        def checked(*args: Tensor) -> Any:
+            many, outputs = _tuple("the user-provided function", func(*args), "outputs")
+            return outputs if many else outputs[0]
         transform = transforms.jacrev if strategy == "reverse-mode" else transforms.jacfwd
-        found = transform(func, argnums=tuple(range(len(xs))))(*xs)
+        found = transform(checked, argnums=tuple(range(len(xs))))(*xs)
     many = not isinstance(found[0], Tensor)
     rows = tuple([_as_given(row, several, create_graph) for row in (found if many else (found,))])
     return rows if many else rows[0]

@@ -95,6 +95,7 @@ def _view_as_complex_type(types: Types) -> TensorType:
 
 def _np_view_as_real(z: np.ndarray) -> np.ndarray:
     """A view, whatever the strides."""
+    z = np.asarray(z)
     part = z.real[..., None]
     return np.lib.stride_tricks.as_strided(part, (*z.shape, 2), (*z.strides, part.itemsize), writeable=z.flags.writeable)
 
