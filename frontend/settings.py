@@ -24,6 +24,7 @@ def set_num_threads(n: int) -> None:
 def stats() -> dict[str, Any]:
     """What Treadle has done in this process: ops recorded, flushes by reason, plans, LLVM compiles, cache hits, peak bytes."""
     from treadle.codegen import jit
+    from treadle.passes.pipeline import TEMPLATES
     return {
         "ops_recorded": recorder.counters["ops_recorded"],
         "trie_nodes": recorder.counters["trie_nodes"],
@@ -31,6 +32,7 @@ def stats() -> dict[str, Any]:
         "plans": engine.counters["plans"],
         "interpreted_runs": engine.counters["interpreted"],
         "compiled_plans": engine.counters["compiled_plans"],
+        "templated_plans": TEMPLATES.used,
         "compiled_runs": engine.counters["compiled_runs"],
         "kernels": engine.counters["kernels"],
         "kernel_cache_hits": engine.counters["kernel_cache_hits"],

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from treadle.ir import op as op_table
 from treadle.ir.graph import Graph, Location, Node, Value
 from treadle.ir.op import Attrs, Op, result_types
+from treadle.ir.size import Size
 from treadle.ir.types import SCALARS, TensorType
 
 Emitted: TypeAlias = Value | tuple[Value, ...]
@@ -54,7 +55,7 @@ class Builder(Emitter):
 
     def number(self, value: float | int | bool) -> Value:
         """A weak 0-d constant."""
-        node = Node(op_table.TABLE["constant"], (), (value,), (SCALARS[type(value)],), self.loc)
+        node = Node(op_table.TABLE["constant"], (), (value,), (SCALARS[int if value.__class__ is Size else type(value)],), self.loc)
         return self.graph.append(node).out
 
     def input(self, type: TensorType) -> Value:

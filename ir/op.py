@@ -18,6 +18,11 @@ from treadle.ir.types import TensorType
 Attrs = tuple[Any, ...]
 
 
+# Attributes that hold sizes of axes, or positions along them: graphs that differ in nothing else are planned alike. Rules compute with
+# them; they look nothing up by them.
+EXTENTS = frozenset(("shape", "size", "starts", "stops", "low", "high", "strides", "offset"))
+
+
 class Kind(enum.Enum):
     """The vocabulary of fusion."""
 

@@ -5,6 +5,7 @@ import itertools
 
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
+from treadle.ir.size import Size
 
 Shape = tuple[int, ...]
 
@@ -56,8 +57,14 @@ def tensor_type(shape: Shape, dtype: DType, device: str = "cpu", weak: bool = Fa
         for n in shape:
             numel *= n
         found.numel = numel
-        found = _INTERNED.setdefault(key, found)
+        table = _INTERNED if numel.__class__ is int else _table_of(shape)
+        found = table.setdefault(key, found)
     return found
+
+
+def _table_of(shape: Shape) -> dict[tuple, TensorType]:
+    """Where types with sizes that are not known live: no longer than these."""
+    return next((n.sizes.types for n in shape if n.__class__ is Size), _INTERNED)
 
 
 SCALARS = {

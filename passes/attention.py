@@ -6,6 +6,7 @@ from treadle.ir.dtypes import DType
 from treadle.ir.graph import Node, Value
 from treadle.ir.op import Kind
 from treadle.ir.routine import ALL, ARGUMENTS, KEY_BLOCK, ONLY_KEYS, ONLY_QUERIES, Routine
+from treadle.ir.size import Size
 from treadle.ir.types import Shape
 from treadle.passes.build import scalar_bits
 from treadle.passes.product import Operand, fold_view, plain
@@ -69,7 +70,7 @@ def _forward(outer: Lowering, node: Node, routine: Routine, given: dict[str, Arg
     blocks = -(-rows // block)
     given |= {"block": block, "blocks": blocks}
     keys = given["keys"]
-    assert isinstance(keys, int)
+    assert isinstance(keys, int | Size)
     _append(outer, node, routine, given, batch * heads * blocks, block * keys * depth // 8, mats)
 
 

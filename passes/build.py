@@ -16,10 +16,11 @@ from treadle.ir.dtypes import DType
 from treadle.ir.graph import Node, Value
 from treadle.ir.kernel import PARALLEL, REDUCE, RUNTIME, UNIT, ZERO, Access, Axis, Instr, Kernel, argument_layout
 from treadle.ir.op import Kind
+from treadle.ir.size import Size
 from treadle.passes.demand import GATHERS, Read, is_reduce, is_view, own_conditions, reads
 from treadle.passes.index import Condition, Expr, Guard, Index, linearize
 from treadle.passes.kernel_form import canonical
-from treadle.passes.program import Argument, ErrorCell, KernelStep, Ref, ScalarRef
+from treadle.passes.program import Argument, ErrorCell, KernelStep, Ref, ScalarRef, SizeBits
 from treadle.passes.unit import Unit
 
 _STRUCTURAL = (0, 1, -1)  # numbers that kernels may contain
@@ -235,7 +236,7 @@ class KernelBuilder:
         if number in _STRUCTURAL and math.copysign(1, number) == (-1 if number < 0 else 1):  # not -0.0, which equals 0.0 as a key
             return self.const(number, dtype)
         # Constants often come from sizes (a mean's divisor): as arguments they leave the kernel free of sizes.
-        bits = scalar_bits(number, dtype)
+        bits = SizeBits(number, dtype) if number.__class__ is Size else scalar_bits(number, dtype)
         return self.scalar((bits, dtype.name), dtype, bits)
 
     def scalar(self, key: tuple, dtype: DType, argument: Argument) -> int:

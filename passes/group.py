@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from treadle.ir.dtypes import by_name
 from treadle.ir.kernel import RUNTIME, ZERO, Kernel, argument_layout, may_fail
+from treadle.ir.size import Size
 from treadle.passes.program import BufferInfo, GemmStep, GroupStep, HostStep, KernelStep, Program, Ref, RoutineStep, Step, step_refs
 
 SMALL = 64 << 10     # bytes of an operand
@@ -87,7 +88,7 @@ def _kernel_spans(step: KernelStep, buffers: list[BufferInfo]) -> Iterator[Span]
         size = by_name(access.dtype).itemsize
         for axis, (n, kind) in enumerate(zip(step.sizes, access.strides, strict=True)):
             stride = table["stride", number, axis] if kind == RUNTIME else int(kind != ZERO)
-            assert isinstance(stride, int)
+            assert isinstance(stride, int | Size)
             reach = (n - 1) * stride * size
             low, high = low + min(reach, 0), high + max(reach, 0)
         yield Span(ref.buffer, low, high + size, access.writes)

@@ -14,6 +14,7 @@ from treadle.passes.memory import plan_memory
 from treadle.passes.order import order_steps
 from treadle.passes.program import Program
 from treadle.passes.promote import flatten_indices, promote
+from treadle.passes.template import Templates
 
 Pass = Callable[[Graph], Graph]
 
@@ -66,5 +67,17 @@ def prepare(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> 
 
 
 def compile_to_program(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> Program:
-    """A recorded graph as a list of kernel launches, matrix products and host calls over numbered buffers."""
-    return plan_memory(group(order_steps(lower(prepare(graph, after)))))
+    """A recorded graph as a list of kernel launches, matrix products and host calls over numbered buffers.
+
+    With `after`, every pass runs; otherwise a graph that differs in sizes alone from graphs before may come from a template.
+    """
+    program = None if after is not None else TEMPLATES.program(graph, steps_of)
+    return plan_memory(program or steps_of(graph, after))
+
+
+def steps_of(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> Program:
+    """`compile_to_program` without the memory plan."""
+    return group(order_steps(lower(prepare(graph, after))))
+
+
+TEMPLATES = Templates()

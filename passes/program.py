@@ -9,6 +9,7 @@ from treadle.ir.dtypes import DType
 from treadle.ir.graph import Node
 from treadle.ir.kernel import Kernel
 from treadle.ir.routine import Routine
+from treadle.ir.size import Size
 
 
 class Ref(NamedTuple):
@@ -29,6 +30,13 @@ class ScalarRef(NamedTuple):
     position: int
 
 
+class SizeBits(NamedTuple):
+    """The bits of a size as a number of `dtype`, in a program whose sizes are not known yet."""
+
+    size: Size
+    dtype: DType
+
+
 class ErrorCell(NamedTuple):
     """The address of the cell in which kernels report faults."""
 
@@ -40,7 +48,7 @@ class ScalarInfo(NamedTuple):
     dtype: DType
 
 
-Argument = int | Ref | ScalarRef | ErrorCell
+Argument = int | Ref | ScalarRef | SizeBits | ErrorCell
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,15 +21,14 @@ ERROR_CELL_BYTES = 8 * layout.ERROR_CELL_WORDS
 _WORD_MASK = (1 << 64) - 1
 
 
-@dataclass(frozen=True)
-class BufferRef:
+class BufferRef(NamedTuple):
     """The address of buffer `index` plus `offset` bytes.
 
     Inside a loop: plus `stride` bytes per iteration of the innermost loop around the step and `outer_stride` bytes per
     iteration of the loop around that one. With `alternate`, odd iterations of the innermost loop use that buffer.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # a field, not tuple.index
     offset: int = 0
     stride: int = 0
     outer_stride: int = 0
@@ -37,11 +36,10 @@ class BufferRef:
     alternate_offset: int | None = None  # None: `offset`
 
 
-@dataclass(frozen=True)
-class ScalarRef:
+class ScalarRef(NamedTuple):
     """The 64 bits of run-time scalar `index`."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a field, not tuple.index
 
 
 @dataclass(frozen=True)
@@ -142,10 +140,11 @@ class PlanBuilder:
         return self._open[-1].body if self._open else self._top
 
     def _check_loops(self, arg: Argument) -> None:
-        if isinstance(arg, Table):
+        kind = arg.__class__
+        if kind is Table:
             for inner in arg.args:
                 self._check_loops(inner)
-        elif isinstance(arg, BufferRef):
+        elif kind is BufferRef and (arg.stride or arg.outer_stride or arg.alternate is not None):
             depth = len(self._open)
             if ((arg.stride or arg.alternate is not None) and depth < 1) or (arg.outer_stride and depth < 2):
                 raise ValueError(f"{arg} moves with a loop, but there {'is no loop' if not depth else 'is one loop'} around the step")
@@ -218,10 +217,10 @@ class _Layout:
 
     def _arguments(self, args: Sequence[Argument], around: list[_Moves]) -> int:
         """Lay out a table of arguments (and, first, those it points to)."""
-        inner = {i: self._arguments(arg.args, around) for i, arg in enumerate(args) if isinstance(arg, Table)}
-        start = self._append([inner.get(i, arg if isinstance(arg, int) else 0) for i, arg in enumerate(args)] or [0], tuple(inner))
+        inner = {i: self._arguments(arg.args, around) for i, arg in enumerate(args) if arg.__class__ is Table}
+        start = self._append([inner.get(i, arg if arg.__class__ is int else 0) for i, arg in enumerate(args)] or [0], tuple(inner))
         for i, arg in enumerate(args):
-            if isinstance(arg, BufferRef | ScalarRef):
+            if arg.__class__ is BufferRef or arg.__class__ is ScalarRef:
                 self._relocate(start + i, arg, around)
         return start
 
@@ -236,7 +235,7 @@ class _Layout:
         return [layout.LOOP, loop.trip, count, steps, step_count, flips, flip_count, 0, *body]
 
     def _relocate(self, position: int, arg: BufferRef | ScalarRef, around: list[_Moves]) -> None:
-        if isinstance(arg, ScalarRef):
+        if arg.__class__ is ScalarRef:
             self.relocations += [position, layout.FIRST_BUFFER + self.n_buffers + self._in_range(arg.index, self.n_scalars, "scalar"), 0]
             return
         self.relocations += [position, self._buffer(arg.index), arg.offset]

@@ -1,0 +1,291 @@
+"""Sizes that are not known yet: integers that remember how they were computed, and every question asked about them.
+
+A `Size` has the value it has in one case and a polynomial in the unknowns of its `Sizes`. Arithmetic gives polynomials again.
+A comparison answers for the case at hand and notes the answer as a condition. So a computation on sizes that has been done once
+holds in every case that meets its conditions: then its results are its polynomials' values. An operation that needs the number
+itself (indexing, a float) pins it: the condition is then that it is that number.
+
+Unequal polynomials hash differently, also when their values agree: a table that would have found an equal number may miss it. Tables
+of what is there already may be searched with sizes, tables whose misses mean something else may not.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+# Coefficients by monomial; a monomial is the sorted names of its factors.
+Polynomial = tuple[tuple[tuple[str, ...], int], ...]
+Number = "int | Size"
+
+
+class Sizes:
+    """The unknowns of one computation, the quotients made from them, and the conditions under which it holds."""
+
+    def __init__(self) -> None:
+        self.unknowns: list[Size] = []
+        self.known: dict[Polynomial, Size] = {}
+        self.quotients: dict[tuple[str, Any, Any], Size] = {}
+        self.definitions: list[str] = []
+        self.answers: dict[tuple[Polynomial, str, bool], None] = {}  # polynomial, how it compares with 0, and whether it does
+        self.types: dict[Any, Any] = {}  # tensor types with such sizes
+
+    def unknown(self, name: str, value: int) -> Size:
+        """A size of which nothing is known but its value here."""
+        found: Size = self.make((((name,), 1),), value)
+        self.unknowns.append(found)
+        return found
+
+    def make(self, polynomial: Polynomial, value: int) -> Any:
+        """The Size with this polynomial, one object for each; an int if it is constant."""
+        if not polynomial:
+            return 0
+        if len(polynomial) == 1 and not polynomial[0][0]:
+            return polynomial[0][1]
+        found = self.known.get(polynomial)
+        if found is None:
+            found = self.known[polynomial] = Size(self, polynomial, value)
+        return found
+
+    def quotient(self, operator: str, a: Any, b: Any, value: int) -> Any:
+        """`a operator b` as an unknown of its own, defined by what it is computed from."""
+        key = (operator, a, b)
+        found = self.quotients.get(key)
+        if found is None:
+            name = f"q{len(self.definitions)}"
+            defined = f" if {text(b)} else 0" if b.__class__ is Size else ""  # conditions exclude 0, but are asked later
+            self.definitions.append(f"{name} = ({text(a)}) {operator} ({text(b)}){defined}")
+            found = self.quotients[key] = self.make((((name,), 1),), value)
+        return found
+
+    def note(self, a: Size, b: Any, operator: str, holds: bool) -> bool:
+        """Remember the answer to `a operator b`."""
+        difference = _sum(a.polynomial, _polynomial(b), -1)
+        if all(not monomial for monomial, _ in difference):
+            return holds  # a constant: it is so in every case
+        self.answers[difference, operator, holds] = None
+        return holds
+
+    @property
+    def special(self) -> bool:
+        """Whether the computation holds for certain sizes only, that happen to be equal, say."""
+        return any(holds and operator == "==" for _, operator, holds in self.answers)
+
+    def conditions(self) -> Iterator[tuple[str, bool]]:
+        """Python expressions that have to be true, and whether they say only that two sizes differ."""
+        for polynomial, operator, holds in self.answers:
+            yield f"{'' if holds else 'not '}{_text(polynomial)} {operator} 0", operator == "==" and not holds
+
+
+class Size:
+    """An integer of a `Sizes`: its value in the case at hand, and its polynomial."""
+
+    __slots__ = ("polynomial", "sizes", "value")
+    __hash__ = object.__hash__
+
+    def __init__(self, sizes: Sizes, polynomial: Polynomial, value: int) -> None:
+        self.sizes, self.polynomial, self.value = sizes, polynomial, value
+
+    # -- arithmetic --------------------------------------------------------------------------------------------------
+    def __add__(self, other: Any) -> Any:
+        if other.__class__ is not Size and not isinstance(other, int):
+            return self.pin() + other
+        return self.sizes.make(_sum(self.polynomial, _polynomial(other), 1), self.value + _value(other))
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        if other.__class__ is not Size and not isinstance(other, int):
+            return self.pin() - other
+        return self.sizes.make(_sum(self.polynomial, _polynomial(other), -1), self.value - _value(other))
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other
+
+    def __neg__(self) -> Any:
+        return self.sizes.make(tuple([(m, -c) for m, c in self.polynomial]), -self.value)
+
+    def __mul__(self, other: Any) -> Any:
+        if other.__class__ is not Size:
+            if not isinstance(other, int):
+                return self.pin() * other
+            return self.sizes.make(tuple([(m, c * other) for m, c in self.polynomial]) if other else (), self.value * other)
+        return self.sizes.make(_product(self.polynomial, other.polynomial), self.value * other.value)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        return _divided(self, other)[0]
+
+    def __mod__(self, other: Any) -> Any:
+        return _divided(self, other)[1]
+
+    def __divmod__(self, other: Any) -> Any:
+        return _divided(self, other)
+
+    def __rfloordiv__(self, other: int) -> Any:
+        return _divided(other, self)[0]
+
+    def __rmod__(self, other: int) -> Any:
+        return _divided(other, self)[1]
+
+    def __abs__(self) -> Any:
+        return self if self >= 0 else -self
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+    def __eq__(self, other: object) -> bool:
+        if other is self:
+            return True
+        if other.__class__ is not Size and not isinstance(other, int):
+            return NotImplemented
+        return self.sizes.note(self, other, "==", self.value == _value(other))
+
+    def __ne__(self, other: object) -> bool:
+        found = self.__eq__(other)
+        return found if found is NotImplemented else not found
+
+    def __lt__(self, other: Any) -> bool:
+        return self.sizes.note(self, other, "<", self.value < _value(other))
+
+    def __le__(self, other: Any) -> bool:
+        return self.sizes.note(self, other, "<=", self.value <= _value(other))
+
+    def __gt__(self, other: Any) -> bool:
+        return self.sizes.note(self, other, ">", self.value > _value(other))
+
+    def __ge__(self, other: Any) -> bool:
+        return self.sizes.note(self, other, ">=", self.value >= _value(other))
+
+    def __bool__(self) -> bool:
+        return not self == 0
+
+    # -- the number itself ---------------------------------------------------------------------------------------------
+    def pin(self) -> int:
+        """The value, on condition that it is that value."""
+        self.sizes.note(self, self.value, "==", True)
+        return self.value
+
+    __index__ = __int__ = pin
+
+    def __float__(self) -> float:
+        return float(self.pin())
+
+    def __truediv__(self, other: Any) -> float:
+        return self.pin() / (other.pin() if other.__class__ is Size else other)
+
+    def __rtruediv__(self, other: Any) -> float:
+        return other / self.pin()
+
+    def __pow__(self, other: Any) -> Any:
+        return self.pin() ** other
+
+    def __str__(self) -> str:
+        return str(self.pin())
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("sizes that are not known cannot be stored")
+
+
+# -- polynomials -------------------------------------------------------------------------------------------------------
+def _value(number: Any) -> int:
+    return number.value if number.__class__ is Size else number
+
+
+def _polynomial(number: Any) -> Polynomial:
+    if number.__class__ is Size:
+        return number.polynomial
+    return (((), int(number)),) if number else ()
+
+
+def _sum(a: Polynomial, b: Polynomial, sign: int) -> Polynomial:
+    total = dict(a)
+    for monomial, c in b:
+        total[monomial] = total.get(monomial, 0) + c * sign
+    return tuple(sorted([(m, c) for m, c in total.items() if c]))
+
+
+def _product(a: Polynomial, b: Polynomial) -> Polynomial:
+    total: dict[tuple[str, ...], int] = {}
+    for m, c in a:
+        for n, d in b:
+            monomial = tuple(sorted(m + n))
+            total[monomial] = total.get(monomial, 0) + c * d
+    return tuple(sorted([(m, c) for m, c in total.items() if c]))
+
+
+def _without(monomial: tuple[str, ...], factor: tuple[str, ...]) -> tuple[str, ...] | None:
+    rest = list(monomial)
+    for name in factor:
+        if name not in rest:
+            return None
+        rest.remove(name)
+    return tuple(rest)
+
+
+def _leading(polynomial: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    """The greatest monomial in an order that products keep: by degree, then by names."""
+    return max(polynomial, key=lambda m: (len(m), m))
+
+
+def _exact(a: Polynomial, b: Polynomial) -> Polynomial | None:
+    """a / b, where b divides it: long division, term by term."""
+    rest, quotient, divisor = dict(a), [], dict(b)
+    first = _leading(divisor)
+    while rest:
+        top = _leading(rest)
+        monomial = _without(top, first)
+        if monomial is None or rest[top] % divisor[first]:
+            return None
+        factor = rest[top] // divisor[first]
+        quotient.append((monomial, factor))
+        rest = dict(_sum(tuple(rest.items()), _product(b, ((monomial, factor),)), -1))
+    return tuple(sorted(quotient))
+
+
+def _divided(a: Any, b: Any) -> tuple[Any, Any]:
+    """Quotient and remainder: 0 where the polynomials divide; else both are new unknowns."""
+    sizes = a.sizes if a.__class__ is Size else b.sizes
+    if b == 0:
+        raise ZeroDivisionError("division by a size of 0")
+    value, remainder = divmod(_value(a), _value(b))
+    quotient = _exact(_polynomial(a), _polynomial(b))
+    if quotient is not None:
+        return sizes.make(quotient, value), 0
+    return sizes.quotient("//", a, b, value), sizes.quotient("%", a, b, remainder)
+
+
+def _text(polynomial: Polynomial) -> str:
+    terms = []
+    for monomial, c in polynomial:
+        factors = [str(c)] if c != 1 or not monomial else []
+        terms.append("*".join(factors + list(monomial)))
+    return " + ".join(terms) or "0"
+
+
+def text(number: Any) -> str:
+    """The number as a Python expression of the unknowns."""
+    return _text(number.polynomial) if number.__class__ is Size else str(number)
+
+
+def evaluated(number: Any, names: Mapping[str, int]) -> int:
+    """The number where the unknowns, quotients included, are `names`."""
+    if number.__class__ is not Size:
+        return int(number)
+    total = 0
+    for monomial, c in number.polynomial:
+        for name in monomial:
+            c *= names[name]
+        total += c
+    return total
+
+
+def each_size(value: Any, change: Callable[[Size], Any]) -> Any:
+    """A nest of tuples with every Size in it changed; the same object if there is none."""
+    if value.__class__ is Size:
+        return change(value)
+    if isinstance(value, tuple):
+        found = [each_size(v, change) for v in value]
+        if any(a is not b for a, b in zip(found, value, strict=True)):
+            return tuple(found)
+    return value

@@ -1,0 +1,202 @@
+"""Programs from templates are those that planning gives, and planning with unknown sizes asks about them what it decides by."""
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from op_cases import CASES, build, float_inputs, gradient_graph, random_array, samples_of
+
+import treadle
+import treadle.nn.functional as F
+from treadle import nn
+from treadle.ir import dtypes
+from treadle.ir.autodiff import has_gradient
+from treadle.ir.graph import Graph
+from treadle.ir.interpreter import run
+from treadle.ir.op import TABLE
+from treadle.ir.size import Size, Sizes, evaluated
+from treadle.passes.memory import plan_memory
+from treadle.passes.pipeline import TEMPLATES, compile_to_program, steps_of
+from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Program, RoutineStep, Step
+from treadle.passes.template import Template, Templates, Unfit, skeleton
+from treadle.runtime import compiled, engine
+from treadle.runtime.memory import array_of
+
+# -- sizes -------------------------------------------------------------------------------------------------------------
+OPERATIONS: list[Callable[[Any, Any], Any]] = [
+    lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * b, lambda a, b: -a,
+    lambda a, b: a // (b if b != 0 else 7), lambda a, b: a % (b if b != 0 else 5), lambda a, b: divmod(a, 4)[1],
+    lambda a, b: -(-a // 16) * 16,
+    lambda a, b: a if a < b else b, lambda a, b: max(a, b), lambda a, b: a + 1 if a == b else a - b, lambda a, b: abs(a - b),
+]
+
+
+def compute(seed: int, unknown: list[Any]) -> list[Any]:
+    rng = random.Random(seed)
+    values = [*unknown, 1, 2, 32]
+    for _ in range(12):
+        values.append(rng.choice(OPERATIONS)(rng.choice(values), rng.choice(values)))
+    return values
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_computation_holds_wherever_its_conditions_do(seed: int) -> None:
+    sizes = Sizes()
+    symbolic = compute(seed, [sizes.unknown("s0", 6), sizes.unknown("s1", 10)])
+    assert [v.value if isinstance(v, Size) else v for v in symbolic] == compute(seed, [6, 10])
+    held = 0
+    for a in range(1, 14):
+        for b in range(1, 14):
+            names: dict[str, int] = {"s0": a, "s1": b}
+            for line in sizes.definitions:
+                exec(line, {}, names)
+            if all(eval(condition, {}, names) for condition, _ in sizes.conditions()):
+                held += 1
+                assert [evaluated(v, names) for v in symbolic] == compute(seed, [a, b])
+    assert held >= 1
+
+
+def test_sizes_that_are_pinned() -> None:
+    sizes = Sizes()
+    n = sizes.unknown("s0", 6)
+    assert list(range(n)) == [0, 1, 2, 3, 4, 5]
+    assert sizes.special and [c for c, _ in sizes.conditions()] == ["-6 + s0 == 0"]
+    assert n / 4 == 1.5 and float(n) == 6.0 and f"{n}" == "6"
+    assert (8 * n + 4) // 4 == 2 * n + 1 and (8 * n) % 4 == 0 and not sizes.definitions
+    with pytest.raises(ZeroDivisionError):
+        n // (n - n)
+    assert (n + 1.5, 1.5 - n, n * 0.5) == (7.5, -4.5, 3.0)
+
+
+# -- programs ----------------------------------------------------------------------------------------------------------
+def plain(step: Step) -> tuple:
+    """A step without its nodes, which compare by identity."""
+    if isinstance(step, KernelStep):
+        return step.kernel, step.sizes, step.arguments
+    if isinstance(step, GroupStep):
+        return tuple([plain(s) for s in step.members])
+    if isinstance(step, GemmStep):
+        return step.dtype, step.batch, step.m, step.n, step.k, step.a, step.b, step.c, step.epilogue and plain(step.epilogue), step.form
+    if isinstance(step, RoutineStep):
+        return step.routine, step.arguments, step.units, step.grain, step.inputs, step.outputs
+    if isinstance(step, LoopStep):
+        return step.trip, tuple([plain(s) for s in step.body])
+    assert isinstance(step, HostStep)
+    types = tuple([v.type for v in (*step.node.inputs, *step.node.outputs)])
+    return step.node.op, step.node.attrs, types, step.inputs, step.outputs
+
+
+def same(a: Program, b: Program) -> bool:
+    return ([plain(s) for s in a.steps] == [plain(s) for s in b.steps] and a.buffers == b.buffers
+            and (a.inputs, a.outputs, a.scalars) == (b.inputs, b.outputs, b.scalars))
+
+
+def check_results(program: Program, graph: Graph) -> None:
+    """The program computes what the graph means."""
+    rng = np.random.default_rng(0)
+    arrays = [random_array(v.type.shape, v.type.dtype, rng, TABLE[graph.name.removesuffix("_vjp")].domain) for v in graph.inputs]
+    named = compiled.named_kernels(plan_memory(program))
+    compiled.compile_kernels(named)
+    plan = compiled.CompiledPlan(program, [], {compiled._MODULES[form] for form in named.values()})
+    results = plan.run([engine._own(a, v.type) for a, v in zip(arrays, graph.inputs, strict=True)], [])
+    assert results is not None
+    for buffer, value, want in zip(results, graph.outputs, run(graph, arrays), strict=True):
+        np.testing.assert_allclose(array_of(buffer, value.type), want, rtol=1e-4, atol=1e-5)
+
+
+def other(n: int) -> int:
+    """Another size for each, products for products: every prime factor becomes the next prime."""
+    total, factor = 1, 2
+    while n > 1:
+        while n % factor == 0:
+            n //= factor
+            total *= next(p for p in range(factor + 1, 2 * factor + 2) if all(p % d for d in range(2, p)))
+        factor += 1
+    return total
+
+
+def with_unknowns(graph: Graph) -> Template:
+    """A template in which every number from 2 on is unknown."""
+    numbers = skeleton(graph)[1]
+    varies = {i for i, n in enumerate(numbers) if n >= 2}
+    return Template(graph, [other(n) if i in varies else n for i, n in enumerate(numbers)], numbers, varies, steps_of)
+
+
+@pytest.mark.parametrize("name", list(dict.fromkeys(name for name, _ in CASES)))
+def test_planning_with_unknown_sizes(name: str) -> None:
+    """Every sample of the table, and its gradient, gives the same program with and without."""
+    for sample in samples_of(TABLE[name])[:3]:
+        for dtype in (dtypes.float32, dtypes.int64, dtypes.bool_):
+            try:
+                graph, _ = build(TABLE[name], sample, dtype)
+            except (RuntimeError, TypeError, IndexError, ValueError, NotImplementedError):
+                continue
+            graphs = [graph]
+            if has_gradient(TABLE[name]) and float_inputs(graph):
+                graphs.append(gradient_graph(graph, float_inputs(graph)))
+            for g in graphs:
+                try:
+                    numbers = skeleton(g)[1]
+                except Unfit:
+                    continue
+                found = with_unknowns(g).program(numbers)
+                assert found
+                if not same(found, steps_of(g)):  # planning alone takes numbers that happen to be equal for one
+                    check_results(found, g)
+            break
+
+
+def test_families_of_programs() -> None:
+    """Further sizes are planned by templates; all sizes give right results, and none compiles anything new."""
+    model = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(0, 1), nn.LayerNorm(8), nn.Linear(8, 5))
+
+    def program(x: Any, y: Any, picks: Any) -> Any:
+        h = model(x.reshape(-1, 3, 8)).softmax(-1)
+        wide = F.pad(x.transpose(1, 2), (1, 2)).cumsum(1)
+        rows = treadle.cat([y[picks], y.flip(0)[1:]], 0).sort(0)[0]
+        scores = (x @ x.mT / 7).tril().amax(-1)
+        loss = h.log().mean() + (wide.std() * rows.var(0).sum()) + scores.abs().sum() + x[:, 1:, ::2].logsumexp(1).mean()
+        return loss, treadle.autograd.grad(loss, [x, y])
+
+    def both(n: int, m: int) -> tuple[list[Any], list[Any]]:
+        rng = np.random.default_rng(n)
+        given = [rng.standard_normal((n, 3 * m, 8)).astype(np.float32), rng.standard_normal((m + 2, 4)).astype(np.float32)]
+        picks = treadle.tensor(rng.integers(0, m + 2, n))
+        results = []
+        for _ in range(3):
+            x, y = [treadle.tensor(a, requires_grad=True) for a in given]
+            loss, gradients = program(x, y, picks)
+            results.append([loss.detach().numpy(), *[g.numpy() for g in gradients]])
+        return results[0], results[-1]  # interpreted, and by the plan
+
+    before = dict(TEMPLATES.failures)
+    for n, m in ((3, 2), (4, 3), (5, 4)):
+        both(n, m)
+    used, compiles = TEMPLATES.used, treadle.stats()["llvm_compiles"]
+    for n, m in ((6, 5), (7, 4), (11, 6), (4, 9), (13, 2), (20, 7)):
+        for got, want in zip(*both(n, m), strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
+    assert TEMPLATES.used > used and dict(TEMPLATES.failures) == before
+    assert treadle.stats()["llvm_compiles"] == compiles
+
+
+def test_a_failure_falls_back_to_planning_alone() -> None:
+    graphs = [build(TABLE["add"], (((n, 4), (n, 4)), ()), dtypes.float32)[0] for n in (3, 5, 7, 9)]
+    templates = Templates()
+
+    def fails(graph: Graph) -> Program:
+        raise TypeError("a size where a number is needed")
+    assert [templates.program(g, fails) for g in graphs] == [None] * 4
+    assert templates.failures == {"TypeError: a size where a number is needed": 1}
+
+
+def test_families_are_told_apart_by_all_but_sizes() -> None:
+    a, b = (build(TABLE["add"], (((3, 4), (3, 4)), ()), d)[0] for d in (dtypes.float32, dtypes.float64))
+    c = build(TABLE["add"], (((3, 4), (4,)), ()), dtypes.float32)[0]
+    d = build(TABLE["add"], (((5, 2), (5, 2)), ()), dtypes.float32)[0]
+    keys = [skeleton(g)[0] for g in (a, b, c, d)]
+    assert keys[0] == keys[3] and len(set(keys)) == 3
+    assert same(compile_to_program(a), compile_to_program(a))
