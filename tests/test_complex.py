@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from op_cases import build, check_gradients, float_inputs, gradient_graph, random_array, samples_of
 
+import treadle
+import treadle.func
+import treadle.testing
 from treadle.ir import dtypes
 from treadle.ir.autodiff import has_gradient
 from treadle.ir.builder import Builder
@@ -94,3 +97,50 @@ def test_gradients_of_matrix_functions(name: str, shape: tuple[int, ...]) -> Non
     b = Builder(Graph(name))
     b.graph.outputs = list(MATRIX_FUNCTIONS[name](b, b.input(tensor_type(shape, dtypes.complex128))))
     check_gradients(b.graph, [array], tolerance=1e-5)
+
+
+# -- the frontend ----------------------------------------------------------------------------------------------------------------
+class _WithoutConjugate(treadle.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Any) -> Any:
+        ctx.save_for_backward(z)
+        return z * z
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        return 2 * g * ctx.saved_tensors[0]
+
+
+def test_gradcheck_takes_complex_tensors() -> None:
+    z = treadle.randn(2, dtype=treadle.complex128, requires_grad=True)
+    x = treadle.randn(2, dtype=treadle.float64, requires_grad=True)
+    check, again = treadle.autograd.gradcheck, treadle.autograd.gradgradcheck
+    assert check(lambda a, b: (a * b).exp(), (z, x)) and check(lambda b: treadle.fft.rfft(b), (x,)) and again(lambda a: (a * a).abs(), (z,))
+    with pytest.raises(RuntimeError, match="Jacobian mismatch"):
+        check(_WithoutConjugate.apply, (z,))
+
+
+def test_compiled_functions_and_transforms() -> None:
+    z = treadle.randn(3, 4, dtype=treadle.cfloat)
+    f = treadle.compile(lambda z, c: (z * c).abs() + (z.conj() * 1j).real)
+    for c in (1j, 2 + 1j, 2 + 1j, 3.0, 2):
+        a = z.numpy()
+        np.testing.assert_allclose(f(z, c).numpy(), np.abs(a * c) + (a.conj() * 1j).real, rtol=1e-5, atol=1e-6)
+    many = treadle.func.vmap(lambda z: treadle.view_as_real(treadle.fft.fft(z)) + z.abs().sum())(z)
+    one = treadle.stack([treadle.view_as_real(treadle.fft.fft(r)) + r.abs().sum() for r in z])
+    treadle.testing.assert_close(many, one)
+    _, pushed = treadle.func.jvp(lambda z: (z * z).abs(), (z,), (z,))
+    treadle.testing.assert_close(pushed, 2 * (z * z).abs())
+
+
+def test_a_complex_parameter_trains() -> None:
+    layer = treadle.nn.Linear(4, 3, dtype=treadle.cfloat)
+    optimizer, x = treadle.optim.Adam(layer.parameters(), 0.05), treadle.randn(8, 4, dtype=treadle.cfloat)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = layer(x).abs().square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]

@@ -38,7 +38,7 @@ def _eigh(m: Any, x: Any) -> list[Any]:
 
 def _svd(m: Any, x: Any) -> list[Any]:
     u, s, vh = m.linalg.svd(x, full_matrices=False)
-    return [s, u.abs(), vh.abs(), (u * s.to(u.dtype)) @ vh, u[..., 0:1] @ vh[..., 0:1, :]]
+    return [s, u.abs(), vh.abs(), (u * s.to(u.dtype).unsqueeze(-2)) @ vh, u[..., 0:1] @ vh[..., 0:1, :]]
 
 
 def _eig(m: Any, x: Any) -> list[Any]:

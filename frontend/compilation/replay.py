@@ -4,7 +4,7 @@ The function is generated as source (`Replay.source`), so what a replay does can
 """
 from __future__ import annotations
 
-import math
+import cmath
 import operator
 from collections import OrderedDict, deque
 from typing import Any
@@ -216,7 +216,7 @@ class Writer:
         """Source of a symbolic number; shared parts get names."""
         kind = expr[0]
         if kind == "number":
-            return repr(expr[1]) if math.isfinite(expr[1]) else self.constant(expr[1])
+            return repr(expr[1]) if cmath.isfinite(expr[1]) else self.constant(expr[1])
         found = self.numbers.get(id(expr))
         if found is None:
             if kind == "place":
