@@ -322,7 +322,7 @@ def _dual(level: Forward, x: Any, tangent: Any) -> Tensor:
     have = read(x).type
     if tangent._data.type.shape != have.shape:
         raise RuntimeError(f"jvp: expected a tangent of shape {list(have.shape)} like the primal, but got {list(tangent.shape)}")
-    if not x.is_floating_point():
+    if not _is_variable(x):
         return x
     return level.wrap(x, have, tangent if tangent.dtype is x.dtype else tangent.to(x.dtype))
 

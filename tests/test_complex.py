@@ -18,6 +18,7 @@ from treadle.ir.graph import Graph
 from treadle.ir.interpreter import run
 from treadle.ir.op import TABLE, Field, Kind
 from treadle.ir.ops.matmul import transposed
+from treadle.ir.pushforward import pushforward
 from treadle.ir.types import tensor_type
 from treadle.runtime import engine, memory
 from treadle.runtime.compiled import compile_graph
@@ -56,6 +57,26 @@ NOT_THE_SLOPE = {"cast", "cholesky", "eigh", "eig", "svd"}
 def test_gradient_equals_differences(name: str, which: int) -> None:
     graph, arrays = built(name, which)
     check_gradients(graph, arrays, tolerance=5e-6)
+
+
+@pytest.mark.parametrize("name", [n for n, op in OPS.items() if has_gradient(op) and samples_of(op) and n not in NOT_THE_SLOPE])
+def test_the_tangent_is_the_directional_difference(name: str) -> None:
+    graph, arrays = built(name, 0)
+    node, rng = graph.nodes[-1], np.random.default_rng(2)
+    if any(v.type.weak for v in node.inputs):
+        return
+    types, out_types = (tuple([v.type for v in values]) for values in (node.inputs, node.outputs))
+    given = tuple([t.dtype.category >= dtypes.FLOAT for t in types])
+    tangents = [random_array(a.shape, t.dtype, rng) for a, t, flag in zip(arrays, types, given, strict=True) if flag]
+    outs = run(graph, arrays)
+    pushed, live = pushforward(OPS[name], types, node.attrs, out_types, given, dtypes.default_float())
+    found = run(pushed, [*arrays, *outs, *tangents])
+    sides = []
+    for step in (1e-6, -1e-6):
+        rest = iter(tangents)
+        sides.append(run(graph, [a + step * next(rest) if flag else a for a, flag in zip(arrays, given, strict=True)]))
+    for (hi, lo), tangent in zip([pair for pair, flag in zip(zip(*sides, strict=True), live, strict=True) if flag], found, strict=True):
+        np.testing.assert_allclose(tangent, (hi - lo) / 2e-6, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", TWICE)

@@ -67,7 +67,7 @@ def make_dual(tensor: Tensor, tangent: Tensor, *, level: int | None = None) -> T
     if found is None:
         raise RuntimeError("Trying to create a dual Tensor for forward AD but no level exists, make sure to enter_dual_level() first.")
     for name, x in (("tensor", tensor), ("tangent", tangent)):
-        if not x.is_floating_point():
+        if not (x.is_floating_point() or x.is_complex()):
             raise ValueError(f"Expected {name} to be floating point or complex, but got: {x.dtype}")
     if tangent.shape != tensor.shape or tangent.dtype is not tensor.dtype:
         raise RuntimeError(f"Expected tangent to have the shape and dtype of the tensor ({list(tensor.shape)}, {tensor.dtype}), "
