@@ -14,6 +14,7 @@ from treadle.codegen.schedule import instr_cost
 from treadle.ir.dtypes import FLOAT, by_name
 from treadle.ir.graph import Node
 from treadle.ir.kernel import REDUCE, ZERO, Kernel, argument_layout
+from treadle.ir.routine import ALL, ARGUMENTS, ONLY_KEYS, ONLY_QUERIES
 from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Program, Ref, RoutineStep, Step, step_refs
 
 _FREE = frozenset("load load_if load_at scalar const index slot cast select random".split())
@@ -85,8 +86,19 @@ def work_of(program: Program, step: Step) -> Work:
         inner = [work_of(program, s) for s in step.body]
         return Work(step.trip * sum(w.flops for w in inner), step.trip * sum(w.bytes for w in inner), "")
     if isinstance(step, RoutineStep | HostStep):
-        return Work(0, sum(program.buffers[r.buffer].nbytes for r in (*step.inputs, *step.outputs) if isinstance(r, Ref)), "")
+        flops = _attention_flops(step) if isinstance(step, RoutineStep) and step.routine.family.startswith("attention") else 0
+        moved = sum(program.buffers[r.buffer].nbytes for r in (*step.inputs, *step.outputs) if isinstance(r, Ref))
+        return Work(flops, moved, "float32" if flops else "")
     raise TypeError(f"{type(step).__name__} is no step")
+
+
+def _attention_flops(step: RoutineStep) -> int:
+    """Of the matrix products alone; half of them where the scores above the diagonal are skipped."""
+    given = dict(zip(ARGUMENTS[step.routine.family], step.arguments, strict=True))
+    rows, keys, size, depth = (int(given[n]) for n in ("rows", "keys", "size", "depth"))  # type: ignore[arg-type]
+    products = {None: size + depth, ALL: 3 * size + 2 * depth, ONLY_QUERIES: 2 * size + depth, ONLY_KEYS: 2 * size + 2 * depth}
+    heads = prod(step.node.outputs[0].shape[:2])
+    return 2 * heads * rows * keys * products[given.get("phase")] // (2 if "causal" in step.routine.kind else 1)
 
 
 def _varies(kernel: Kernel) -> Iterator[frozenset[int]]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import treadle
+from treadle.codegen import work
 from treadle.ir import dtypes, interpreter
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph
@@ -165,6 +166,11 @@ def test_the_same_mask_at_every_tier() -> None:
     for a, b, c in zip(interpreted, native, again, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(b, c)
+
+
+def test_profiles_count_the_products() -> None:
+    program = treadle.inspect(F.scaled_dot_product_attention, *[treadle.randn(2, 3, 16, 8)] * 3).program
+    assert [work.work_of(program, s).flops for s in program.steps] == [4 * 2 * 3 * 16 * 16 * 8]
 
 
 def test_errors_are_raised_at_the_call() -> None:

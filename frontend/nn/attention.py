@@ -17,7 +17,7 @@ from treadle.tensor import Tensor
 
 
 class SDPBackend(enum.IntEnum):
-    """Names of PyTorch's attention kernels. Treadle has one way of its own, the plain formula, fused."""
+    """Names of PyTorch's attention kernels. Treadle chooses by itself: block by block, or the plain formula where that does better."""
 
     ERROR = -1
     MATH = 0
@@ -29,7 +29,7 @@ class SDPBackend(enum.IntEnum):
 
 @contextlib.contextmanager
 def sdpa_kernel(backends: Any, set_priority: bool = False) -> Iterator[None]:
-    """Accepts one SDPBackend or a list of them, of no effect: there is one way to compute attention."""
+    """Accepts one SDPBackend or a list of them, of no effect: all of them compute the same."""
     chosen = [backends] if isinstance(backends, SDPBackend) else list(backends)
     if not chosen or not all(isinstance(b, SDPBackend) for b in chosen):
         raise AssertionError(f"sdpa_kernel: expected an SDPBackend or a list of them, got {backends!r}")
