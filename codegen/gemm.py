@@ -13,8 +13,9 @@ from treadle.codegen.gemm_int8 import int8_text
 from treadle.codegen.gemm_micro import CACHE_LINE, ZERO, Tile, ceil_div, emit_micro_kernels, product_tile
 from treadle.codegen.gemm_pack import emit_pack
 from treadle.codegen.gemm_pairs import emit_pack_pairs
-from treadle.codegen.gemm_plan import Word
+from treadle.codegen.gemm_plan import WINDOWS, Word
 from treadle.codegen.gemm_small import GROUP, emit_small_kernels
+from treadle.codegen.gemm_windows import emit_windows
 from treadle.codegen.jit import CompiledModule, compile_text
 from treadle.codegen.llvm_text import Function, Module, Val, const
 from treadle.codegen.target import Target, host
@@ -44,6 +45,8 @@ def gemm_text(target: Target, dtype: str) -> str:
     tile = product_tile(target, dtype)
     emit_micro_kernels(module, tile, copying=not tile.product)
     emit_pack(module, tile)
+    if not tile.product:
+        emit_windows(module, tile)
     if tile.product:
         emit_pack_pairs(module, tile)
     emit_small_kernels(module, tile)
@@ -188,8 +191,7 @@ def _emit_macro(module: Module, tile: Tile) -> None:
         end = f.smin(columns, f.add(group.index, GROUP_COLUMNS))
         source = f.gep(b, f.mul(group.index, _arg(f, Word.B_COLUMN)), _element(tile))
         with f.if_(packs):
-            strides = _arg(f, Word.B_COLUMN), _arg(f, Word.B_ROW)
-            _call(f, pack.format("b"), f.sub(end, group.index), const("i64", tile.columns), steps, source, *strides, packed)
+            _pack_group(f, tile, pack.format("b"), f.sub(end, group.index), f.add(column, group.index), source, packed)
         with f.loop(ZERO, rows, block, [scratch]) as high:
             fresh = f.select(f.compare("eq", high.index, ZERO), copies, Val("i1", "false"))
             bounds = high.index, f.smin(rows, f.add(high.index, block)), height
@@ -203,6 +205,23 @@ def _emit_macro(module: Module, tile: Tile) -> None:
             high.next([f.gep(high.values[0], f.mul(panel_size, BLOCK_PANELS), tile.scalar)])
     f.line("ret void")
     f.finish()
+
+
+def _pack_group(f: Function, tile: Tile, pack: str, count: Val, column: Val, source: Val, packed: Val) -> None:
+    """Strips of B from a matrix by the function `pack` or, for windows, from an image."""
+    steps, first = Val("i64", "%steps"), Val("i64", "%first")
+    windows, matrix, done = f.label("windows"), f.label("matrix"), f.label("packed")
+    f.branch_if(f.compare("eq", _arg(f, Word.PACK_B), const("i64", WINDOWS)), windows, matrix)
+    f.start(windows)
+    if not tile.product:
+        table = f.gep(packed, tile.depth * GROUP_COLUMNS * tile.align, "i8")
+        _call(f, f"pack_windows_{tile.suffix}", Val("ptr", "%args"), count, steps, first, column, source, packed, table)
+    f.branch(done)
+    f.start(matrix)
+    strides = _arg(f, Word.B_COLUMN), _arg(f, Word.B_ROW)
+    _call(f, pack, count, const("i64", tile.columns), steps, source, *strides, packed)
+    f.branch(done)
+    f.start(done)
 
 
 def _reads_in_place(f: Function, tile: Tile, b: Val, rows: Val, steps: Val) -> Val:

@@ -39,8 +39,20 @@ class Word(IntEnum):
     C_INNER = 20
     TILE_ROWS = 21
     TILE_COLUMNS = 22
-    PACK_B = 23
+    PACK_B = 23  # whether strips of B are packed beforehand; WINDOWS: from an image, where the words behind SWAPPED say
     SWAPPED = 24
+    ROWS_MIDDLE = 25  # sizes of the middle and the inner digit of a row's number, and the strides of three
+    ROWS_INNER = 26
+    ROWS_STRIDE_0 = 27
+    ROWS_STRIDE_1 = 28
+    ROWS_STRIDE_2 = 29
+    COLUMNS_MIDDLE = 30  # the same of columns; along the inner digit they are neighbours
+    COLUMNS_INNER = 31
+    COLUMNS_STRIDE_0 = 32
+    COLUMNS_STRIDE_1 = 33
+
+
+WINDOWS = 2
 
 
 @dataclass(frozen=True)
@@ -94,10 +106,12 @@ IN_PLACE_ROWS = 40
 IN_PLACE_BYTES = 8 << 20
 
 
-def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layout, batch: Sequence[int] = (), threads: int = 1) -> GemmStep:
+def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layout, batch: Sequence[int] = (), threads: int = 1,
+              windows: tuple[int, ...] = ()) -> GemmStep:
     """The step that computes C[.., m, n] = A[.., m, k] @ B[.., k, n] for `float32` or `float64`.
 
     Or `bfloat16`, with C in float32: k is even, and each of A and B is contiguous along one of its axes; where that is K, strides are even.
+    `windows`: the words from ROWS_MIDDLE on, of a B whose rows and columns are windows of an image; its own strides are 0 then.
     `batch` has up to two sizes (outer, inner); one size is the inner one. C must be contiguous along its columns unless
     it has only one. ValueError when it is not, or when there are more than two batch axes.
     """
@@ -106,18 +120,18 @@ def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layou
     if c.column != 1 and n > 1 and m and math.prod(batch):
         raise ValueError(f"the result of a matrix product must have column stride 1, got {c.column}")
     outer, inner = (1, 1, *batch)[-2:]
-    return _plan(dtype, (m, n, k), (a, b, c), (outer, inner), threads)
+    return _plan(dtype, (m, n, k), (a, b, c), (outer, inner), threads, windows)
 
 
 @functools.lru_cache(maxsize=4096)
 def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout], batch: tuple[int, int],
-          threads: int) -> GemmStep:
+          threads: int, windows: tuple[int, ...]) -> GemmStep:
     m, n, k = sizes
     tile = product_tile(host(), dtype)
     pairs = dtype == "bfloat16"
     small = _dot_of_pairs if pairs else _small_kind
     k = k // 2 if pairs else k
-    kind = small((m, n, k), layouts)
+    kind = "blocked" if windows else small((m, n, k), layouts)
     swapped = False
     if kind is None and n < m:
         other = layouts[1].transposed, layouts[0].transposed, layouts[2].transposed
@@ -128,16 +142,28 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
     if pairs and kind is not None:
         a, b = _in_words(a), _in_words(b)
     kind = kind or "blocked"
-    pack_b = kind == "blocked" and (pairs or _packs_b(tile, (m, n, k), b))
+    pack_b = WINDOWS if windows else int(kind == "blocked" and (pairs or _packs_b(tile, (m, n, k), b)))
     count = batch[0] * batch[1]
-    weights = (16 if a.column == 1 else 8, (16 if b.row == 1 else 8) if pack_b else 2)
+    weights = (16 if a.column == 1 else 8, (16 if b.row == 1 or windows else 8) if pack_b else 2)
     height, width = _cut(tile, kind, (m, n, k), count, threads, weights)
     units = count * -(-m // height) * -(-n // width) if m and n else 0
     words = (m, n, k, a.row, a.column, b.row, b.column, c.row, c.column, max(1, batch[1]), a.outer, a.inner, b.outer, b.inner,
-             c.outer, c.inner, height, width, int(pack_b), int(swapped))
+             c.outer, c.inner, height, width, pack_b, int(swapped), *windows)
     work = count * m * n * max(k, 1)
     grain = max(1, -(-units // max(1, work // THREAD_WORK)))
     return GemmStep(f"gemm_{kind}_{dtype}", words, swapped, units, grain)
+
+
+def window_words(rows: Sequence[tuple[int, int]], columns: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """What `gemm_step` takes as `windows`, from the digits of `treadle.passes.program.Windows`."""
+    return (*_digit_words(rows, 3), *_digit_words(columns, 2))
+
+
+def _digit_words(digits: Sequence[tuple[int, int]], strides: int) -> tuple[int, ...]:
+    full = [(1, 0)] * (3 - len(digits)) + list(digits)
+    # A digit that is not there never counts up.
+    middle = full[1][0] if len(digits) > 1 else 1
+    return (middle, full[2][0], *[stride for _, stride in full[:strides]])
 
 
 def int8_step(m: int, n: int, k: int, a_row: int, c_row: int, threads: int = 1) -> GemmStep:

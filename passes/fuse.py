@@ -36,8 +36,9 @@ MAX_STORES = 8
 class Fuser:
     """The state of the sweep. `units` holds kernel, product and host units in the order in which they were made."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, windows: bool = False) -> None:
         self.graph = graph
+        self.windows = windows
         self.axes = Axes()
         self.cost = costs(graph)
         self.units: list[Unit] = []
@@ -93,7 +94,7 @@ class Fuser:
             return [operand.base for operand in self.folded[unit]]
         if not has_kernel(node):
             return list(node.inputs)
-        self.folded[unit] = fold_operands(node)
+        self.folded[unit] = fold_operands(node, self.windows)
         return [operand.base for operand in self.folded[unit]]
 
     def want(self, value: Value, unit: Unit) -> None:

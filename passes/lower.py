@@ -1,6 +1,8 @@
 """Graph -> Program: fused units become steps, values in memory become buffers."""
 from __future__ import annotations
 
+from functools import partial
+
 from treadle.ir.builder import Builder
 from treadle.ir.dtypes import DType
 from treadle.ir.graph import Graph, Node, Value
@@ -15,9 +17,12 @@ from treadle.passes.scan import lower_scan
 from treadle.passes.unit import Unit
 
 
-def lower(graph: Graph) -> Program:
-    """Lower a graph that `treadle.passes.pipeline.prepare` has simplified; every shape in it is concrete."""
-    return _Lowering(own_outputs(graph)).run()
+def lower(graph: Graph, windows: bool = True) -> Program:
+    """Lower a graph that `treadle.passes.pipeline.prepare` has simplified; every shape in it is concrete.
+
+    windows: the target's matrix kernels read windows of images where they are.
+    """
+    return _Lowering(own_outputs(graph), windows).run()
 
 
 def own_outputs(graph: Graph) -> Graph:
@@ -36,13 +41,14 @@ def own_outputs(graph: Graph) -> Graph:
 
 
 class _Lowering:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, windows: bool) -> None:
         self.graph = graph
+        self.windows = windows
         self.program = Program()
         self.buffers: dict[Value, int] = {}
         self.scalars: dict[tuple[Value, DType], int] = {}
         self.order = {node: i for i, node in enumerate(graph.nodes)}
-        self.fuser = Fuser(graph)
+        self.fuser = Fuser(graph, windows)
         self.epilogues: dict[Unit, Unit] = {}
         self.place = Place(self.buffer, self.scalar)
 
@@ -104,7 +110,7 @@ class _Lowering:
 
     def alone(self, node: Node) -> None:
         """A node that no kernel computes: a native loop, a routine or, failing these, its numpy reference."""
-        if node.op is not None and node.op.name == "scan" and lower_scan(self, node, lower):
+        if node.op is not None and node.op.name == "scan" and lower_scan(self, node, partial(lower, windows=self.windows)):
             return
         if lower_routine(self, node):
             return
@@ -133,5 +139,5 @@ class _Lowering:
         for at_a, at_b, at_c in offsets:
             self.program.steps.append(GemmStep(
                 node.out.dtype, batch.sizes, m, n, k, Matrix(Ref(self.buffer(a.base), at_a * size_a), (*batch.a, *rows_a)),
-                Matrix(Ref(self.buffer(b.base), at_b * size_b), (*batch.b, *rows_b)),
+                Matrix(Ref(self.buffer(b.base), at_b * size_b), (*batch.b, *rows_b), b.windows),
                 Matrix(Ref(self.buffer(node.out), at_c * size), (*batch.c, n, 1)), None, node, form))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph, Node, Value, rewrite
@@ -66,18 +67,20 @@ def prepare(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> 
     return graph
 
 
-def compile_to_program(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> Program:
-    """A recorded graph as a list of kernel launches, matrix products and host calls over numbered buffers.
+def compile_to_program(graph: Graph, after: Callable[[str, Graph], None] | None = None, windows: bool = True) -> Program:
+    """A recorded graph as a list of kernel launches, matrix products and host calls over numbered buffers. `windows`: see `lower`.
 
     With `after`, every pass runs; otherwise a graph that differs in sizes alone from graphs before may come from a template.
     """
-    program = None if after is not None else TEMPLATES.program(graph, steps_of)
-    return plan_memory(program or steps_of(graph, after))
+    if after is not None:
+        return plan_memory(steps_of(graph, after, windows))
+    program = TEMPLATES.program(graph, steps_of) if windows else WITHOUT_WINDOWS.program(graph, partial(steps_of, windows=False))
+    return plan_memory(program or steps_of(graph, None, windows))
 
 
-def steps_of(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> Program:
+def steps_of(graph: Graph, after: Callable[[str, Graph], None] | None = None, windows: bool = True) -> Program:
     """`compile_to_program` without the memory plan."""
-    return group(order_steps(lower(prepare(graph, after))))
+    return group(order_steps(lower(prepare(graph, after), windows)))
 
 
-TEMPLATES = Templates()
+TEMPLATES, WITHOUT_WINDOWS = Templates(), Templates()

@@ -8,14 +8,16 @@ from treadle.ir.graph import Node, Value
 from treadle.ir.op import Kind
 from treadle.passes.demand import is_view
 from treadle.passes.index import Axes, Expr, Index, linearize, memory_index, suffix_strides, view_index
+from treadle.passes.program import SHORTEST_LINE, Windows
 
 
 class Operand(NamedTuple):
-    """`base` in memory, read from element `offset` with `strides` over the operand's shape."""
+    """`base` in memory, read from element `offset` with `strides` over the operand's shape; with `windows` for the last two axes."""
 
     base: Value
     offset: int
     strides: tuple[int, ...]
+    windows: Windows | None = None
 
 
 def plain(value: Value) -> Operand:
@@ -83,6 +85,44 @@ def _stride(axes: Axes, axis: int, coefficients: dict[int, int]) -> int | None:
     return stride
 
 
+# Rows of the other operand below which windows are made beforehand: packing them is then most of the work.
+FEW_ROWS = 9
+
+
+def fold_windows(value: Value) -> Operand | None:
+    """A matrix, or a batch of them, whose columns are windows of an image in memory; None when it is no such thing."""
+    for depth in range(_depth(value), 0, -1):
+        axes = Axes()
+        index, made = axes.fresh(value.shape)
+        base, linear = _walk(axes, value, index, depth)
+        linear = axes.resolve(linear)
+        coefficients, own = dict(linear.terms), iter(made)
+        *lead, rows, columns = [() if n == 1 else _digits(axes, next(own), coefficients) for n in value.shape]
+        if any(len(digits) > 1 for digits in lead) or not _are_windows(rows, columns):
+            continue
+        return Operand(base, linear.const, (*[d[0][1] if d else 0 for d in lead], 0, 0), Windows(rows, columns))
+    return None
+
+
+def _digits(axes: Axes, axis: int, coefficients: dict[int, int]) -> tuple[tuple[int, int], ...]:
+    """(size, stride) of the axes that an axis became, outermost first; neighbours joined where they are walked through evenly."""
+    found: list[tuple[int, int]] = []
+    for atom in axes.atoms([axis]):
+        size, stride = axes.size[atom], coefficients.get(atom, 0)
+        if found and found[-1][1] == stride * size:
+            found[-1] = (found[-1][0] * size, stride)
+        else:
+            found.append((size, stride))
+    return tuple(found)
+
+
+def _are_windows(rows: tuple[tuple[int, int], ...], columns: tuple[tuple[int, int], ...]) -> bool:
+    if not 1 <= len(rows) <= 3 or not 1 <= len(columns) <= 3 or len(rows) + len(columns) == 2:
+        return False
+    length, step = columns[-1]
+    return step == 1 and length >= SHORTEST_LINE and all(stride >= 0 for _, stride in (*rows, *columns))
+
+
 def _usable(operand: Operand, shape: tuple[int, ...]) -> Operand | None:
     """With one unit stride among the last two axes, as the product's kernels want; None when there is none."""
     rows, columns = operand.strides[-2:]
@@ -115,8 +155,8 @@ def _paired(value: Value, across: bool) -> Operand:
     return operand if even and operand.strides[-1] == 1 else plain(value)
 
 
-def fold_operands(node: Node) -> list[Operand]:
-    """Both operands of a product; one that views make unreadable is read as the contiguous value it is."""
+def fold_operands(node: Node, windows: bool = False) -> list[Operand]:
+    """Both operands of a product; one that views make unreadable is read as the contiguous value it is. The second may be `windows`."""
     assert node.op is not None
     if node.op.name == "bfloat16_matmul":
         across = node.out.type.device == "cpu"  # the tiles of tensor cores lie along K
@@ -124,9 +164,11 @@ def fold_operands(node: Node) -> list[Operand]:
     if node.op.name == "int8_matmul":
         return [plain(value) for value in node.inputs]
     found = []
-    for value in node.inputs:
+    for i, value in enumerate(node.inputs):
         operand = _usable(fold_view(value), value.shape) or _usable(plain(value), value.shape)
         assert operand is not None
+        if windows and i == 1 and is_view(operand.base.node) and node.out.shape[-2] >= FEW_ROWS:
+            operand = fold_windows(value) or operand
         found.append(operand)
     return found
 

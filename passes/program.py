@@ -78,11 +78,29 @@ class KernelStep:
     nodes: tuple[Node, ...] = ()
 
 
+# The kernels put vectors of columns together from pieces of lines that have at least so many elements.
+SHORTEST_LINE = 5
+
+
+class Windows(NamedTuple):
+    """Rows and columns of a matrix that lie apart in memory: each index has up to three digits (size, stride), the outermost first.
+
+    Along the last digit of columns elements are neighbours.
+    """
+
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[tuple[int, int], ...]
+
+
 class Matrix(NamedTuple):
-    """An operand of a matrix product: where it starts, and strides in elements over (batch axes..., rows, columns)."""
+    """An operand of a matrix product: where it starts, and strides in elements over (batch axes..., rows, columns).
+
+    With `windows` it is the second operand, and the last two strides are 0.
+    """
 
     ref: Ref
     strides: tuple[int, ...]
+    windows: Windows | None = None
 
 
 @dataclass(slots=True)

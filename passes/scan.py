@@ -16,7 +16,6 @@ from treadle.passes.program import (
     HostStep,
     KernelStep,
     LoopStep,
-    Matrix,
     Program,
     Ref,
     RoutineStep,
@@ -108,7 +107,7 @@ def _moved(step: Step, places: dict[int, Ref], scalars: list[int]) -> Step:
         return replace(step, arguments=tuple(map(argument, step.arguments)), inputs=tuple(map(moved, step.inputs)),
                        outputs=tuple(map(moved, step.outputs)))
     assert isinstance(step, GemmStep)
-    a, b, c = (Matrix(moved(m.ref), m.strides) for m in (step.a, step.b, step.c))
+    a, b, c = (m._replace(ref=moved(m.ref)) for m in (step.a, step.b, step.c))
     epilogue = None if step.epilogue is None else _moved(step.epilogue, places, scalars)
     assert epilogue is None or isinstance(epilogue, KernelStep)
     return replace(step, a=a, b=b, c=c, epilogue=epilogue)

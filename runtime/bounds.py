@@ -156,7 +156,11 @@ def _stored(kernel: Kernel, access: int, given: _Arguments) -> Span:
 # -- matrices and whole buffers ----------------------------------------------------------------------------------------------
 def _matrix(program: Program, step: GemmStep, name: str, matrix: Matrix, sizes: Sequence[int], trips: tuple[int, ...]) -> None:
     dtype = step.dtype.name if name == "c" else {"int8": "uint8"}.get(step.operand_dtype, step.operand_dtype)
-    _inside(program, step, f"matrix {name}", matrix.ref, _box(sizes, matrix.strides), dtype, trips)
+    span = _box(sizes, matrix.strides)
+    if matrix.windows is not None:
+        digits = [*zip(sizes[:-2], matrix.strides, strict=False), *matrix.windows.rows, *matrix.windows.columns]
+        span = _box([n for n, _ in digits], [s for _, s in digits])
+    _inside(program, step, f"matrix {name}", matrix.ref, span, dtype, trips)
 
 
 def _whole(program: Program, step: Step, what: str, value: Value, ref: Ref, trips: tuple[int, ...]) -> None:

@@ -17,7 +17,7 @@ from treadle.codegen import emit, gemm, jit, phases
 from treadle.codegen.executor import GROUP_WORDS
 from treadle.codegen.executor import native as native_executor
 from treadle.codegen.gemm_plan import GemmStep as GemmCall
-from treadle.codegen.gemm_plan import Layout, fits_tiles, gemm_step, int8_step, tiles_step
+from treadle.codegen.gemm_plan import Layout, fits_tiles, gemm_step, int8_step, tiles_step, window_words
 from treadle.codegen.llvm_text import Module
 from treadle.codegen.routines import emit_routine
 from treadle.codegen.schedule import THREAD_WORK
@@ -411,7 +411,8 @@ def matrix_call(step: GemmStep) -> GemmCall:
     a, b, c = (_layout(m.strides) for m in (step.a, step.b, step.c))
     if step.form == "bfloat16" and fits_tiles(step.m, step.n, step.k):
         return tiles_step(step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
-    return gemm_step(step.form or step.dtype.name, step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
+    return gemm_step(step.form or step.dtype.name, step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads(),
+                     () if step.b.windows is None else window_words(*step.b.windows))
 
 
 def _layout(strides: tuple[int, ...]) -> Layout:

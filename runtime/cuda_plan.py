@@ -435,13 +435,13 @@ class Table:
 
 def build(graph: Graph, device: Device) -> CudaPlan:
     """The plan of a graph whose types name no device."""
-    program = compile_to_program(decompose(graph, routines=False))
+    program = compile_to_program(decompose(graph, routines=False), windows=False)
     return CudaPlan(program, device, [v.type.dtype for v in graph.inputs if v.type.weak])
 
 
 def kernel_texts(graph: Graph, architecture: str) -> tuple[dict[str, str], list[str]]:
     """PTX of every kernel of a graph whose types name no device, by name, and what would run on the host. Needs no device."""
-    program = compile_to_program(decompose(graph, routines=False))
+    program = compile_to_program(decompose(graph, routines=False), windows=False)
     texts: dict[str, str] = {}
     others: list[str] = []
 

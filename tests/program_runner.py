@@ -93,6 +93,11 @@ class Runner:
 
     def matrix(self, m: Matrix, shape: tuple[int, ...], dtype: np.dtype, iteration: int) -> np.ndarray:
         buffer, start = self.flat(m.ref, dtype, iteration)
+        if m.windows is not None:
+            digits = [*zip(shape[:-2], m.strides, strict=False), *m.windows.rows, *m.windows.columns]
+            assert start + sum((n - 1) * s for n, s in digits) < buffer.size
+            sizes, strides = [n for n, _ in digits], [s * dtype.itemsize for _, s in digits]
+            return np.lib.stride_tricks.as_strided(buffer[start:], sizes, strides).reshape(shape)
         reach = start + sum((n - 1) * s for n, s in zip(shape, m.strides, strict=True))
         assert reach < buffer.size
         return np.lib.stride_tricks.as_strided(buffer[start:], shape, [s * dtype.itemsize for s in m.strides])
@@ -118,7 +123,11 @@ class Runner:
         node = step.node
         types = tuple([v.type for v in node.inputs])
         assert node.op is not None
-        arrays = [array(r, v) for r, v in zip(step.inputs, node.inputs, strict=True)]
+        arrays = [array(r, v) for r, v in zip(step.inputs, node.inputs, strict=False)]
+        if step.strides:  # read through views, and numbers among the operands
+            given = iter(zip(step.inputs, step.strides, strict=True))
+            arrays = [np.asarray(v.node.attrs[0]) if v.type.weak else self.matrix(Matrix(*next(given)), v.shape, v.dtype.np, iteration)
+                      for v in node.inputs]
         results = interpreter.evaluate(node.op, arrays, node.attrs, types, tuple([o.type for o in node.outputs]))
         for ref, value, result in zip(step.outputs, node.outputs, results, strict=True):
             array(ref, value)[...] = result
