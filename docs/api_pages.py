@@ -19,7 +19,8 @@ NAMESPACES = (
     "treadle.linalg", "treadle.special", "treadle.distributions", "treadle.signal.windows", "treadle.utils.data",
     "treadle.utils.checkpoint",
     "treadle.amp", "treadle.quantization", "treadle.profiler", "treadle.compiler", "treadle.cuda", "treadle.distributed", "treadle.masked",
-    "treadle.jit", "treadle.hub", "treadle.testing", "treadle.random", "treadle.ops",
+    "treadle.jit", "treadle.hub", "treadle.testing", "treadle.random", "treadle.array_api", "treadle.array_api.linalg",
+    "treadle.array_api.fft", "treadle.ops",
 )
 # Sections of the top namespace: the modules its functions stand in.
 SECTIONS = ("creation", "functions", "reductions", "shaping", "gathering", "linear_algebra", "convolution", "random", "legacy", "older")

@@ -5,6 +5,7 @@ snapshot, every write is carried out at once and copied back, for as long as any
 """
 from __future__ import annotations
 
+import importlib
 import sys
 import weakref
 from typing import Any
@@ -156,6 +157,25 @@ def from_dlpack(source: Any) -> Tensor:
     """A tensor sharing memory with any object that speaks DLPack."""
     array = np.from_dlpack(source)
     return from_numpy(array) if array.flags.writeable else from_array(array)
+
+
+def array_namespace(self: Tensor, /, *, api_version: str | None = None) -> Any:
+    """`treadle.array_api`, the array API standard's functions. ValueError for a version later than 2024.12."""
+    if api_version not in (None, "2021.12", "2022.12", "2023.12", "2024.12"):
+        raise ValueError(f"version {api_version!r} of the array API standard is not supported; up to 2024.12 are")
+    return importlib.import_module("treadle.array_api")
+
+
+def to_device(self: Tensor, device: Any, /, *, stream: Any = None) -> Tensor:
+    """The tensor on a device; `stream` must be None."""
+    if stream is not None:
+        raise ValueError("to_device: streams are not supported, expected None")
+    return self.to(device)
+
+
+ARRAY_PROTOCOL = {
+    "__dlpack__": to_dlpack, "__dlpack_device__": lambda self: (1, 0), "__array_namespace__": array_namespace, "to_device": to_device,
+}
 
 
 def host_call(function: Any, *tensors: Tensor) -> Any:

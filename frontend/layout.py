@@ -5,8 +5,8 @@ A tensor's memory is contiguous; a view's strides follow from the chain of view 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from operator import index
 from typing import Any
 
@@ -19,6 +19,27 @@ AS_REAL, AS_COMPLEX, CONJ = (op_table.get(n) for n in ("view_as_real", "view_as_
 RESHAPE, PERMUTE, EXPAND, SLICE, AS_STRIDED = (op_table.get(n) for n in ("reshape", "permute", "expand", "slice", "as_strided"))
 
 Ints = tuple[int, ...]
+
+
+class _Count(int):
+    """`x.size` for the array API standard, which wants a number there; called, it is PyTorch's method."""
+
+    def __call__(self, dim: int | None = None) -> Any:
+        return self._size(dim)  # type: ignore[attr-defined]
+
+
+class SizeMethod:
+    """The attribute `size` of tensors: the number of elements, and the method `size(dim=None)`."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.method, self.__doc__ = method, method.__doc__
+
+    def __get__(self, t: Tensor | None, cls: type) -> Any:
+        if t is None:
+            return self.method
+        found = _Count(t._data.type.numel)
+        found._size = partial(self.method, t)  # type: ignore[attr-defined]
+        return found
 
 
 class Size(tuple):

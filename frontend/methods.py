@@ -187,11 +187,10 @@ def _deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
 
 PROTOCOL = {
     "__bool__": _bool, "__int__": lambda self: int(as_real(item(self), "int64_t")),
-    "__float__": lambda self: float(as_real(item(self), "double")),
-    "__complex__": lambda self: complex(item(self)), "__index__": _index,
+    "__float__": lambda self: float(as_real(item(self), "double")), "__complex__": lambda self: complex(item(self)),
     "__len__": _len, "__iter__": _iter, "__format__": _format, "__array__": _array, "__reduce_ex__": _reduce, "__deepcopy__": _deepcopy,
-    "__contains__": lambda self, x: bool(item(reductions.any(self == x))), "__dlpack__": interop.to_dlpack,
-    "__dlpack_device__": lambda self: (1, 0), "item": item, "tolist": tolist, "numpy": interop.to_numpy,
+    "__contains__": lambda self, x: bool(item(reductions.any(self == x))), **interop.ARRAY_PROTOCOL,
+    "item": item, "tolist": tolist, "numpy": interop.to_numpy, "__index__": _index,
 }
 
 
@@ -304,7 +303,8 @@ PROPERTIES: dict[str, Any] = {
 }
 
 FACTS: dict[str, Callable[..., Any]] = {
-    "size": _size, "stride": _stride, "dim": lambda self: len(self._data.type.shape), "ndimension": lambda self: len(self._data.type.shape),
+    "size": layout.SizeMethod(_size), "stride": _stride, "dim": lambda self: len(self._data.type.shape),
+    "ndimension": lambda self: len(self._data.type.shape),
     "numel": lambda self: self._data.type.numel, "nelement": lambda self: self._data.type.numel,
     "element_size": lambda self: self._data.type.dtype.itemsize, "is_contiguous": layout.is_contiguous,
     "storage_offset": lambda self: layout.layout_of(self)[2], "data_ptr": _data_ptr, "get_device": _get_device,
