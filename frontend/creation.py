@@ -381,6 +381,11 @@ def _draw(op_name: str, draws: int, shape: tuple[int, ...], dtype: DType | None,
     return apply(op_table.TABLE[op_name], (seed, offset), (shape, dtype, device_name(device)))
 
 
+def drawn(op_name: str, like: Tensor, dtype: DType, generator: Generator | None) -> Tensor:
+    """Draws of `random_exponential` and its like, as many as `like` has elements."""
+    return _draw(op_name, 1, like._data.type.shape, dtype, None, generator)
+
+
 def rand(*size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
          layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
     """Uniform in [0, 1)."""

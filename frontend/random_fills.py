@@ -44,8 +44,8 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
     """Exponential with rate `lambd`. RuntimeError unless it is positive."""
     if lambd <= 0:
         raise RuntimeError(f"exponential_ expects lambda > 0.0, but found lambda={lambd}")
-    u = creation.rand(self._data.type.shape, dtype=self._data.type.dtype, generator=generator)
-    return _filled(self, apply(MUL, (apply(TABLE["log1p"], (apply(TABLE["neg"], (u,)),)), -1.0 / lambd)), "exponential_")
+    draws = creation.drawn("random_exponential", self, self._data.type.dtype, generator)
+    return _filled(self, apply(MUL, (draws, 1.0 / lambd)), "exponential_")
 
 
 def _largest(dtype: DType) -> int:
@@ -73,10 +73,8 @@ def cauchy_(self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator:
     """Draws of a Cauchy distribution. RuntimeError unless sigma > 0."""
     if sigma <= 0:
         raise RuntimeError(f"cauchy_ expects sigma > 0.0, but found sigma={sigma}")
-    u = creation.rand(self._data.type.shape, dtype=self._data.type.dtype, generator=generator)
-    angle = apply(MUL, (apply(TABLE["sub"], (u, 0.5)), math.pi))
-    draws = apply(TABLE["add"], (apply(MUL, (apply(TABLE["tan"], (angle,)), float(sigma))), float(median)))
-    return _filled(self, draws, "cauchy_")
+    draws = creation.drawn("random_cauchy", self, self._data.type.dtype, generator)
+    return _filled(self, apply(TABLE["add"], (apply(MUL, (draws, float(sigma))), float(median))), "cauchy_")
 
 
 def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) -> Tensor:
@@ -85,8 +83,7 @@ def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) ->
         raise RuntimeError(f"geometric_ expects p to be in (0, 1), but got p={p}")
     dtype = self._data.type.dtype
     wide = dtype if dtype.category == FLOAT and dtype.itemsize > 2 else dtypes.float32
-    u = creation.rand(self._data.type.shape, dtype=wide, generator=generator)
-    failures = apply(MUL, (apply(TABLE["log1p"], (apply(TABLE["neg"], (u,)),)), 1.0 / math.log1p(-p)))
+    failures = apply(MUL, (creation.drawn("random_exponential", self, wide, generator), -1.0 / math.log1p(-p)))
     return _filled(self, apply(TABLE["add"], (apply(TABLE["floor"], (failures,)), 1)), "geometric_")
 
 

@@ -3,9 +3,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 import treadle
+from treadle.ir import dtypes
+from treadle.ir.builder import Builder
+from treadle.ir.interpreter import run
+from treadle.ir.ops.draws import cos_of_turns, log_of_unit
+from treadle.ir.types import tensor_type
 
 
 def draws(name: str, *args: float, count: int = 40_000) -> treadle.Tensor:
@@ -47,3 +53,31 @@ def test_shapes_from_others() -> None:
     assert x.resize_as_(treadle.zeros(2, 2)).tolist() == [[0.0, 1.0], [2.0, 3.0]]
     assert x.new_empty_strided((2, 3), (1, 2)).stride() == (1, 2)
     assert treadle.empty_strided((2, 3), (1, 2), dtype=treadle.int64).dtype is treadle.int64
+
+
+FILLS = {"normal": lambda x: x.normal_(1.0, 2.0), "exponential": lambda x: x.exponential_(0.5), "cauchy": lambda x: x.cauchy_(1.0, 3.0),
+         "geometric": lambda x: x.geometric_(0.2), "uniform": lambda x: x.uniform_(-1, 1), "randn": lambda x: treadle.randn(x.shape)}
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_draws_are_the_same_bits_interpreted_and_compiled(name: str) -> None:
+    def draw() -> np.ndarray:
+        treadle.manual_seed(5)
+        return FILLS[name](treadle.empty(3, 1001)).numpy()
+    first, before = draw(), treadle.stats()["compiled_runs"]
+    for _ in range(3):
+        np.testing.assert_array_equal(draw(), first)
+    assert treadle.stats()["compiled_runs"] > before
+
+
+def test_draws_are_accurate_to_the_ends() -> None:
+    """Logarithm and cosine as draws compute them, against float64, at all powers of two and near one, and over all turns."""
+    exponents = np.arange(25)
+    near = np.concatenate([2.0 ** -exponents, 1 - np.arange(64) * 2.0 ** -24, np.arange(1, 4097) * 2.0 ** -12]).astype(np.float32)
+    b = Builder()
+    x = b.input(tensor_type(near.shape, dtypes.float32))
+    b.graph.outputs = [log_of_unit(b, x), cos_of_turns(b, x)]
+    log, cos = run(b.graph, [near])
+    np.testing.assert_allclose(log, np.log(near.astype(np.float64)), rtol=2e-7)
+    np.testing.assert_allclose(cos, np.cos(2 * np.pi * near.astype(np.float64)), atol=2e-7)
+    assert not log[near == 1].any() and not cos[near == 0.25].any()

@@ -7,6 +7,7 @@ from treadle.ir.ops import (
     control,
     convolution,
     create,
+    draws,
     elementwise,
     factorizations,
     fourier,

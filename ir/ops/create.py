@@ -54,21 +54,3 @@ def uniform(b: Any, seed: Any, offset: Any, shape: Shape, dtype: DType, device: 
 declare("random_uniform", Kind.COMPOSITE, "seed offset", "shape dtype device", batch="draw",
         type_rule=lambda t, shape, dtype, device: tensor_type(shape, dtype, device), decompose=uniform, differentiable=False,
         samples=[((7, 0), ((4, 3), dtypes.float32, "cpu"))], doc="Floats in [0, 1), equally likely, by `random_bits`: 24 random bits each.")
-
-
-def normal(b: Any, seed: Any, offset: Any, shape: Shape, dtype: DType, device: str) -> Any:
-    """Box-Muller from two draws, the second ceil(n / 4) blocks after the first."""
-    count = 1
-    for n in shape:
-        count *= n
-    u1 = uniform(b, seed, offset, shape, dtypes.float32, device)
-    u2 = uniform(b, seed, b.add(offset, (count + 3) // 4), shape, dtypes.float32, device)
-    radius = b.sqrt(b.mul(-2.0, b.log(b.sub(1.0, u1))))
-    value = b.mul(radius, b.cos(b.mul(2.0 * np.pi, u2)))
-    return value if dtype is dtypes.float32 else b.cast(value, dtype)
-
-
-declare("random_normal", Kind.COMPOSITE, "seed offset", "shape dtype device", batch="draw",
-        type_rule=lambda t, shape, dtype, device: tensor_type(shape, dtype, device), decompose=normal, differentiable=False,
-        samples=[((7, 0), ((4, 3), dtypes.float32, "cpu"))],
-        doc="Normally distributed floats of mean 0 and variance 1, by `random_bits` and the method of Box and Muller.")
