@@ -135,7 +135,8 @@ if TYPE_CHECKING:
 _LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "fft", "func", "hub", "jit", "masked", "mps", "multiprocessing",
          "onnx", "profiler", "quantization", "serialization", "signal", "special", "testing", "version", "xpu")
 
-_LAZY_FUNCTIONS = {"inspect": "inspection", "istft": "spectra", "load": "serialization", "save": "serialization", "stft": "spectra"}
+_LAZY_FUNCTIONS = {"inspect": "inspection", "istft": "spectra", "load": "serialization", "save": "serialization", "stft": "spectra",
+                   "vmap": "vmapping"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from treadle import anomaly
 from treadle.autograd import edge_of
 from treadle.ir.dtypes import FLOAT
 from treadle.runtime import recorder
-from treadle.runtime.recorder import STATE
+from treadle.runtime.recorder import STATE, Wrapped
 from treadle.tape import Edge, next_sequence
 from treadle.tensor import Tensor, alias, read, wrap
 
@@ -27,6 +27,10 @@ class Context:
     def save_for_backward(self, *tensors: Any) -> None:
         self._saved = tensors
         self._versions = [t._data if isinstance(t, Tensor) else None for t in tensors]
+
+    def save_for_forward(self, *tensors: Any) -> None:
+        """What `jvp` will ask for; it may be what `backward` does."""
+        self.save_for_backward(*tensors)
 
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
@@ -92,7 +96,8 @@ class Function:
     """Base class of custom differentiable functions.
 
     Subclasses define static methods `forward(ctx, *args)` and `backward(ctx, *grads)` (one gradient, or None, per argument);
-    or `forward(*args)` with `setup_context(ctx, inputs, output)`. Use it as `MyFunction.apply(*args)`.
+    or `forward(*args)` with `setup_context(ctx, inputs, output)`. Use it as `MyFunction.apply(*args)`. For transforms of functions:
+    `jvp(ctx, *tangents)`, and `vmap(info, in_dims, *args) -> (results, out_dims)` or the flag `generate_vmap_rule`.
     """
 
     @staticmethod
@@ -106,25 +111,34 @@ class Function:
 
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        if any([isinstance(a, Tensor) and read(a).trace.__class__ is Wrapped for a in args]):
+            from treadle.custom_levels import apply_in_level
+            return apply_in_level(cls, args, kwargs)
         context = Context()
         edges = tuple([edge_of(a) for a in args])
         context.needs_input_grad = tuple([e is not None for e in edges])
-        state = STATE.here
-        before, state.grad = state.grad, False
-        try:
-            if "setup_context" in dir(cls):
-                result = cls.forward(*args, **kwargs)
-                cls.setup_context(context, args, result)  # type: ignore[attr-defined]
-            else:
-                result = cls.forward(context, *args, **kwargs)
-        finally:
-            state.grad = before
-        if not before or all(e is None for e in edges):
+        result = run_function(cls, context, args, kwargs)
+        if not STATE.here.grad or all(e is None for e in edges):
             return result
-        return _attach(cls, context, edges, result, args)
+        return attach_function(cls, context, edges, result, args)
 
 
-def _attach(function: type, context: Context, edges: tuple[Edge, ...], result: Any, args: tuple[Any, ...]) -> Any:
+def run_function(cls: Any, context: Context, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The result of `forward`, off the tape; the context gets what `backward` will ask for."""
+    state = STATE.here
+    before, state.grad = state.grad, False
+    try:
+        if "setup_context" not in dir(cls):
+            return cls.forward(context, *args, **kwargs)
+        result = cls.forward(*args, **kwargs)
+        cls.setup_context(context, tuple(args), result)
+        return result
+    finally:
+        state.grad = before
+
+
+def attach_function(function: type, context: Context, edges: tuple[Edge, ...], result: Any, args: Sequence[Any]) -> Any:
+    """Put the results of a custom function on the tape."""
     several = isinstance(result, tuple)
     results = list(result) if several else [result]
     tensors = [t for t in results if isinstance(t, Tensor)]

@@ -244,6 +244,12 @@ def reserve_batched(reserve: Callable[[int], tuple[Any, Any]], count: int) -> tu
     return seed, offset
 
 
+def again(level: Batching) -> Batching:
+    """The level, to be entered a second time as the innermost one."""
+    level.number = next(_numbers)
+    return level
+
+
 EXPAND, PERMUTE = op_table.get("expand"), op_table.get("permute")
 
 

@@ -187,3 +187,11 @@ def test_derivatives_inside_and_outside_of_vmap_agree() -> None:
     each = treadle.stack([func.hessian(treadle.logdet)(m) for m in a])
     same(func.vmap(func.hessian(treadle.logdet))(a), each)
     same(func.vmap(func.jacrev(func.grad(treadle.logdet)))(a), each)
+
+
+def test_batched_grad_outputs() -> None:
+    x = arrays(3).requires_grad_()
+    y = x.sin() * x[0]
+    rows = treadle.autograd.grad(y, (x, arrays(2).requires_grad_()), treadle.eye(3), is_grads_batched=True, allow_unused=True)
+    same(rows[0], func.jacrev(lambda x: x.sin() * x[0])(x.detach()))
+    assert rows[1] is None

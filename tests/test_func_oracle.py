@@ -225,8 +225,62 @@ def functional(T: Any) -> Any:
             A.hessian(cube, x, vectorize=True, outer_jacobian_strategy="forward-mode"))
 
 
-USES = [per_sample_cnn, per_sample_lstm, per_sample_transformer, per_sample_embedding, ensemble_mlp, ensemble_cnn, second_order, jacobians,
-        jacobian_of_a_network, nested, structures, in_place, indexing, linear_algebra, losses, duals, functional]
+def custom_functions(T: Any) -> Any:
+    class Generated(T.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x: Any, w: Any) -> Any:
+            return x * w, x.sum()
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.save_for_backward(*inputs)
+
+        @staticmethod
+        def backward(ctx: Any, g: Any, h: Any) -> Any:  # factors that no derivative has show whose rule it was
+            x, w = ctx.saved_tensors
+            return g * 3 * w + h, (g * x * 5).sum()
+
+    class Own(T.autograd.Function):
+        @staticmethod
+        def forward(x: Any, w: Any) -> Any:
+            return x * w
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.save_for_backward(*inputs)
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            x, w = ctx.saved_tensors
+            return g * 3 * w, (g * x * 5).sum()
+
+        @staticmethod
+        def jvp(ctx: Any, tx: Any, tw: Any) -> Any:
+            x, w = ctx.saved_tensors
+            return 7 * x * tw + 11 * w * tx
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, x: Any, w: Any) -> Any:
+            return x.movedim(in_dims[0], 0) * (w if in_dims[1] is None else w.reshape(info.batch_size, 1)) * 2, 0
+    F, x, w, ws = T.func, floats(T, 3, 4), T.tensor(2.0), floats(T, 3)
+
+    def f(x: Any, w: Any) -> Any:
+        y, s = Generated.apply(x, w)
+        return y.sin().sum() + s
+
+    def g(x: Any, w: Any) -> Any:
+        return Own.apply(x, w).sum()
+    return (F.vmap(f, (0, None))(x, w), F.grad(lambda w: F.vmap(f, (0, None))(x, w).sum())(w), F.vmap(F.grad(f))(x, ws),
+            F.grad(lambda v: F.vmap(f)(x, v).sum())(ws), F.grad(lambda x: F.vmap(f)(x, ws).sum())(x), F.vmap(g, (0, None))(x, w),
+            F.vmap(F.grad(f, argnums=(0, 1)), (0, None))(x, w), F.jvp(g, (x, w), (x * 2, w)), F.vmap(F.grad(g))(x, ws),
+            F.grad(lambda x: F.vmap(g)(x, ws).sum())(x))
+
+
+USES = [custom_functions, per_sample_cnn, per_sample_lstm, per_sample_transformer, per_sample_embedding, ensemble_mlp, ensemble_cnn,
+        second_order, jacobians, jacobian_of_a_network, nested, structures, in_place, indexing, linear_algebra, losses, duals, functional]
 
 
 @pytest.mark.parametrize("use", USES, ids=lambda f: f.__name__)

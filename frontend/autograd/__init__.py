@@ -307,9 +307,14 @@ def _accumulate(leaf: Tensor, grad: Tensor, create_graph: bool) -> None:
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
          only_inputs: bool = True, allow_unused: bool | None = None, is_grads_batched: bool = False,
          materialize_grads: bool = False) -> tuple[Any, ...]:
-    """Gradients of the sum of `outputs` (weighted by `grad_outputs`) with respect to `inputs`, without touching `.grad`."""
+    """Gradients of the sum of `outputs` (weighted by `grad_outputs`) with respect to `inputs`, without touching `.grad`.
+
+    is_grads_batched: the `grad_outputs` have a batch in front, and so have the results.
+    """
     roots, targets = _listed(outputs), _listed(inputs)
     grads = _listed(grad_outputs) if grad_outputs is not None else [None] * len(roots)
+    if is_grads_batched:
+        return _for_each(roots, targets, grads, (retain_graph, create_graph, only_inputs, allow_unused, False, materialize_grads))
     for t in targets:
         if not t.requires_grad:
             raise RuntimeError("One of the differentiated Tensors does not require grad")
@@ -327,6 +332,19 @@ def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool
         else:
             results.append(None if found is None else found[1])
     return tuple(results)
+
+
+def _for_each(roots: list[Any], targets: list[Any], grads: list[Any], options: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`grad` for every entry of the first axis of the `grad_outputs`, all at once."""
+    from treadle.vmapping import vmap
+    missing: list[bool] = []
+
+    def one(*given: Tensor) -> tuple[Any, ...]:
+        found = grad(roots, targets, given, *options)
+        missing[:] = [g is None for g in found]
+        return tuple([g for g in found if g is not None])
+    rest = iter(vmap(one, in_dims=tuple([None if g is None else 0 for g in grads]))(*grads))
+    return tuple([None if absent else next(rest) for absent in missing])
 
 
 class Handle:
