@@ -44,7 +44,9 @@ def _axis(name: str, x: Tensor, dim: int) -> int:
 # -- gather and scatter ----------------------------------------------------------------------------------------------------
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False, out: Tensor | None = None) -> Tensor:
     """out[i][j] = input[i][index[i][j]] for dim 1: picks along one axis."""
-    tensor_argument("gather", index, "index", 3)
+    if not tensor_argument("gather", index, "index", 3)._data.type.numel:  # of any rank
+        dtype = tensor_argument("gather", input)._data.type.dtype
+        return into(out, input.reshape(-1)[:0].reshape(index._data.type.shape).to(dtype), "gather")
     return into(out, apply(TABLE["gather"], (tensor_argument("gather", input), index), (_axis("gather", input, dim),)), "gather")
 
 
@@ -268,6 +270,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     return apply(RESHAPE, (apply(TABLE["index_copy"], (flat, _wrap(places, input), head), (0,)),), (type.shape,))
 
 
+@with_out
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Indices of the elements that are not zero: one row each, or a tuple of one vector an axis."""
     x = _array(tensor_argument("nonzero", input))

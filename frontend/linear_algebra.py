@@ -239,9 +239,9 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) ->
     for i, j in zip(left, right, strict=True):
         if sizes[0][i] != sizes[1][j] and 1 in (sizes[0][i], sizes[1][j]):  # an axis of size 1 meets the sum of the other's
             if sizes[0][i] == 1:
-                b = sum(b, j, True)
+                b = sum(b, j, True, dtype=b._data.type.dtype)
             else:
-                a = sum(a, i, True)
+                a = sum(a, i, True, dtype=a._data.type.dtype)
             sizes = a._data.type.shape, b._data.type.shape
         elif sizes[0][i] != sizes[1][j]:
             raise RuntimeError(f"contracted dimensions need to match, but first has size {sizes[0][i]} in dim {i} and second has size "

@@ -15,6 +15,7 @@ from treadle import (
     indexing,
     interop,
     joining,
+    later_methods,
     layout,
     legacy,
     linear_algebra,
@@ -31,7 +32,7 @@ from treadle.emitter import fast_path
 from treadle.functions import MUL, TABLE, as_dtype, cast, operand
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
-from treadle.results import fresh
+from treadle.later_methods import in_place
 from treadle.runtime import engine
 from treadle.runtime.recorder import computed
 from treadle.tensor import Tensor, alias, apply, assign, check_writable, detached, read, seen, storage_of, wrap
@@ -519,34 +520,6 @@ METHODS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return assign(self, fresh(function(self, *args, **kwargs), self), f"{name}_")
-    method.__name__ = f"{name}_"
-    method.__doc__ = f"In-place `{name}`."
-    return method
-
-
-def _later(name: str) -> Callable[..., Any]:
-    """A method that is the package's function `name`, looked up when it is called: its module may not be loaded yet."""
-    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        import treadle
-        return getattr(treadle, name)(self, *args, **kwargs)
-    method.__name__, method.__doc__ = name, f"`treadle.{name}` of this tensor."
-    return method
-
-
-def polygamma(self: Tensor, n: int) -> Tensor:
-    """The n-th derivative of digamma."""
-    import treadle
-    return treadle.polygamma(n, self)
-
-
-# Functions defined above the tensor that are methods too; those after the bar have in-place forms.
-LATER, LATER_IN_PLACE = (part.split() for part in """as_strided_scatter bernoulli cholesky cholesky_inverse cholesky_solve det frexp geqrf
-    histogram inverse logdet lu lu_solve matrix_exp narrow_copy nonzero_static orgqr ormqr pinverse qr slogdet svd triangular_solve
-    unsafe_chunk unsafe_split | addbmm gcd i0 igamma igammac index_reduce lcm mvlgamma nextafter renorm""".split("|"))
-
 # Functions of these modules whose first parameter is `input` become methods.
 MODULES = (functions, complex_numbers, shaping, joining, reductions, linear_algebra, gathering, statistics)
 # Methods whose in-place form makes sense beside the elementwise functions.
@@ -576,13 +549,7 @@ def _install_functions() -> None:
                 setattr(Tensor, name, function)
             wanted = (module is functions or name in ALSO_IN_PLACE) and name not in NOT_IN_PLACE
             if wanted and not hasattr(Tensor, f"{name}_"):
-                setattr(Tensor, f"{name}_", _in_place(name, function))
-    for name in (*LATER, *LATER_IN_PLACE):
-        if not hasattr(Tensor, name):
-            setattr(Tensor, name, _later(name))
-    for name in LATER_IN_PLACE:
-        setattr(Tensor, f"{name}_", _in_place(name, getattr(Tensor, name)))
-    Tensor.polygamma, Tensor.polygamma_ = polygamma, _in_place("polygamma", polygamma)
+                setattr(Tensor, f"{name}_", in_place(name, function))
     for name in VIEWING:
         setattr(Tensor, f"{name}_", _viewing(name))
 
@@ -598,3 +565,4 @@ def install() -> None:
     for name, method in METHODS.items():
         setattr(Tensor, name, method)
     _install_functions()
+    later_methods.install()

@@ -191,15 +191,23 @@ def count_nonzero(input: Tensor, dim: Dim = None) -> Tensor:
 
 
 # -- extremes ------------------------------------------------------------------------------------------------------------------------
+def _need_elements(name: str, input: Tensor, dim: Dim) -> None:
+    if not tensor_argument(name, input)._data.type.numel and (dim is None or dim == ()):
+        raise RuntimeError(f"{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the "
+                           "'dim' argument.")
+
+
 @numpy_names
 def amax(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Largest element over axes; equal ones share the gradient."""
+    _need_elements("amax", input, dim)
     return apply(AMAX, (input,), (_dims("amax", dim, input), keepdim))
 
 
 @numpy_names
 def amin(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Smallest element over axes; equal ones share the gradient."""
+    _need_elements("amin", input, dim)
     return apply(AMIN, (input,), (_dims("amin", dim, input), keepdim))
 
 

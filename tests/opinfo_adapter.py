@@ -60,7 +60,10 @@ def ours(x: Any) -> Any:
     if isinstance(x, torch.device):
         return treadle.device(str(x))
     if isinstance(x, torch.memory_format | torch.layout):
-        return getattr(treadle, str(x).split(".")[1])
+        found = getattr(treadle, str(x).split(".")[1], None)
+        if found is None:
+            raise Untranslatable(str(x))
+        return found
     if isinstance(x, torch.Generator):
         return treadle.Generator().manual_seed(x.initial_seed())
     if isinstance(x, torch.nn.Module):

@@ -107,7 +107,7 @@ class Case:
         return f(*args, **kwargs, **more), args, kwargs
 
     # -- the checks -------------------------------------------------------------------------------------------------------------
-    def forward(self, f: Any, mine: Any, label: str, sightings: int, values: bool) -> Iterator[Problem]:
+    def forward(self, f: Any, mine: Any, label: str, sightings: int, values: bool, memory: bool = True) -> Iterator[Problem]:
         """Values, dtypes and shapes, several times over; aliasing, and strides of what is shared."""
         args, kwargs = fresh(self.args), fresh(self.kwargs)
         process = self.sample.output_process_fn_grad  # signs of eigenvectors and the like are nobody's promise
@@ -125,7 +125,7 @@ class Case:
             if problem is not None:
                 yield label if turn == 0 else "compiled", f"{problem[0]}: {problem[1]}"
                 return
-            if turn == 0:
+            if turn == 0 and memory:
                 yield from sharing(want, (args, kwargs), got, (own_args, own_kwargs))
 
     def differs(self, seen: Any, want: Any, f: Any, values: bool) -> Problem | None:
@@ -239,6 +239,7 @@ class Case:
         want = self.run_theirs(self.op.op, lambda x: _untracked(fresh(x)))
         if not isinstance(want, torch.Tensor) and not (isinstance(want, list | tuple) and all(isinstance(w, torch.Tensor) for w in want)):
             return
+        process = self.sample.output_process_fn_grad
         for make in (torch.empty_like, lambda t: t.new_empty(0), _holed):
             destination = make(want) if isinstance(want, torch.Tensor) else [make(w) for w in want]
             try:
@@ -256,7 +257,7 @@ class Case:
             if any(a is not b for a, b in itertools.zip_longest(tensors(result), tensors(target))):
                 yield "out", "does not return the tensors given"
                 return
-            problem = self.differs(list(seen) if isinstance(seen, tuple) else seen, want, self.op.op, values)
+            problem = self.differs(process(seen), process(want), self.op.op, values)
             if problem is not None:
                 yield "out", f"{problem[0]}: {problem[1]}"
                 return

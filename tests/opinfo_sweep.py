@@ -5,7 +5,7 @@ import itertools
 import types
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,13 +52,21 @@ def samples(op: Any, dtype: torch.dtype, requires_grad: bool, count: int) -> lis
     return [every[i] for i in dict.fromkeys(places)]
 
 
-def check_op(op: Any, count: int, values: bool, sightings: int = 2, variants: bool = True) -> Iterator[Finding]:
+def exists(op: Any) -> bool:
+    """Whether Treadle has the op: a lambda of the database's is taken at its name."""
+    if isinstance(op.op, types.FunctionType) and "<lambda>" in op.op.__qualname__:
+        return any(adapter.find(root, name) is not None for root in (treadle, treadle.Tensor) for name in (op.name, f"{op.name}_"))
+    return adapter.function(op.op, op.name) is not None
+
+
+def check_op(op: Any, count: int, values: bool, sightings: int = 2, variants: bool = True,
+             dtypes: Sequence[torch.dtype] | None = None) -> Iterator[Finding]:
     """Every check on up to `count` samples of each dtype."""
     name = full_name(op)
-    if adapter.function(op.op, op.name) is None:
+    if not exists(op):
         yield Finding(name, "missing", "", "")
         return
-    for dtype in dtypes_for(op):
+    for dtype in dtypes or dtypes_for(op):
         grad = op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")
         try:
             found = samples(op, dtype, grad, count if dtype is torch.float32 else max(count // 2, 2))
@@ -110,7 +118,7 @@ def check_sample(op: Any, sample: Any, grad: bool, values: bool, sightings: int,
 def check_errors(op: Any) -> Iterator[Finding]:
     """The samples that must raise."""
     name = full_name(op)
-    if op.error_inputs_func is None or adapter.function(op.op, op.name) is None:
+    if op.error_inputs_func is None or not exists(op):
         return
     for sample in op.error_inputs("cpu"):
         problem = error_problem(op, sample)
@@ -127,6 +135,21 @@ def check_aliases(op: Any) -> Iterator[Finding]:
         for form in (alias.method_variant, alias.inplace_variant):
             if form is not None and not hasattr(treadle.Tensor, form.__name__):
                 yield Finding(full_name(op), "alias name", f"there is no Tensor.{form.__name__}", "")
+
+
+def check_compiled(op: Any, values: bool) -> Iterator[Finding]:
+    """One sample through `treadle.compile`, three calls: captured, captured again where state was made, replayed."""
+    name, dtype = full_name(op), dtypes_for(op)[0]
+    if not exists(op):
+        return
+    for sample in samples(op, dtype, False, 2)[-1:]:
+        case = Case(op, sample)
+        try:
+            case.run_theirs(op.op)
+        except (Exception, adapter.Untranslatable):
+            continue
+        for category, what in case.forward(op.op, treadle.compile(case.ours), "compiled", 3, values, memory=False):
+            yield Finding(name, category, what, f"{describe((sample.input, *sample.args))} {describe(sample.kwargs)}")
 
 
 def entries() -> list[Any]:

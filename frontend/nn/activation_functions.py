@@ -128,6 +128,8 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
 
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """input where it is above `threshold`, else `value`."""
+    if not input.dtype.is_floating_point:
+        return _written(input, treadle.where(input > threshold, input, int(value)), inplace)
     return _written(input, ops.threshold(input, threshold, value), inplace)
 
 

@@ -31,6 +31,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     if len(sizes) not in (2, 4, 6) or input.dim() not in (len(sizes) // 2 + 1, len(sizes) // 2 + 2):
         raise NotImplementedError(f"Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now; got an input of shape "
                                   f"{list(input.shape)} and {len(sizes)} widths")
+    if not input.size(0) and 0 not in input.shape[1:]:  # no examples: nothing to read, but a place on the tape
+        return input.reshape([n + lo + hi for n, lo, hi in zip(input.shape, low, high, strict=True)])
     if mode == "replicate":
         return replication_pad(input, tuple(low), tuple(high))
     if mode == "reflect" and len(sizes) < 6:

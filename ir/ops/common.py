@@ -76,8 +76,9 @@ def in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
 
         def widen(a: Any) -> Any:
             t = getattr(a, "type", None)
-            if not isinstance(t, TensorType):
+            if not hasattr(t, "weak"):
                 return a
+            t = t if isinstance(t, TensorType) else t.with_()  # a tensor's `type` is more than that
             types.append(t)
             return b.cast(a, dtypes.float32) if t.dtype in _HALVES else a
 

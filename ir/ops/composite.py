@@ -67,10 +67,10 @@ _broadcasting("clamp", "x low high", lambda b, x, low, high: b.minimum(b.maximum
               samples=[(((3, 4), -0.5, 0.6), ()), (((3, 4), (4,), (3, 1)), ())], onnx="Clip",
               doc="x moved into [low, high]; the gradient is 1 inside, bounds included.")
 _broadcasting("clamp_min", "x low", lambda b, x, low: b.maximum(x, low),
-              (lambda b, g, x, low: b.where(b.ge(x, low), g, 0.0), lambda b, g, x, low: b.where(b.lt(x, low), g, 0.0)), (BOOL,),
+              (lambda b, g, x, low: b.where(b.ge(x, low), g, 0.0), lambda b, g, x, low: b.where(b.lt(x, low), g, 0.0)), (),
               samples=[(((3, 4), -0.5), ()), (((3, 4), (4,)), ())], doc="max(x, low); the gradient goes to x where they are equal.")
 _broadcasting("clamp_max", "x high", lambda b, x, high: b.minimum(x, high),
-              (lambda b, g, x, high: b.where(b.le(x, high), g, 0.0), lambda b, g, x, high: b.where(b.gt(x, high), g, 0.0)), (BOOL,),
+              (lambda b, g, x, high: b.where(b.le(x, high), g, 0.0), lambda b, g, x, high: b.where(b.gt(x, high), g, 0.0)), (),
               samples=[(((3, 4), 0.5), ()), (((3, 4), (4,)), ())], doc="min(x, high); the gradient goes to x where they are equal.")
 
 

@@ -224,6 +224,8 @@ def _np_scatter_reduce(x: np.ndarray, index: np.ndarray, src: np.ndarray, dim: i
         identity = _IDENTITY[reduce]
         if x.dtype.kind in "iu" and reduce != "prod":
             identity = np.iinfo(x.dtype).min if reduce == "amax" else np.iinfo(x.dtype).max
+        if x.dtype.kind == "b":
+            identity = reduce != "amax"
         x = _written(x, key, np.asarray(identity))
     return _accumulated(_REDUCERS[reduce], x, key, src)
 

@@ -1,0 +1,57 @@
+"""Methods that are functions of modules above the tensor: looked up when they are called, as those modules may not be loaded yet."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from treadle import functions
+from treadle.results import fresh
+from treadle.tensor import Tensor, assign
+
+
+def in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return assign(self, fresh(function(self, *args, **kwargs), self), f"{name}_")
+    method.__name__ = f"{name}_"
+    method.__doc__ = f"In-place `{name}`."
+    return method
+
+
+def _later(name: str) -> Callable[..., Any]:
+    """A method that is the package's function `name`, looked up when it is called: its module may not be loaded yet."""
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        import treadle
+        return getattr(treadle, name)(self, *args, **kwargs)
+    method.__name__, method.__doc__ = name, f"`treadle.{name}` of this tensor."
+    return method
+
+
+def polygamma(self: Tensor, n: int) -> Tensor:
+    """The n-th derivative of digamma."""
+    import treadle
+    return treadle.polygamma(n, self)
+
+
+# Functions defined above the tensor that are methods too; those after the bar have in-place forms.
+LATER, LATER_IN_PLACE = (part.split() for part in """as_strided_scatter bernoulli cholesky cholesky_inverse cholesky_solve det frexp geqrf
+    histogram inverse logdet lu lu_solve matrix_exp narrow_copy nonzero_static orgqr ormqr pinverse qr slogdet svd triangular_solve
+    unsafe_chunk unsafe_split | addbmm gcd i0 igamma igammac index_reduce lcm mvlgamma nextafter renorm""".split("|"))
+
+def float_power_(self: Tensor, exponent: Any) -> Tensor:
+    """In-place `float_power`. RuntimeError unless the tensor is float64 or complex128, which the result is."""
+    result = functions.float_power(self, exponent)
+    if result._data.type.dtype is not self._data.type.dtype:
+        raise RuntimeError(f"the base given to float_power_ has dtype {self._data.type.dtype.name} but the operation's result requires "
+                           f"dtype {result._data.type.dtype.name}")
+    return assign(self, fresh(result, self), "float_power_")
+
+
+def install() -> None:
+    """Give Tensor these methods, where it has none of the name."""
+    for name in (*LATER, *LATER_IN_PLACE):
+        if not hasattr(Tensor, name):
+            setattr(Tensor, name, _later(name))
+    for name in LATER_IN_PLACE:
+        setattr(Tensor, f"{name}_", in_place(name, getattr(Tensor, name)))
+    Tensor.polygamma, Tensor.polygamma_ = polygamma, in_place("polygamma", polygamma)
+    Tensor.float_power_ = float_power_

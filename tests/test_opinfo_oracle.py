@@ -1,0 +1,113 @@
+"""PyTorch's OpInfo samples run by both libraries: values, dtypes, shapes, aliasing, gradients, methods, in-place and `out=` forms, errors.
+
+`pytest -m oracle` takes a few samples of every op; `pytest -m sweep` takes more, with every form and all error samples. Names that Treadle
+lacks are no failures: `test_enough_names` counts them.
+"""
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+PARTS = 24
+_TIES = "PyTorch does not say which of equal elements comes first; here it is the earliest"
+_RANDOM = "draws differ: only dtypes and shapes are compared"
+_LAYOUT = "values have one layout: memory_format makes no copy"
+_INTEGERS = "convolutions and averages are of floating-point numbers"
+_NO_OUT = "`out` is a keyword of PyTorch's binding only, in no documentation"
+_KINDER = "what PyTorch refuses has an obvious meaning and is computed"
+_ORDER = "the arguments are checked in another order: another error comes first"
+_LAST = "out= may overlap the arguments: results are written last"
+_SPARSE = "there are no sparse tensors"
+
+# What differs deliberately: (pattern of the op's name, category, pattern of what differs or None for any): reason.
+KNOWN: dict[tuple[str, str, str | None], str] = {
+    (r".*", "errors", r"no error instead of Exception"): "a number is taken where PyTorch wants a tensor",
+    (r".*", "errors", r"no error instead of RuntimeError: (Expected out tensor|multinomial expects Long|Expected object of scalar)"):
+        "out= takes any dtype to which the result can be cast",
+    (r".*", "errors", r"no error instead of RuntimeError: unsupported operation"): _LAST,
+    (r"cat", "errors", r"the written-to tensor refer"): _LAST,
+    (r"(sort|argsort|msort|kthvalue|topk|mode|median|nanmedian|max|min)(\..*)?", "forward", r"value"): _TIES,
+    (r"(sort|argsort|msort|kthvalue|topk|mode|median|nanmedian)(\..*)?", "(grad|out|method|in-place|compiled)", r"value"): _TIES,
+    (r"(bool|byte|char|double|float|half|bfloat16|int|long|short|to|contiguous|clone)(\..*)?", "alias|strides", None): _LAYOUT,
+    (r"nn\.functional\.(conv.*|avg_pool.*|local_response_norm)", "forward", r"not implemented for"): _INTEGERS,
+    (r"nn\.functional\.(avg_pool.*|gelu|hardshrink|linear|logsigmoid|softplus|softshrink)", "out", r"unexpected keyword"): _NO_OUT,
+    (r"nn\.functional\.pixel_(un)?shuffle", "alias", None): "by a factor of 1 nothing moves: a view",
+    (r"cholesky_(inverse|solve)", "grad", r"value"): "the factor's other triangle, which is not read, gets a zero gradient",
+    (r"as_strided_scatter", "grad", r"value"): "the input's gradient is zero where it was overwritten, and only there",
+    (r"as_strided\.partial_views", "grad", None): "a leaf that is a window of a larger storage: its gradient ends at the window",
+    (r"nn\.functional\.ctc_loss", "grad", r"value"): "the derivative itself; PyTorch's is the same after log_softmax",
+    (r"nn\.functional\.soft_margin_loss", "forward", r"Expected inf"): "does not overflow in 16 bits",
+    (r"special\.bessel_(j0|j1|y0|y1)", "forward|compiled|out", r"value"): "scipy's value in float64, nearer to the truth",
+    (r"nn\.functional\.multi(label)?_margin_loss", "errors", None): _ORDER,
+    (r"narrow_copy", "errors", r"IndexError"): "an axis out of range is an IndexError, as everywhere else",
+    (r"arange", "errors", r"step must be nonzero"): "the step stays a float where out= holds integers",
+    (r"addr", "forward", r"dtype"): "bool products are counted",
+    (r"histogramdd", "forward", r"monotonically"): "edges have to ascend",
+    (r"masked_fill", "errors", r"complex64"): _KINDER,
+    (r"chalf", "forward", None): "there is no 32-bit complex dtype",
+    (r"to_sparse", "forward", None): _SPARSE,
+}
+# Results are random, or memory nobody has written: only dtypes and shapes are compared.
+RANDOM = re.compile(r"""normal|uniform|cauchy|exponential|geometric|log_normal|bernoulli|multinomial|rand.*|nn\.functional\.(.*dropout.*|rrelu|
+    fractional_max_pool[23]d|scaled_dot_product_attention|multi_head_attention_forward)|(new_)?empty.*|svd_lowrank|pca_lowrank""",
+                    re.VERBOSE)
+
+
+def unexpected(findings: Any) -> list[str]:
+    """One line for each finding that is not in the table."""
+    lines = {}
+    for f in findings:
+        known = any(re.fullmatch(name, f.name) and re.fullmatch(category, f.category) and (what is None or re.search(what, f.text))
+                    for name, category, what in KNOWN)
+        if f.category != "missing" and not known:
+            lines.setdefault((f.name, f.category, f.text[:40]), f"{f.name} [{f.category}]: {f.text} | {f.sample[:300]}")
+    return list(lines.values())
+
+
+@pytest.fixture(scope="module")
+def sweep() -> Any:
+    pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
+    pytest.importorskip("expecttest", reason="PyTorch's test helpers need expecttest")
+    import opinfo_sweep
+    return opinfo_sweep
+
+
+def values_compared(op: Any) -> bool:
+    return re.fullmatch(RANDOM, op.name) is None
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("part", range(PARTS))
+def test_two_samples(sweep: Any, part: int) -> None:
+    """Two float32 samples of each op twice over, with gradients."""
+    found: list[Any] = []
+    for op in sweep.entries()[part::PARTS]:
+        found += sweep.check_op(op, 2, values_compared(op), dtypes=sweep.dtypes_for(op)[:1], variants=False)
+    assert not unexpected(found), "\n".join(unexpected(found))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_form(sweep: Any, part: int) -> None:
+    """Samples of several dtypes, with methods, in-place and `out=` forms, other names and the samples that must raise."""
+    found: list[Any] = []
+    for op in sweep.entries()[part::PARTS]:
+        found += [*sweep.check_op(op, 3, values_compared(op)), *sweep.check_errors(op), *sweep.check_aliases(op)]
+    assert not unexpected(found), "\n".join(unexpected(found))
+
+
+@pytest.mark.sweep
+def test_compiled_calls(sweep: Any) -> None:
+    """A sample of each op as a compiled function, captured and replayed."""
+    found = [f for op in sweep.entries() for f in sweep.check_compiled(op, values_compared(op))]
+    assert not unexpected(found), "\n".join(unexpected(found))
+
+
+@pytest.mark.oracle
+def test_enough_names(sweep: Any) -> None:
+    """Of the 636 names that PyTorch's tests know, those that Treadle has."""
+    names = {op.name: op for op in sweep.entries()}
+    missing = sorted(name for name, op in names.items() if not sweep.exists(op))
+    assert len(names) - len(missing) >= 560, missing
