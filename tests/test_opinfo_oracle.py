@@ -50,8 +50,8 @@ KNOWN: dict[tuple[str, str, str | None], str] = {
     (r"to_sparse", "forward", None): _SPARSE,
 }
 # Results are random, or memory nobody has written: only dtypes and shapes are compared.
-RANDOM = re.compile(r"""normal|uniform|cauchy|exponential|geometric|log_normal|bernoulli|multinomial|rand.*|nn\.functional\.(.*dropout.*|rrelu|
-    fractional_max_pool[23]d|scaled_dot_product_attention|multi_head_attention_forward)|(new_)?empty.*|svd_lowrank|pca_lowrank""",
+RANDOM = re.compile(r"""normal|uniform|cauchy|exponential|geometric|log_normal|bernoulli|multinomial|rand.*|
+    nn\.functional\.(.*dropout.*|rrelu|fractional_max_pool[23]d|scaled_dot_product_attention|multi_head_attention_forward)|(new_)?empty.*|svd_lowrank|pca_lowrank""",
                     re.VERBOSE)
 
 
