@@ -211,7 +211,7 @@ def _pack_group(f: Function, tile: Tile, pack: str, count: Val, column: Val, sou
     """Strips of B from a matrix by the function `pack` or, for windows, from an image."""
     steps, first = Val("i64", "%steps"), Val("i64", "%first")
     windows, matrix, done = f.label("windows"), f.label("matrix"), f.label("packed")
-    f.branch_if(f.compare("eq", _arg(f, Word.PACK_B), const("i64", WINDOWS)), windows, matrix)
+    f.branch_if(f.compare("sge", _arg(f, Word.PACK_B), const("i64", WINDOWS)), windows, matrix)
     f.start(windows)
     if not tile.product:
         table = f.gep(packed, tile.depth * GROUP_COLUMNS * tile.align, "i8")

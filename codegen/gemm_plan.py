@@ -39,20 +39,20 @@ class Word(IntEnum):
     C_INNER = 20
     TILE_ROWS = 21
     TILE_COLUMNS = 22
-    PACK_B = 23  # whether strips of B are packed beforehand; WINDOWS: from an image, where the words behind SWAPPED say
+    PACK_B = 23  # whether strips of B are packed beforehand; WINDOWS, ACROSS: from an image, see the words behind SWAPPED
     SWAPPED = 24
-    ROWS_MIDDLE = 25  # sizes of the middle and the inner digit of a row's number, and the strides of three
-    ROWS_INNER = 26
-    ROWS_STRIDE_0 = 27
-    ROWS_STRIDE_1 = 28
-    ROWS_STRIDE_2 = 29
-    COLUMNS_MIDDLE = 30  # the same of columns; along the inner digit they are neighbours
-    COLUMNS_INNER = 31
-    COLUMNS_STRIDE_0 = 32
-    COLUMNS_STRIDE_1 = 33
+    TABLE_MIDDLE = 25  # sizes of the middle and the inner digit, and the strides of three: of rows or, ACROSS, of columns
+    TABLE_INNER = 26
+    TABLE_STRIDE_0 = 27
+    TABLE_STRIDE_1 = 28
+    TABLE_STRIDE_2 = 29
+    LINES_MIDDLE = 30  # the same of the others; along the inner digit they are neighbours
+    LINES_INNER = 31
+    LINES_STRIDE_0 = 32
+    LINES_STRIDE_1 = 33
 
 
-WINDOWS = 2
+WINDOWS, ACROSS = 2, 3
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layou
     """The step that computes C[.., m, n] = A[.., m, k] @ B[.., k, n] for `float32` or `float64`.
 
     Or `bfloat16`, with C in float32: k is even, and each of A and B is contiguous along one of its axes; where that is K, strides are even.
-    `windows`: the words from ROWS_MIDDLE on, of a B whose rows and columns are windows of an image; its own strides are 0 then.
+    `windows`: PACK_B and the words from TABLE_MIDDLE on, of a B whose rows and columns are windows of an image; its strides are 0.
     `batch` has up to two sizes (outer, inner); one size is the inner one. C must be contiguous along its columns unless
     it has only one. ValueError when it is not, or when there are more than two batch axes.
     """
@@ -142,21 +142,22 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
     if pairs and kind is not None:
         a, b = _in_words(a), _in_words(b)
     kind = kind or "blocked"
-    pack_b = WINDOWS if windows else int(kind == "blocked" and (pairs or _packs_b(tile, (m, n, k), b)))
+    pack_b = windows[0] if windows else int(kind == "blocked" and (pairs or _packs_b(tile, (m, n, k), b)))
     count = batch[0] * batch[1]
     weights = (16 if a.column == 1 else 8, (16 if b.row == 1 or windows else 8) if pack_b else 2)
     height, width = _cut(tile, kind, (m, n, k), count, threads, weights)
     units = count * -(-m // height) * -(-n // width) if m and n else 0
     words = (m, n, k, a.row, a.column, b.row, b.column, c.row, c.column, max(1, batch[1]), a.outer, a.inner, b.outer, b.inner,
-             c.outer, c.inner, height, width, pack_b, int(swapped), *windows)
+             c.outer, c.inner, height, width, pack_b, int(swapped), *windows[1:])
     work = count * m * n * max(k, 1)
     grain = max(1, -(-units // max(1, work // THREAD_WORK)))
     return GemmStep(f"gemm_{kind}_{dtype}", words, swapped, units, grain)
 
 
-def window_words(rows: Sequence[tuple[int, int]], columns: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """What `gemm_step` takes as `windows`, from the digits of `treadle.passes.program.Windows`."""
-    return (*_digit_words(rows, 3), *_digit_words(columns, 2))
+def window_words(rows: Sequence[tuple[int, int]], columns: Sequence[tuple[int, int]], across: bool) -> tuple[int, ...]:
+    """What `gemm_step` takes as `windows`, from the fields of `treadle.passes.program.Windows`."""
+    table, lines = (columns, rows) if across else (rows, columns)
+    return (ACROSS if across else WINDOWS, *_digit_words(table, 3), *_digit_words(lines, 2))
 
 
 def _digit_words(digits: Sequence[tuple[int, int]], strides: int) -> tuple[int, ...]:

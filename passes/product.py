@@ -100,7 +100,8 @@ def fold_windows(value: Value) -> Operand | None:
         *lead, rows, columns = [() if n == 1 else _digits(axes, next(own), coefficients) for n in value.shape]
         if any(len(digits) > 1 for digits in lead) or not _are_windows(rows, columns):
             continue
-        return Operand(base, linear.const, (*[d[0][1] if d else 0 for d in lead], 0, 0), Windows(rows, columns))
+        across = not _are_lines(columns)
+        return Operand(base, linear.const, (*[d[0][1] if d else 0 for d in lead], 0, 0), Windows(rows, columns, across))
     return None
 
 
@@ -119,8 +120,12 @@ def _digits(axes: Axes, axis: int, coefficients: dict[int, int]) -> tuple[tuple[
 def _are_windows(rows: tuple[tuple[int, int], ...], columns: tuple[tuple[int, int], ...]) -> bool:
     if not 1 <= len(rows) <= 3 or not 1 <= len(columns) <= 3 or len(rows) + len(columns) == 2:
         return False
-    length, step = columns[-1]
-    return step == 1 and length >= SHORTEST_LINE and all(stride >= 0 for _, stride in (*rows, *columns))
+    return (_are_lines(columns) or _are_lines(rows)) and all(stride >= 0 for _, stride in (*rows, *columns))
+
+
+def _are_lines(digits: tuple[tuple[int, int], ...]) -> bool:
+    length, step = digits[-1]
+    return step == 1 and length >= SHORTEST_LINE
 
 
 def _usable(operand: Operand, shape: tuple[int, ...]) -> Operand | None:

@@ -78,18 +78,19 @@ class KernelStep:
     nodes: tuple[Node, ...] = ()
 
 
-# The kernels put vectors of columns together from pieces of lines that have at least so many elements.
-SHORTEST_LINE = 5
+# The kernels put vectors together from pieces of lines that have at least so many elements.
+SHORTEST_LINE = 4
 
 
 class Windows(NamedTuple):
     """Rows and columns of a matrix that lie apart in memory: each index has up to three digits (size, stride), the outermost first.
 
-    Along the last digit of columns elements are neighbours.
+    Along the last digit of columns or, with `across`, of rows, elements are neighbours.
     """
 
     rows: tuple[tuple[int, int], ...]
     columns: tuple[tuple[int, int], ...]
+    across: bool = False
 
 
 class Matrix(NamedTuple):
