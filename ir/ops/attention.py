@@ -74,6 +74,7 @@ def _type(types: Types, causal: bool, gqa: bool, dropout: bool) -> tuple[TensorT
 def _gradient_type(types: Types, causal: bool, gqa: bool, dropout: bool) -> tuple[TensorType, ...]:
     """The gradients have the shapes to which the operands are broadcast."""
     g, q, k, v = types[:4]
+    need_float(f"{NAME}_backward", q)
     lead = g.shape[:-2]
     inner = [(*lead[:-1], x.shape[-3]) if gqa else lead for x in (k, v)]
     return q.with_((*lead, *q.shape[-2:])), k.with_((*inner[0], *k.shape[-2:])), v.with_((*inner[1], *v.shape[-2:]))
