@@ -20,7 +20,7 @@ from treadle.passes.unit import Unit
 def lower(graph: Graph, windows: bool = True) -> Program:
     """Lower a graph that `treadle.passes.pipeline.prepare` has simplified; every shape in it is concrete.
 
-    windows: the target's matrix kernels read windows of images where they are.
+    windows: the target's matrix kernels read windows of images, and bfloat16 that is contiguous across K, where they are.
     """
     return _Lowering(own_outputs(graph), windows).run()
 

@@ -161,11 +161,13 @@ def _paired(value: Value, across: bool) -> Operand:
 
 
 def fold_operands(node: Node, windows: bool = False) -> list[Operand]:
-    """Both operands of a product; one that views make unreadable is read as the contiguous value it is. The second may be `windows`."""
+    """Both operands of a product; one that views make unreadable is read as the contiguous value it is.
+
+    The second may be `windows`; then bfloat16 may also be contiguous across K.
+    """
     assert node.op is not None
     if node.op.name == "bfloat16_matmul":
-        across = node.out.type.device == "cpu"  # the tiles of tensor cores lie along K
-        return [_paired(value, across) for value in node.inputs]
+        return [_paired(value, windows) for value in node.inputs]
     if node.op.name == "int8_matmul":
         return [plain(value) for value in node.inputs]
     found = []

@@ -71,5 +71,16 @@ def test_tensor_cores_in_batches_with_epilogue() -> None:
           [numbers((2, 40, 64), half), numbers((2, 50, 64), half), numbers((50,))], 2e-3)
 
 
+@pytest.mark.parametrize("which", ["x", "y", "xy"])
+def test_tensor_cores_get_operands_that_lie_along_k(which: str) -> None:
+    """What is contiguous the other way is copied first."""
+    half = ml_dtypes.bfloat16
+
+    def product(b: Any, x: Any, y: Any) -> Any:
+        return b.bfloat16_matmul(*[b.permute(v, (1, 0)) if name in which else v for name, v in (("x", x), ("y", y))])
+    shapes = [(24, 40) if "x" in which else (40, 24), (24, 50) if "y" in which else (50, 24)]
+    check(product, [numbers(s, half, i) for i, s in enumerate(shapes)], 2e-3, launches=2 if len(which) == 1 else 1 + len(which))
+
+
 def test_no_sums_at_all() -> None:
     check(lambda b, x, y: b.matmul(x, y), [numbers((4, 0)), numbers((0, 3))])

@@ -2,8 +2,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from op_cases import CASES, GRADIENT_CASES, build, float_inputs, gradient_graph, samples_of
@@ -13,8 +17,10 @@ import treadle.nn.functional as F
 from treadle import nn
 from treadle.codegen.ptx_target import ARCHITECTURES
 from treadle.ir import dtypes
+from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph
-from treadle.ir.op import TABLE
+from treadle.ir.op import TABLE, Kind
+from treadle.ir.types import tensor_type
 from treadle.runtime import cuda_plan, cuda_tools
 
 
@@ -47,15 +53,37 @@ def table_graphs() -> Iterator[Graph]:
             yield gradient_graph(graph, float_inputs(graph))
 
 
+def kernels(graphs: Iterator[Graph], architecture: str) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for graph in graphs:
+        texts.update(cuda_plan.kernel_texts(graph, architecture)[0])
+    return texts
+
+
 @pytest.mark.parametrize("number", range(len(ARCHITECTURES)))
-def test_kernels_of_the_table(number: int) -> None:
-    """Every kernel of the op table's samples and gradients, each for one of the architectures."""
+def test_some_kernels_of_the_table(number: int) -> None:
+    """Of every ninth graph; the next test has them all."""
     assembler()
-    architecture, texts = ARCHITECTURES[number], {}
-    for i, graph in enumerate(table_graphs()):
-        if i % len(ARCHITECTURES) == number:
-            texts.update(cuda_plan.kernel_texts(graph, architecture)[0])
-    check(texts, architecture)
+    check(kernels(itertools.islice(table_graphs(), number, None, 9), ARCHITECTURES[number]), ARCHITECTURES[number])
+
+
+@pytest.mark.targets
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kernel_of_the_table(architecture: str) -> None:
+    """Of every op's samples and gradients."""
+    assembler()
+    found = kernels(table_graphs(), architecture)
+    assert len(found) > 800
+    check(found, architecture)
+
+
+@pytest.mark.targets
+def test_every_kernel_of_the_examples() -> None:
+    assembler()
+    script = Path(__file__).parent / "example_kernels.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout and re.search(r"^[2-9]\d\d kernels for sm_100$", done.stderr, re.M), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -87,6 +115,28 @@ def test_contiguous_maps_move_16_bytes_at_a_time() -> None:
         assert len(seen.ptx) == 1 and not seen.on_host
         found = accesses(*seen.ptx.values())
         assert found and all(".v4.b32" in a or ".v4.f32" in a for a in found), found
+
+
+MAPS = [name for name, op in TABLE.items() if op.kind is Kind.ELEMENTWISE and isinstance(op.scalar, str) and not op.attrs]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_float32_maps_of_the_table_move_16_bytes_at_a_time(name: str) -> None:
+    b = Builder(Graph(name))
+    operands = [b.input(tensor_type((64, 128), dtypes.float32)) for _ in TABLE[name].operands]
+    if name == "where":
+        operands[0] = b.gt(operands[0], 0.0)
+    try:
+        result = b.apply(TABLE[name], tuple(operands), ())
+    except (RuntimeError, TypeError):
+        pytest.skip(f"{name} takes no float32")
+    if result.type.dtype is dtypes.bool_:  # four bytes at a time
+        result = b.cast(result, dtypes.float32)
+    b.graph.outputs = [result]
+    texts, on_host = cuda_plan.kernel_texts(b.graph, "sm_80")
+    assert len(texts) == 1 and not on_host
+    found = accesses(*texts.values())
+    assert len(found) >= 2 and all(".v4.b32" in a or ".v4.f32" in a for a in found), found
 
 
 def test_inspect_needs_no_device() -> None:
