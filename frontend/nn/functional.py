@@ -10,6 +10,7 @@ import treadle
 from treadle import ops, random
 from treadle.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, fold, unfold
 from treadle.emitter import EMITTER
+from treadle.ir.op import TABLE
 from treadle.ir.ops import attention
 from treadle.nn.activation_functions import (
     celu,
@@ -124,7 +125,7 @@ from treadle.nn.resizing_functions import (
     upsample_nearest,
 )
 from treadle.results import into
-from treadle.tensor import Tensor, is_batched
+from treadle.tensor import Tensor, apply, is_batched
 
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices",
@@ -356,30 +357,31 @@ def _renormalize_rows(weight: Tensor, index: Tensor, max_norm: float, norm_type:
 def layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
                eps: float = 1e-5) -> Tensor:
     """Normalize over the last dimensions, whose sizes are `normalized_shape`, then scale by weight and add bias of that shape."""
-    shape = _check_normalized("layer_norm", input, normalized_shape, weight=weight, bias=bias)
+    ndims = len(_check_normalized("layer_norm", input, normalized_shape, weight, bias))
     if weight is None:
-        result = ops.layer_norm(input, eps, ndims=len(shape))
+        result: Tensor = apply(TABLE["layer_norm"], (input, eps), (ndims,))
         return result if bias is None else result + bias
-    affine = (weight,) if bias is None else (weight, bias)
-    return ops.layer_norm(input, eps, *affine, ndims=len(shape))
+    result = apply(TABLE["layer_norm"], (input, eps, weight) if bias is None else (input, eps, weight, bias), (ndims,))
+    return result
 
 
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """input / sqrt(mean(input^2) + eps) over the last dimensions, scaled by weight; eps None is the dtype's epsilon."""
-    shape = _check_normalized("rms_norm", input, normalized_shape, weight=weight)
+    shape = _check_normalized("rms_norm", input, normalized_shape, weight, None)
     floor = treadle.finfo(input.dtype).eps if eps is None else eps
     return ops.rms_norm(input, floor, ndims=len(shape)) if weight is None else ops.rms_norm(input, floor, weight, ndims=len(shape))
 
 
-def _check_normalized(name: str, input: Tensor, normalized_shape: Sequence[int], **affine: Tensor | None) -> tuple[int, ...]:
+def _check_normalized(name: str, input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor | None
+                      ) -> tuple[int, ...]:
     shape = tuple(normalized_shape)
     if not shape:
         raise RuntimeError(f"{name}(): expected normalized_shape to be at least 1-dimensional, but got {list(shape)}")
-    for label, value in affine.items():
+    for label, value in (("weight", weight), ("bias", bias)):
         if value is not None and value._data.type.shape != shape:
             raise RuntimeError(f"Expected {label} to be of same shape as normalized_shape, but got {label} of shape "
                                f"{list(value.shape)} and normalized_shape = {list(shape)}")
-    if tuple(input.shape[-len(shape):]) != shape:
+    if input._data.type.shape[-len(shape):] != shape:
         raise RuntimeError(f"Given normalized_shape={list(shape)}, expected input with shape "
                            f"[*, {', '.join(map(str, shape))}], but got input of size{list(input.shape)}")
     return shape
