@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import random_functions as programs
 from op_cases import CASES, build, float_inputs, gradient_graph, random_array, samples_of
+from test_compile_random import op_by_op
 
 import treadle
 import treadle.nn.functional as F
@@ -200,3 +202,24 @@ def test_families_are_told_apart_by_all_but_sizes() -> None:
     keys = [skeleton(g)[0] for g in (a, b, c, d)]
     assert keys[0] == keys[3] and len(set(keys)) == 3
     assert same(compile_to_program(a), compile_to_program(a))
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_random_programs_of_many_sizes(part: int) -> None:
+    """Random functions on more and more rows: planned alone twice, then by templates; each result is that of the interpreter."""
+    used = TEMPLATES.used
+    for seed in range(part * 10, part * 10 + 10):
+        step = programs.load(seed)
+        for rows in (2, 4, 5, 7, 11, 8):
+            numbers = np.random.default_rng(rows).standard_normal((2, rows, 3)).astype(np.float32)
+            found = []
+            for mode in (op_by_op(step), step, step):
+                world = programs.World(treadle, seed)
+                try:
+                    results, counts = mode(treadle, world, treadle.tensor(numbers[0]), treadle.tensor(numbers[1]), 0.75)
+                except (RuntimeError, IndexError, ValueError) as error:
+                    found.append(type(error).__name__)
+                    continue
+                found.append([[r.detach().tolist() for r in results], counts, world.values()])
+            assert programs.close(found[0], found[2]), f"seed {seed}, {rows} rows\n{programs.source(seed)}"
+    assert TEMPLATES.used > used and not TEMPLATES.failures
