@@ -18,7 +18,7 @@ from treadle.factorizations import (
     lu_solve,
 )
 from treadle.functions import TABLE, as_dtype, cast, into, tensor_argument
-from treadle.ir.dtypes import FLOAT, int32, int64, to_real
+from treadle.ir.dtypes import FLOAT, bfloat16, float16, float32, int32, int64, to_real
 from treadle.ir.ops.linalg import LinAlgError
 from treadle.layout import PERMUTE
 from treadle.linear_algebra import matmul
@@ -321,7 +321,10 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
 
 def matrix_exp(A: Tensor) -> Tensor:
     """The matrix exponential."""
-    return apply(TABLE["matrix_exp"], (_matrix("matrix_exp", A),))
+    dtype = _matrix("matrix_exp", A)._data.type.dtype
+    if dtype in (float16, bfloat16):
+        return cast(apply(TABLE["matrix_exp"], (cast(A, float32),)), dtype)
+    return apply(TABLE["matrix_exp"], (A,))
 
 
 def tensorinv(A: Tensor, ind: int = 2, *, out: Tensor | None = None) -> Tensor:
