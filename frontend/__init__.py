@@ -44,6 +44,7 @@ from treadle.interop import from_dlpack as from_dlpack
 from treadle.interop import from_numpy as from_numpy
 from treadle.joining import *
 from treadle.legacy import *
+from treadle.legacy import Variable as _Variable
 from treadle.linear_algebra import *
 from treadle.methods import install as _install
 from treadle.printing import get_printoptions as get_printoptions
@@ -114,7 +115,7 @@ inverse, pinverse, det, slogdet, logdet, cholesky, qr, matrix_exp, cholesky_solv
     linalg.inv, linalg.pinverse, linalg.det, linalg.slogdet, linalg.logdet, linalg.cholesky, linalg.qr, linalg.matrix_exp,
     linalg.cholesky_solve, linalg.cholesky_inverse)
 for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradcheck": _gradgradcheck, "no_grad": no_grad,
-                      "enable_grad": enable_grad, "set_grad_enabled": set_grad_enabled, "Variable": Tensor,
+                      "enable_grad": enable_grad, "set_grad_enabled": set_grad_enabled, "Variable": _Variable,
                       "detect_anomaly": _detect_anomaly, "set_detect_anomaly": _set_detect_anomaly}.items():
     setattr(autograd, _name, _value)
 dtype = _DType

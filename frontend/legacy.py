@@ -30,6 +30,22 @@ globals().update({name: _OldClass(name, (), {"dtype": dtype, "__doc__": f"Makes 
                   for name, dtype in NAMES.items()})
 
 
+class _VariableClass(type):
+    """`isinstance(x, Variable)` holds for every tensor."""
+
+    def __instancecheck__(cls, x: object) -> bool:
+        return isinstance(x, Tensor)
+
+    def __call__(cls, data: Tensor, requires_grad: bool = False, volatile: bool = False) -> Tensor:
+        from treadle.tensor import alias
+        found: Tensor = alias(data).requires_grad_(requires_grad)
+        return found
+
+
+class Variable(metaclass=_VariableClass):
+    """What PyTorch 0.3 wrapped tensors in: another tensor on the same memory, off the tape. `volatile` is ignored, as it is there."""
+
+
 class _OldCudaClass(_OldClass):
     """The same, of tensors on a CUDA device."""
 

@@ -294,8 +294,11 @@ def _window(name: str) -> Callable[..., Tensor]:
         if name == "hamming" and given:
             made, options = "general_cosine", {"a": [given.get("alpha", 0.54), given.get("beta", 0.46)]}
         made_by = getattr(windows, made)
-        result: Tensor = made_by(window_length, sym=not periodic, dtype=dtype, device=device, requires_grad=requires_grad, **options)
-        return result
+        if dtype is not None and not dtype.is_floating_point:
+            raise RuntimeError(f"{name}_window expects floating point dtypes, got: {dtype}")
+        wide = treadle.float32 if dtype in (treadle.float16, treadle.bfloat16) else dtype
+        result: Tensor = made_by(window_length, sym=not periodic, dtype=wide, device=device, **options)
+        return result.to(dtype or result.dtype).requires_grad_(requires_grad)
     function.__name__ = function.__qualname__ = f"{name}_window"
     function.__doc__ = f"`signal.windows.{name}`, periodic unless told."
     return function

@@ -172,7 +172,7 @@ def refresh(t: Tensor, storage: Storage) -> None:
         return
     current = storage.base
     leaf = storage.leaf() if storage.leaf is not None else None
-    if leaf is not None and current._edge is None and t is not leaf and leaf._requires_grad:
+    if leaf is not None and current._edge is None and t is not leaf and leaf._requires_grad and not leaf._detached:
         current = wrap(current._data)
         current._edge = leaf._edge
     for op, attrs in t._chain:

@@ -52,7 +52,7 @@ def mismatch(got: Any, want: Any, exact: Callable[[], Any] | None = None) -> Pro
         torch.testing.assert_close(got, want, equal_nan=True)
         return None
     except (AssertionError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())[:160]
+        text = " ".join(str(error).split())[:400]
     shapes = [[tuple(t.shape) for t in tensors(x)] for x in (got, want)]
     if shapes[0] != shapes[1]:
         return "shape", f"{shapes[0]} instead of {shapes[1]}"

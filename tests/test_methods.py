@@ -340,3 +340,13 @@ def test_gradient_of_scattered_products_with_zeros(include_self: bool) -> None:
     src = treadle.tensor([[0.0, 3.0, 0.0], [0.0, 2.0, 5.0]], dtype=treadle.float64, requires_grad=True)
     index = treadle.tensor([[0, 0, 1], [1, 2, 2]])
     assert treadle.autograd.gradcheck(lambda a, c: a.scatter_reduce(1, index, c, "prod", include_self=include_self), (x, src))
+
+
+def test_variables_of_old_programs() -> None:
+    import treadle
+    from treadle.autograd import Variable
+    x = treadle.ones(2)
+    v = Variable(x, requires_grad=True)
+    v.data.add_(1)
+    assert isinstance(x, Variable) and v.requires_grad and not x.requires_grad and x.tolist() == [2.0, 2.0]
+    assert not Variable(v).requires_grad and not Variable(x, volatile=True).requires_grad

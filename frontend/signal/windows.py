@@ -18,7 +18,7 @@ __all__ = ["bartlett", "blackman", "cosine", "exponential", "gaussian", "general
 
 
 def _made(m: int, values: np.ndarray, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
-    if dtype is not None and not dtype.is_floating_point:
+    if dtype is not None and dtype not in (treadle.float32, treadle.float64):
         raise ValueError(f"expects float32 or float64 dtypes, got: {dtype}")
     return treadle.tensor(values[:m], dtype=dtype or treadle.get_default_dtype(), device=device, requires_grad=requires_grad)
 
