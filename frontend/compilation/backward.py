@@ -14,8 +14,6 @@ from treadle.compilation.capture import Capture, Seen
 from treadle.ir import op as op_table
 from treadle.ir.types import TensorType
 from treadle.passes.basic import dce
-from treadle.passes.partition import partition
-from treadle.passes.pipeline import prepare
 from treadle.runtime import engine, memory
 from treadle.runtime.engine import Plan
 from treadle.runtime.recorder import STATE, Data, Step, Trace, build_graph, computed
@@ -178,6 +176,8 @@ class Split:
         graph, leaves = build_graph(joint.at, [*wanted, *joint.gradients])
         tensors = len(leaves)
         slots = {s: i for i, s in enumerate(leaves)}
+        from treadle.passes.partition import partition  # the passes load with the first compilation
+        from treadle.passes.pipeline import prepare
         graph = prepare(dce(graph))
         seeds = [graph.inputs[slots[s]] for s in joint.seeds if s >= 0]
         self.parts = partition(graph, len(wanted), seeds, tensors)

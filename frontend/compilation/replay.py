@@ -7,7 +7,7 @@ from __future__ import annotations
 import cmath
 import operator
 from collections import OrderedDict, deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from treadle.compilation.backward import Joint, Released, Split, Tape
 from treadle.compilation.capture import Capture, Seen
@@ -15,12 +15,14 @@ from treadle.compilation.donation import dead_inputs, donating, early_drops
 from treadle.compilation.known import of_framework
 from treadle.compilation.plans import run_slowly
 from treadle.compilation.shortcut import Shortcut, find_shortcut
-from treadle.passes.partition import Partition
 from treadle.runtime import engine
 from treadle.runtime.recorder import Data, computed
 from treadle.runtime.symbols import SymFloat, SymInt
 from treadle.tape import LeafNode
 from treadle.tensor import Storage, Tensor, read, wrap
+
+if TYPE_CHECKING:
+    from treadle.passes.partition import Partition
 
 MISS: Any = object()
 _OPERATORS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**"}
