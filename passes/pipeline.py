@@ -13,7 +13,8 @@ from treadle.passes.irregular import irregular
 from treadle.passes.lower import lower
 from treadle.passes.memory import plan_memory
 from treadle.passes.order import order_steps
-from treadle.passes.program import Program
+from treadle.passes.pairs import number_parts, pairs
+from treadle.passes.program import Program, ScalarInfo
 from treadle.passes.promote import flatten_indices, promote
 from treadle.passes.template import Templates
 
@@ -58,9 +59,14 @@ PASSES: list[tuple[str, Pass]] = [
 ]
 
 
-def prepare(graph: Graph, after: Callable[[str, Graph], None] | None = None) -> Graph:
-    """Run every pass in order. `after(name, graph)` sees each result."""
+def prepare(graph: Graph, after: Callable[[str, Graph], None] | None = None, whole: bool = False) -> Graph:
+    """Run every pass in order. `after(name, graph)` sees each result. whole: it is no region of another graph, so that its inputs and
+    outputs may change: complex ones become pairs of real numbers."""
     for name, run in PASSES:
+        if name == "irregular" and whole:
+            graph = pairs(graph)
+            if after is not None:
+                after("pairs", graph)
         graph = run(graph)
         if after is not None:
             after(name, graph)
@@ -80,7 +86,12 @@ def compile_to_program(graph: Graph, after: Callable[[str, Graph], None] | None 
 
 def steps_of(graph: Graph, after: Callable[[str, Graph], None] | None = None, windows: bool = True) -> Program:
     """`compile_to_program` without the memory plan."""
-    return group(order_steps(lower(prepare(graph, after), windows)))
+    program = lower(prepare(graph, after, whole=True), windows)
+    parts = number_parts(graph)
+    if len(parts) != len(graph.inputs) and len(program.inputs) == len(parts):
+        program.inputs = [b for b, (_, part) in zip(program.inputs, parts, strict=True) if part != "imag"]
+        program.scalars = [ScalarInfo(parts[s.input][0], s.dtype, parts[s.input][1]) for s in program.scalars]
+    return group(order_steps(program))
 
 
 TEMPLATES, WITHOUT_WINDOWS = Templates(), Templates()

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from treadle.ir.dtypes import DType
 from treadle.ir.graph import Node
@@ -42,10 +42,15 @@ class ErrorCell(NamedTuple):
 
 
 class ScalarInfo(NamedTuple):
-    """Graph input `input` (a weak scalar) converted to `dtype`."""
+    """Graph input `input` (a weak scalar), or a `part` of it, "real" or "imag", converted to `dtype`."""
 
     input: int
     dtype: DType
+    part: str = ""
+
+    def of(self, number: Any) -> Any:
+        """The number to convert, given the input."""
+        return getattr(number, self.part) if self.part else number
 
 
 Argument = int | Ref | ScalarRef | SizeBits | ErrorCell

@@ -39,6 +39,7 @@ from treadle.passes.program import (
     Program,
     Ref,
     RoutineStep,
+    ScalarInfo,
     ScalarRef,
     Step,
     step_refs,
@@ -182,6 +183,10 @@ def _number_bits(dtype: DType) -> tuple[str, Callable[[Any], Any]]:
     return "q", _int64
 
 
+def _of_part(info: ScalarInfo, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return (lambda number: convert(info.of(number))) if info.part else convert
+
+
 def _int64(value: Any) -> int:
     """Modulo 2**64, as a signed number."""
     return (int(value) + (1 << 63)) % (1 << 64) - (1 << 63)
@@ -220,7 +225,7 @@ class CompiledPlan:
         tensors = len(self.inputs)
         codes = [_number_bits(info.dtype) for info in program.scalars]
         self.scalar_types = "".join(code for code, _ in codes)
-        self.convert = [(info.input - tensors, convert) for info, (_, convert) in zip(program.scalars, codes, strict=True)]
+        self.convert = [(info.input - tensors, _of_part(info, convert)) for info, (_, convert) in zip(program.scalars, codes, strict=True)]
         self._partials: list[memory.Buffer] = []
         self._error = (ctypes.c_int64 * 8)()
         self.error_address = ctypes.addressof(self._error)
@@ -383,7 +388,7 @@ class CompiledPlan:
         arrays = []
         for value, ref in zip(step.node.inputs, step.inputs, strict=True):
             arrays.append(self._host_array(ref, arena, table) if isinstance(ref, Ref)
-                          else np.asarray(scalars[self.program.scalars[ref.position].input - len(self.inputs)]).astype(value.type.dtype.np))
+                          else np.asarray(self._number(ref, scalars)).astype(value.type.dtype.np))
         types = tuple([v.type for v in step.node.inputs])
         assert step.node.op is not None
         try:
@@ -394,6 +399,10 @@ class CompiledPlan:
         for out, array in zip(step.outputs, results, strict=True):
             np.copyto(self._host_array(out, arena, table), array)
         return True
+
+    def _number(self, ref: ScalarRef, scalars: Sequence[Any]) -> Any:
+        info = self.program.scalars[ref.position]
+        return info.of(scalars[info.input - len(self.inputs)])
 
     def _host_array(self, ref: Ref, arena: memory.Buffer, table: list[memory.Buffer]) -> np.ndarray:
         info = self.program.buffers[ref.buffer]

@@ -27,7 +27,7 @@ from treadle.passes.basic import decompose
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Matrix, Program, Ref, RoutineStep, Step
 from treadle.runtime import cuda_driver, cuda_memory, engine, executor, memory
-from treadle.runtime.compiled import CompiledPlan, _number_bits
+from treadle.runtime.compiled import CompiledPlan, _number_bits, _of_part
 from treadle.runtime.cuda_driver import Device, call
 
 UNKNOWN = object()
@@ -155,7 +155,7 @@ class CudaPlan(CompiledPlan):
         tensors = len(self.inputs)
         codes = [_number_bits(info.dtype) for info in program.scalars]
         self.scalar_types = "".join(code for code, _ in codes)
-        self.convert = [(info.input - tensors, convert) for info, (_, convert) in zip(program.scalars, codes, strict=True)]
+        self.convert = [(info.input - tensors, _of_part(info, convert)) for info, (_, convert) in zip(program.scalars, codes, strict=True)]
         self._partials, self.segments, self.modules = [], [], set()
         self.binding = self.launch = None
         self.faults = False

@@ -66,12 +66,12 @@ def _points(steps: list[Step]) -> float:
 
 def _code(dtype: Any, given: Any) -> int | None:
     """How a number of type `given` becomes a scalar of `dtype`; None for what only Python knows how to do."""
+    if given.is_complex:
+        return None
     if dtype.category == FLOAT:
         return layout.DOUBLE if dtype.itemsize == 8 else layout.SINGLE if dtype.itemsize == 4 else None
     if dtype.category == BOOL:
         return layout.TRUTH
-    if dtype.is_complex or given.is_complex:
-        return None
     return layout.INTEGER if given.category != FLOAT else None
 
 
@@ -93,12 +93,12 @@ def make_launch(compiled: Any) -> Launch | None:
                              "pool": threads.pool_pointer, "error": compiled.error_address, "slow": compiled.run,
                              "Unpackable": (struct.error, OverflowError, TypeError)}
     packed = []
-    for code, (index, convert) in zip(compiled.scalar_types, compiled.convert, strict=True):
-        if code in "df" or (code == "q" and convert is not bool):
+    for k, (code, info, (index, convert)) in enumerate(zip(compiled.scalar_types, program.scalars, compiled.convert, strict=True)):
+        if not info.part and (code in "df" or (code == "q" and convert is not bool)):
             packed.append(f"s{index}")
         else:
-            names[f"c{index}"] = convert
-            packed.append(f"c{index}(s{index})")
+            names[f"c{k}"] = convert
+            packed.append(f"c{k}(s{index})")
     lines = [f"def launch({', '.join([*buffers, *given])}):"]
     if compiled.arena:
         lines.append(f"    arena = allocate({compiled.arena})")

@@ -20,6 +20,8 @@ from treadle.ir.op import TABLE, Field, Kind
 from treadle.ir.ops.matmul import transposed
 from treadle.ir.pushforward import pushforward
 from treadle.ir.types import tensor_type
+from treadle.passes.pipeline import compile_to_program
+from treadle.passes.program import GemmStep, HostStep
 from treadle.runtime import engine, memory
 from treadle.runtime.compiled import compile_graph
 
@@ -165,3 +167,36 @@ def test_a_complex_parameter_trains() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def _kernels(function: Any, *arguments: Any) -> list[str]:
+    """What the steps of the compiled function are: "kernel", "product" or the op that runs on the host."""
+    graph = treadle.inspect(function, *arguments).graph
+    steps = compile_to_program(graph).steps
+    return [s.node.attrs[0] if isinstance(s, HostStep) else "product" if isinstance(s, GemmStep) else "kernel" for s in steps]
+
+
+def test_arithmetic_runs_in_kernels() -> None:
+    z = treadle.randn(8, 8, dtype=treadle.cfloat)
+    assert _kernels(lambda z: ((z * z + 1j).conj() / z).abs().sum(), z) == ["kernel"]
+    assert set(_kernels(lambda z: z + z.mH, z)) == {"kernel"}
+    assert _kernels(lambda z: z @ z, z).count("product") == 4
+    assert [k for k in _kernels(lambda z: treadle.fft.fft(z * 2).real + 1, z) if k != "kernel"] == ["fft_c2c"]
+
+
+def test_infinities_zeros_and_large_numbers_compiled_as_interpreted() -> None:
+    parts = np.array([0.0, -0.0, 1.5, -2.0, np.inf, -np.inf, np.nan, 1e18, -1e-18], np.float32)
+    grid = np.empty((9, 9), np.complex64)
+    grid.real, grid.imag = parts[:, None], parts[None, :]
+    other = np.roll(grid.reshape(-1), 13).reshape(9, 9)
+    for name in ("add", "sub", "mul", "div", "eq", "ne", "abs", "isinf", "isnan", "isfinite", "conj", "neg", "logical_not", "angle"):
+        op = OPS[name]
+        arrays = [grid, other][:len(op.operands)] if name != "abs" else [grid * np.float32(1e12)]
+        b = Builder(Graph(name))
+        b.graph.outputs = [b.apply(op, tuple([b.input(tensor_type(x.shape, dtypes.complex64)) for x in arrays]), ())]
+        expected = run(b.graph, arrays)[0]
+        found = compile_graph(b.graph).run([memory.from_numpy(x) for x in arrays], [])
+        assert found is not None
+        got = engine.array_of(found[0], b.graph.outputs[0].type)
+        both = [x.view(np.float32) if x.dtype.kind == "c" else x for x in (got, expected)]
+        np.testing.assert_allclose(both[0], both[1], rtol=2e-6, err_msg=name)

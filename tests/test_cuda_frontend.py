@@ -203,3 +203,20 @@ except RuntimeError as error:
     code = blocked + code.replace("assert not any(name", "any(name")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "cuda-python is not installed" in found.stdout
+
+
+def test_complex_numbers() -> None:
+    """Arithmetic and products are kernels of their parts; transforms run on the host, and the results are on the device."""
+    array = (numbers(4, 4) + 1j * numbers(4, 4, seed=1)).astype(np.complex64)
+    z = treadle.tensor(array).cuda().requires_grad_()
+    w = (z @ z.mH * (1 - 2j)).exp() / (z + 1j)
+    loss = (treadle.fft.fft(w) + treadle.sin(z)).abs().sum()
+    loss.backward()
+    here = treadle.tensor(array, requires_grad=True)
+    v = (here @ here.mH * (1 - 2j)).exp() / (here + 1j)
+    other = (treadle.fft.fft(v) + treadle.sin(here)).abs().sum()
+    other.backward()
+    assert w.is_cuda and loss.is_cuda and z.grad.is_cuda and z.grad.dtype is treadle.complex64
+    np.testing.assert_allclose(w.detach().cpu().numpy(), v.detach().numpy(), rtol=2e-3)
+    np.testing.assert_allclose(z.grad.cpu().numpy(), here.grad.numpy(), rtol=2e-3)
+    assert treadle.view_as_real(z.detach()).is_cuda and (z.detach().real.sum() * 1j).is_complex()

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from treadle.ir import dtypes
-from treadle.ir.op import Field, Kind, declare
+from treadle.ir.op import TABLE, Field, Kind, declare, result_types
 from treadle.ir.ops.common import Types, not_implemented, torch_name
-from treadle.ir.types import TensorType, broadcast_shapes
+from treadle.ir.types import TensorType, broadcast_shapes, tensor_type
 
 _Z = np.array([[1.5 - 0.5j, -0.75 + 1.25j, 0.5j], [-1.25 + 0.5j, 0.25 - 1.0j, 2.0 + 0.75j]], np.complex64)
 _SAMPLES = [((_Z,), ()), ((np.array(_Z[0, 1]),), ()), ((_Z[:, :0],), ())]
@@ -115,3 +115,28 @@ declare("view_as_real", Kind.VIEW, "z", type_rule=_view_as_real_type, reference=
 declare("view_as_complex", Kind.VIEW, "x", type_rule=_view_as_complex_type, reference=_np_view_as_complex, field=Field.COMPLEX,
         vjp=(lambda b, g: b.view_as_real(g),), samples=[(((3, 2),), ()), (((2,),), ()), (((2, 0, 2),), ())],
         doc="The same memory as complex numbers: the last axis holds their two parts.")
+
+
+# -- complex ops inside programs of real numbers -------------------------------------------------------------------------------------
+def _as_complex(t: TensorType) -> TensorType:
+    return t.with_(t.shape[:-1], dtypes.to_complex(t.dtype))
+
+
+def _on_pairs_type(types: Types, name: str, attrs: tuple[Any, ...], pairs: tuple[bool, ...]) -> Any:
+    operands = tuple([_as_complex(t) if pair else t for t, pair in zip(types, pairs, strict=True)])
+    found = result_types(TABLE[name], operands, attrs)
+    return tuple([t.with_((*t.shape, 2), dtypes.to_real(t.dtype)) if t.dtype.is_complex else t for t in found])
+
+
+def _np_on_pairs(*args: Any) -> tuple[np.ndarray, ...]:
+    from treadle.ir.interpreter import evaluate  # the interpreter imports the op table
+    *arrays, name, attrs, pairs = args
+    operands = [_np_view_as_complex(a) if pair else a for a, pair in zip(arrays, pairs, strict=True)]
+    types = tuple([tensor_type(a.shape, dtypes.from_numpy(a.dtype)) for a in operands])
+    results = evaluate(TABLE[name], operands, attrs, types, result_types(TABLE[name], types, attrs))
+    return tuple([_np_view_as_real(np.ascontiguousarray(a).reshape(a.shape)) if a.dtype.kind == "c" else a for a in results])
+
+
+declare("on_pairs", Kind.EXTERN, "xs*", "name attrs pairs", type_rule=_on_pairs_type, reference=_np_on_pairs, differentiable=False,
+        samples=[(((3, 2),), ("sin", (), (True,))), (((3, 2), (3,)), ("pow", (), (True, False)))],
+        doc="The op `name`; of operands flagged in `pairs`, and of complex results, the last axis holds both parts.")
