@@ -215,3 +215,11 @@ def test_training_of_complex_parameters(torch: Any) -> None:
     w.grad = w.detach()
     with pytest.raises(NotImplementedError, match="complex parameters"):
         treadle.optim.Adagrad([w]).step()
+
+
+@pytest.mark.parametrize("write", [lambda m, x: x.masked_fill(x > 0, 1j), lambda m, x: x.__setitem__(0, 1j), lambda m, x: x.fill_(1j),
+                                   lambda m, x: m.full_like(x, 1j), lambda m, x: x.index_fill(0, m.tensor([0]), 1j)])
+def test_a_complex_number_does_not_go_into_a_real_tensor(torch: Any, write: Callable[..., Any]) -> None:
+    for m in (torch, treadle):
+        with pytest.raises(RuntimeError):
+            write(m, m.ones(3))

@@ -97,6 +97,12 @@ def iota_along(b: Any, type: TensorType, dim: int) -> Any:
     return b.reshape(b.iota(n, dtypes.int64, type.device), tuple([n if d == dim else 1 for d in range(len(type.shape))]))
 
 
+def refuse_complex_number(number: TensorType, dtype: DType) -> None:
+    """RuntimeError, as PyTorch's, for a complex number that is to be stored as a real `dtype`."""
+    if number.dtype.is_complex and not dtype.is_complex:
+        raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow: it is complex")
+
+
 def real_part(b: Any, x: Any) -> Any:
     """x itself when it is real."""
     return b.real(x) if x.type.dtype.is_complex else x

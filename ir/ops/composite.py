@@ -10,7 +10,19 @@ import numpy as np
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, INT, DType
 from treadle.ir.op import Field, Kind, declare
-from treadle.ir.ops.common import Dims, Types, axes, in_float32, iota_along, need_dim, need_float, number, real_part, zeros
+from treadle.ir.ops.common import (
+    Dims,
+    Types,
+    axes,
+    in_float32,
+    iota_along,
+    need_dim,
+    need_float,
+    number,
+    real_part,
+    refuse_complex_number,
+    zeros,
+)
 from treadle.ir.ops.create import uniform
 from treadle.ir.ops.elementwise import elementwise_rule
 from treadle.ir.ops.reduce import SAMPLES as REDUCE_SAMPLES
@@ -90,6 +102,7 @@ def _masked_fill_type(types: Types) -> TensorType:
     x, mask = types[:2]
     if mask.dtype is not dtypes.bool_:
         raise RuntimeError(f"masked_fill: only supports boolean masks, but got mask with dtype {mask.dtype.name}")
+    refuse_complex_number(types[2], x.dtype)
     if types[2].shape:
         raise RuntimeError(f"masked_fill: only supports a 0-dimensional value tensor, but got tensor with {types[2].ndim} dimension(s).")
     return x.with_(broadcast_shapes("masked_fill", x.shape, mask.shape))

@@ -8,6 +8,7 @@ import numpy as np
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
 from treadle.ir.op import Field, Kind, declare
+from treadle.ir.ops.common import refuse_complex_number
 from treadle.ir.random_reference import philox_bits
 from treadle.ir.types import SCALARS, Shape, TensorType, tensor_type
 
@@ -21,8 +22,13 @@ def _np_full(value: np.ndarray, shape: Shape, dtype: DType, device: str) -> np.n
     return np.broadcast_to(np.asarray(value).astype(dtype.np), shape)
 
 
+def _full_type(types: Types, shape: Shape, dtype: DType, device: str) -> TensorType:
+    refuse_complex_number(types[0], dtype)
+    return tensor_type(shape, dtype, device)
+
+
 declare("full", Kind.CREATE, "value", "shape dtype device", field=Field.ANALYTIC, batch="fill",
-        type_rule=lambda t, shape, dtype, device: tensor_type(shape, dtype, device),
+        type_rule=_full_type,
         reference=_np_full, differentiable=False, samples=[((2.5,), ((2, 3), dtypes.float32, "cpu")), ((1,), ((), dtypes.int64, "cpu"))],
         doc="Every element is `value`, a run-time scalar.")
 declare("iota", Kind.CREATE, "", "size dtype device", type_rule=lambda t, size, dtype, device: tensor_type((size,), dtype, device),

@@ -14,7 +14,7 @@ import numpy as np
 from treadle.ir import dtypes
 from treadle.ir.batching import LOOP, BatchedCall, batch
 from treadle.ir.op import TABLE, Field, Kind, declare
-from treadle.ir.ops.common import Dims, Types, need_dim, need_index, zeros
+from treadle.ir.ops.common import Dims, Types, need_dim, need_index, refuse_complex_number, zeros
 from treadle.ir.types import Shape, TensorType, broadcast_shapes
 
 Key = tuple[Any, ...]
@@ -182,6 +182,7 @@ def _check_along(name: str, x: TensorType, index: TensorType, dim: int) -> None:
 
 def _check_source(name: str, x: TensorType, src: TensorType, shape: Shape) -> None:
     if src.weak:
+        refuse_complex_number(src, x.dtype)
         return
     if src.dtype is not x.dtype:
         raise RuntimeError(f"{name}(): Expected self.dtype to be equal to src.dtype, but got {x.dtype.name} and {src.dtype.name}")
@@ -373,6 +374,7 @@ def _index_put_type(types: Types, dims: Dims, accumulate: bool) -> TensorType:
     x, value, *indices = types
     _check_indices("index_put", x, tuple(indices), dims)
     shape = indexed_shape(x, tuple(indices), dims)
+    refuse_complex_number(value, x.dtype)
     if not value.weak and value.dtype is not x.dtype:
         raise RuntimeError(f"Index put requires the source and destination dtypes match, got {x.dtype.name} for the destination and "
                            f"{value.dtype.name} for the source.")
