@@ -56,6 +56,7 @@ bool_ = DType("bool", np.bool_, BOOL, "i1", signed=False)
 ALL = (float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8, bool_, complex64, complex128)
 FLOATS = (float16, bfloat16, float32, float64)
 COMPLEXES = (complex64, complex128)
+REALS = tuple(d for d in ALL if d not in COMPLEXES)
 INTS = (int8, int16, int32, int64, uint8)
 
 _BY_NAME = {d.name: d for d in ALL} | {"half": float16, "float": float32, "double": float64, "short": int16, "int": int32, "long": int64,

@@ -28,7 +28,8 @@ def compare(graph: Graph, arrays: list[np.ndarray], rtol: float = 1e-4, atol: fl
         if want.dtype.kind in "iub":
             np.testing.assert_array_equal(got, want)
         else:
-            np.testing.assert_allclose(np.asarray(got, np.float64), np.asarray(want, np.float64), rtol=rtol, atol=atol)
+            wide = np.complex128 if want.dtype.kind == "c" else np.float64
+            np.testing.assert_allclose(np.asarray(got, wide), np.asarray(want, wide), rtol=rtol, atol=atol)
     return labels
 
 
@@ -55,7 +56,7 @@ def test_gradients(name: str, which: int) -> None:
     except (RuntimeError, TypeError, IndexError, ValueError):
         graph, arrays = build(TABLE[name], samples_of(TABLE[name])[which], dtypes.float64)
     rng = np.random.default_rng(1)
-    weights = [random_array(o.type.shape, o.type.dtype, rng) for o in graph.outputs if o.type.dtype.category == dtypes.FLOAT]
+    weights = [random_array(o.type.shape, o.type.dtype, rng) for o in graph.outputs if o.type.dtype.category >= dtypes.FLOAT]
     compare(gradient_graph(graph, float_inputs(graph)), [*arrays, *weights], 1e-3, 1e-4)
 
 

@@ -34,7 +34,7 @@ def test_gradients(name: str, which: int) -> None:
     from test_cuda_ops import compare
     graph, arrays = build(TABLE[name], samples_of(TABLE[name])[which], dtypes.float32)
     rng = np.random.default_rng(1)
-    weights = [random_array(o.type.shape, o.type.dtype, rng) for o in graph.outputs if o.type.dtype.category == dtypes.FLOAT]
+    weights = [random_array(o.type.shape, o.type.dtype, rng) for o in graph.outputs if o.type.dtype.category >= dtypes.FLOAT]
     compare(gradient_graph(graph, float_inputs(graph)), [*arrays, *weights], 1e-3, 1e-4)
 
 

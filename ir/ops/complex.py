@@ -118,12 +118,8 @@ declare("view_as_complex", Kind.VIEW, "x", type_rule=_view_as_complex_type, refe
 
 
 # -- complex ops inside programs of real numbers -------------------------------------------------------------------------------------
-def _as_complex(t: TensorType) -> TensorType:
-    return t.with_(t.shape[:-1], dtypes.to_complex(t.dtype))
-
-
 def _on_pairs_type(types: Types, name: str, attrs: tuple[Any, ...], pairs: tuple[bool, ...]) -> Any:
-    operands = tuple([_as_complex(t) if pair else t for t, pair in zip(types, pairs, strict=True)])
+    operands = tuple([_view_as_complex_type((t,)) if pair else t for t, pair in zip(types, pairs, strict=True)])
     found = result_types(TABLE[name], operands, attrs)
     return tuple([t.with_((*t.shape, 2), dtypes.to_real(t.dtype)) if t.dtype.is_complex else t for t in found])
 
