@@ -14,6 +14,7 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.types import normalize_dim
 from treadle.layout import EXPAND, RESHAPE, SLICE
+from treadle.per_example import for_each_example
 from treadle.reductions import PAIRS
 from treadle.results import numpy_names, with_out
 from treadle.tensor import Tensor, apply, assign, read
@@ -354,6 +355,7 @@ def unique_consecutive(input: Tensor, return_inverse: bool = False, return_count
 
 
 @with_out
+@for_each_example
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Whether each element occurs among the test elements."""
     a, b = (_array(x) if isinstance(x, Tensor) else np.asarray(x) for x in (elements, test_elements))
@@ -375,6 +377,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
 
 
 @with_out
+@for_each_example
 def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
                  sorter: Tensor | None = None) -> Tensor:
     """Where to insert values into sorted rows so that they stay sorted."""
@@ -399,6 +402,7 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = Fals
 
 
 @with_out
+@for_each_example
 def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
     """The bucket between boundaries in which each value lies."""
     return searchsorted(boundaries, input, out_int32=out_int32, right=right)
@@ -441,6 +445,7 @@ def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None
 
 
 @with_out
+@for_each_example
 def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:
     """Indices drawn from rows of non-negative weights, with or without replacement.
 

@@ -7,9 +7,9 @@ and the tape sees each level's values as tensors of their own.
 """
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from treadle.emitter import EMITTER
@@ -21,7 +21,7 @@ from treadle.ir.op import Attrs, Op, result_types
 from treadle.ir.pushforward import pushforward
 from treadle.ir.types import SCALARS, TensorType, tensor_type
 from treadle.runtime import log
-from treadle.runtime.recorder import STATE, Data, Step, Wrapped, user_location
+from treadle.runtime.recorder import STATE, Data, Step, Wrapped, looped, user_location
 from treadle.tensor import Tensor, apply, attach, know_transforms, read, wrap
 
 _numbers = itertools.count(1)
@@ -90,8 +90,27 @@ class Batching(Level):
 
     def run(self, op: Op, operands: Sequence[Operand], types: Types, attrs: Attrs, step: Step) -> Sequence[Tensor]:
         values = [x if w is None else w.value for x, w in operands]
-        found = batching.batch(EMITTER, op, values, [w is not None for _, w in operands], types, attrs, self.size)
+        found = batching.batch(EMITTER, op, values, [w is not None for _, w in operands], types, attrs, self.size, step.types)
         return [self.wrap(x, t) for x, t in zip(found, step.types, strict=True)]
+
+    @contextlib.contextmanager
+    def left_for_draws(self) -> Iterator[Callable[[], None]]:
+        """For what draws for one example after the other: outside of the level. Gives what to call before each of them.
+
+        RuntimeError at the first draw where the randomness mode is "error".
+        """
+        from treadle.random import default_generator as stream
+        levels, start = STATE.here.levels, (stream._seed, stream._offset)
+
+        def restart() -> None:
+            if self.randomness == "same":
+                stream._seed, stream._offset = start
+        if self.randomness != "error":
+            STATE.here.levels = [level for level in levels if level is not self]
+        try:
+            yield restart
+        finally:
+            STATE.here.levels = levels
 
     def shown(self, what: Wrapped, reason: str) -> Tensor:
         if reason == "bool":
@@ -165,9 +184,14 @@ def _type(x: Any, op: Op) -> TensorType:
 def transform(op: Op, inputs: Sequence[Any], datas: Sequence[Any], attrs: Attrs, track: bool) -> Any:
     """`apply` for operands of which some belong to a level; on the tape of their level if `track`."""
     marks = [d.trace if d.__class__ is Data and isinstance(d.trace, Wrapped) else None for d in datas]
-    if any(m is not None and m.level.closed for m in marks):
-        return apply(op, [opened(x) for x in inputs], attrs)
-    level = max([m.level for m in marks if m is not None], key=lambda found: found.number)
+    level: Level | None = None
+    for m in marks:
+        if m is not None:
+            if m.level.closed:
+                return apply(op, [opened(x) for x in inputs], attrs)
+            if level is None or m.level.number > level.number:
+                level = m.level
+    assert level is not None
     types = tuple([_type(d, op) for d in datas])
     step = _step(op, attrs, types)
     operands = [(x, m if m is not None and m.level is level else None) for x, m in zip(inputs, marks, strict=True)]
@@ -211,18 +235,16 @@ def like(t: Tensor, x: Tensor) -> Tensor:
 
 
 # -- what has no rule, and what is random ------------------------------------------------------------------------------------------------
-looped: Counter[str] = Counter()  # how often an op ran once for each example, for want of a rule
-
-
-def _report_loop(op: Op, size: int) -> None:
-    looped[op.name] += 1
+def report_loop(name: str, size: int) -> None:
+    """Note that something ran once for each of `size` examples, for want of a rule (`TREADLE_LOG=recompile`, `treadle.explain`)."""
+    looped[name] = looped.get(name, 0) + 1
     if log.enabled("recompile"):
         where = user_location()
-        log.log("recompile", f"vmap: {op.name} has no batching rule: it runs once for each of {size} examples"
+        log.log("recompile", f"vmap: {name} has no batching rule: it runs once for each of {size} examples"
                 + (f", at {where[0]}:{where[1]}" if where else ""))
 
 
-batching.on_loop = _report_loop
+batching.on_loop = lambda op, size: report_loop(op.name, size)
 _OFFSET = tensor_type((), dtypes.int64)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from treadle.creation import to_array
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT
-from treadle.tensor import Tensor
+from treadle.runtime.recorder import STATE
+from treadle.tensor import Tensor, is_batched, read
 
 # precision, threshold, edgeitems, linewidth
 PROFILES = {"default": (4, 1000, 3, 80), "short": (2, 1000, 2, 80), "full": (4, math.inf, 3, 80)}
@@ -144,6 +145,8 @@ def _suffixes(t: Tensor) -> list[str]:
 
 def tensor_repr(t: Tensor) -> str:
     """`tensor([1., 2.], requires_grad=True)`, as PyTorch prints it."""
+    if is_batched(t):
+        return _level_repr(t)
     array = to_array(t)
     floating = t._data.type.dtype.category == FLOAT
     if floating:  # numpy has no text of its own for 16-bit floats
@@ -155,6 +158,15 @@ def tensor_repr(t: Tensor) -> str:
     form = ComplexFormatter(shown) if array.dtype.kind == "c" else Formatter(shown, floating)
     body = _body(array, len(prefix), summarise, form) if array.size else "[]"
     return _join(prefix + body, _suffixes(t), len(prefix))
+
+
+def _level_repr(t: Tensor) -> str:
+    """Inside `vmap`: what all examples hold, level by level."""
+    trace: Any = read(t).trace
+    value = "\n".join("    " + line for line in tensor_repr(trace.value).splitlines())
+    number = 1 + STATE.here.levels.index(trace.level) if trace.level in STATE.here.levels else trace.level.number
+    name = f"BatchedTensor(lvl={number}, bdim=0" if trace.level.batched else f"DualTensor(lvl={number}"
+    return f"{name}, value=\n{value}\n)"
 
 
 def _join(text: str, suffixes: list[str], indent: int) -> str:

@@ -30,10 +30,12 @@ class BatchedCall:
     values: tensors of the emitter, or numbers; flags: which are batched; types: the operands' types for one example.
     """
 
-    __slots__ = ("attrs", "b", "flags", "op", "size", "types", "values")
+    __slots__ = ("attrs", "b", "flags", "op", "out_types", "size", "types", "values")
 
-    def __init__(self, b: Any, op: Op, values: Sequence[Any], flags: Flags, types: Types, attrs: Attrs, size: int) -> None:
+    def __init__(self, b: Any, op: Op, values: Sequence[Any], flags: Flags, types: Types, attrs: Attrs, size: int,
+                 out_types: Types) -> None:
         self.b, self.op, self.values, self.flags, self.types, self.attrs, self.size = b, op, list(values), flags, types, attrs, size
+        self.out_types = out_types  # for one example
 
     def is_number(self, i: int) -> bool:
         """Whether operand `i` is the same number for every example."""
@@ -61,10 +63,6 @@ class BatchedCall:
         return tuple([_SHIFTS[name](self.size, value) if name in _SHIFTS else value
                       for name, value in zip(self.op.attrs, self.attrs, strict=True)])
 
-    def results(self) -> Types:
-        """The results' types for one example."""
-        return result_types(self.op, self.types, self.attrs)
-
 
 _SHIFTS: dict[str, Callable[[int, Any], Any]] = {
     "dim": lambda size, dim: dim + 1, "dims": lambda size, dims: tuple([d + 1 for d in dims]),
@@ -82,6 +80,8 @@ def _elementwise(c: BatchedCall) -> Any:
     values = [c.aligned(i, ndim) for i in range(len(c.values))]
     # With its batch axis a 0-d operand would outrank other 0-d operands: what it is cast to is decided without.
     first = 1 if c.op.compute == "where" else 0
+    if not any([f and not t.shape for t, f in zip(c.types, c.flags, strict=True)]):
+        return c.apply(values)
     batched = tuple([t.with_((c.size, *t.shape)) if f else t for t, f in zip(c.types, c.flags, strict=True)])
     if any(c.flags[first:]) and result_dtype(batched[first:]) is not result_dtype(c.types[first:]):
         dtype = result_dtype(c.types[first:])
@@ -104,7 +104,7 @@ def _of_scalars(c: BatchedCall) -> Any:
         return c.apply([v if c.is_number(i) else c.full(i) for i, v in enumerate(c.values)], c.shifted)
     found = c.apply([c.b.reshape(c.full(i), (c.size, 1)) for i in range(len(c.values))], c.shifted)
     found = found if isinstance(found, tuple) else (found,)
-    return tuple([c.b.reshape(x, (c.size, *t.shape)) for x, t in zip(found, c.results(), strict=True)])
+    return tuple([c.b.reshape(x, (c.size, *t.shape)) for x, t in zip(found, c.out_types, strict=True)])
 
 
 def _written(c: BatchedCall) -> Any:
@@ -135,7 +135,7 @@ def _fold(c: BatchedCall) -> Any:
         values.append(c.b.reshape(x, (c.size * t.shape[0], *t.shape[1:])))
     found = c.apply(values)
     found = found if isinstance(found, tuple) else (found,)
-    return tuple([c.b.reshape(x, (c.size, *t.shape)) for x, t in zip(found, c.results(), strict=True)])
+    return tuple([c.b.reshape(x, (c.size, *t.shape)) for x, t in zip(found, c.out_types, strict=True)])
 
 
 def _draw(c: BatchedCall) -> Any:
@@ -189,12 +189,14 @@ def _rule(op: Op) -> Callable[[BatchedCall], Any] | None:
 
 
 # -- one op --------------------------------------------------------------------------------------------------------------------------
-def batch(b: Any, op: Op, values: Sequence[Any], flags: Sequence[bool], types: Types, attrs: Attrs, size: int) -> tuple[Any, ...]:
+def batch(b: Any, op: Op, values: Sequence[Any], flags: Sequence[bool], types: Types, attrs: Attrs, size: int,
+          out_types: Types | None = None) -> tuple[Any, ...]:
     """The results, all batched, of `op` for `size` examples, emitted through `b`.
 
-    values: the operands; flags: which of them are batched, at least one; types: what they are for one example.
+    values: the operands; flags: which of them are batched, at least one; types, out_types: of operands and results for one example.
     """
-    call = BatchedCall(b, op, values, tuple(flags), types, attrs, size)
+    out_types = result_types(op, types, attrs) if out_types is None else out_types
+    call = BatchedCall(b, op, values, tuple(flags), types, attrs, size, out_types)
     rule = _rule(op)
     found = None if rule is None else rule(call)
     if found is None and op.decompose is not None:
@@ -203,7 +205,7 @@ def batch(b: Any, op: Op, values: Sequence[Any], flags: Sequence[bool], types: T
         on_loop(op, size)
         found = _one_by_one(call)
     results = found if isinstance(found, tuple) else (found,)
-    return tuple([_fit(b, x, t, size) for x, t in zip(results, call.results(), strict=True)])
+    return tuple([_fit(b, x, t, size) for x, t in zip(results, out_types, strict=True)])
 
 
 def _fit(b: Any, x: Any, type: TensorType, size: int) -> Any:
@@ -226,14 +228,14 @@ def _through_decomposition(c: BatchedCall) -> tuple[Any, ...]:
 
 
 def _one_by_one(c: BatchedCall) -> tuple[Any, ...]:
-    b, columns = c.b, [[] for _ in c.results()]  # type: list[list[Any]]
+    b, columns = c.b, [[] for _ in c.out_types]  # type: list[list[Any]]
     for i in range(c.size):
         values = [_example(b, v, t, i, c.size) if f else v for v, t, f in zip(c.values, c.types, c.flags, strict=True)]
         found = c.apply(values)
         for column, x in zip(columns, found if isinstance(found, tuple) else (found,), strict=True):
             column.append(b.reshape(x, (1, *x.type.shape)))
     if not c.size:
-        return tuple([b.full(0, (0, *t.shape), t.dtype, t.device) for t in c.results()])
+        return tuple([b.full(0, (0, *t.shape), t.dtype, t.device) for t in c.out_types])
     return tuple([b.cat(*column, dim=0) for column in columns])
 
 
@@ -261,7 +263,8 @@ def _emit_node(b: Any, node: Node, operands: Sequence[tuple[Any, bool]], size: i
     assert node.op is not None
     values, flags = [x for x, _ in operands], [f for _, f in operands]
     if any(flags):
-        return batch(b, node.op, values, flags, tuple([v.type for v in node.inputs]), node.attrs, size), True
+        out_types = tuple([o.type for o in node.outputs])
+        return batch(b, node.op, values, flags, tuple([v.type for v in node.inputs]), node.attrs, size, out_types), True
     found = b.apply(node.op, tuple(values), node.attrs)
     return found if isinstance(found, tuple) else (found,), False
 

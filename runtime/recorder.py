@@ -126,6 +126,7 @@ class Trace:
 _ROOTS: dict[dtypes.DType, Step] = {}
 every_line = False  # a step seen before learns which line records it now; set before the first op
 apart = False  # every trace has a root of its own: nothing is found again, and every op has the line that recorded it
+looped: dict[str, int] = {}  # how often `vmap` ran what has no batching rule, by name: once for each example
 counters = {"ops_recorded": 0, "trie_nodes": 0, "live_plans": 0, "trims": 0}
 
 

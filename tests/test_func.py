@@ -195,3 +195,28 @@ def test_batched_grad_outputs() -> None:
     rows = treadle.autograd.grad(y, (x, arrays(2).requires_grad_()), treadle.eye(3), is_grads_batched=True, allow_unused=True)
     same(rows[0], func.jacrev(lambda x: x.sin() * x[0])(x.detach()))
     assert rows[1] is None
+
+
+def test_what_the_host_computes_runs_for_each_example() -> None:
+    x, edges = arrays(3, 4), treadle.tensor([-1.0, 0.0, 1.0])
+    before = treadle.runtime.recorder.looped.get("bucketize", 0)
+    got = func.vmap(lambda x: treadle.bucketize(x, edges))(x)
+    assert got.tolist() == treadle.bucketize(x, edges).tolist()
+    assert treadle.runtime.recorder.looped["bucketize"] == before + 1
+    text = str(treadle.explain(func.vmap(lambda x: treadle.multinomial(x.abs(), 2), randomness="same"), x))
+    assert "runs once for each example: multinomial" in text
+    with pytest.raises(RuntimeError, match="randomness error mode"):
+        func.vmap(lambda x: treadle.multinomial(x.abs(), 2))(x)
+
+
+def test_text_inside_vmap() -> None:
+    seen = []
+    func.vmap(func.vmap(lambda x: (seen.append(str(x)), x)[1]))(treadle.ones(1, 2))
+    assert seen == ["BatchedTensor(lvl=2, bdim=0, value=\n    BatchedTensor(lvl=1, bdim=0, value=\n        tensor([[1., 1.]])\n    )\n)"]
+
+
+def test_running_statistics_of_a_shared_module_are_refused() -> None:
+    norm = treadle.nn.BatchNorm1d(3)
+    with pytest.raises(RuntimeError, match="vmap: inplace arithmetic"):
+        func.vmap(norm)(arrays(2, 4, 3))
+    assert func.vmap(norm.eval())(arrays(2, 4, 3)).shape == (2, 4, 3)

@@ -259,11 +259,12 @@ def explain(function: Any, *args: Any, **kwargs: Any) -> Explanation:
     if isinstance(function, OptimizedModule):
         function = function.__dict__["_compiled_forward"]
     compiled = function if isinstance(function, CompiledFunction) else CompiledFunction(function, False)
-    before = dict(engine.flushes)
+    before, loops = dict(engine.flushes), dict(recorder.looped)
     compiled(*args, **kwargs)
     compiled(*args, **kwargs)
     flushes = {k: n - before.get(k, 0) for k, n in engine.flushes.items() if n != before.get(k, 0)}
-    return Explanation(compiled, {"flushes": flushes, "captures": compiled.captures})
+    looped = {k: n - loops.get(k, 0) for k, n in recorder.looped.items() if n != loops.get(k, 0)}
+    return Explanation(compiled, {"flushes": flushes, "captures": compiled.captures, "loops": looped})
 
 
 def reset() -> None:

@@ -29,6 +29,8 @@ def describe(explanation: Any) -> str:
         lines += [f"    {reason}" + (f"  [{where[0]}:{where[1]}]" if where else "") for reason, where in explanation.reasons]
     if explanation.counters["flushes"]:
         lines.append("flushes: " + ", ".join(f"{reason} x{n}" for reason, n in explanation.counters["flushes"].items()))
+    if explanation.counters.get("loops"):
+        lines.append("vmap has no rule for, and runs once for each example: " + ", ".join(explanation.counters["loops"]))
     if explanation.recompiles:
         lines.append("captured again, because this no longer held:")
         lines += [f"    {text}" for text in explanation.recompiles]

@@ -250,7 +250,7 @@ def _batch_cond(c: BatchedCall) -> Any:
         emit(c.b, graph, env, c.size)
         found.append([_repeated(c, *env[v], v.type.shape) for v in graph.outputs])
     return tuple([c.b.where(c.b.reshape(pred, (c.size,) + (1,) * len(t.shape)), yes, no)
-                  for t, yes, no in zip(c.results(), *found, strict=True)])
+                  for t, yes, no in zip(c.out_types, *found, strict=True)])
 
 
 def _settled(body: Graph, flags: Flags, n_carry: int, size: int) -> Flags:
@@ -307,7 +307,7 @@ def _batch_scan(c: BatchedCall) -> Any:
         x = _repeated(c, x, c.flags[i] or not flags[i], t.shape)
         values.append(c.b.permute(x, (1, 0, *range(2, 1 + t.ndim))) if n_carry <= i < n_carry + n_seq and flags[i] else x)
     results = as_tuple(c.b.scan(*values, body=step, n_carry=n_carry, n_seq=n_seq, length=length, reverse=reverse))
-    types = c.results()
+    types = c.out_types
     return tuple([_repeated(c, x, f, t.shape) if i < n_carry or not f else c.b.permute(x, (1, 0, *range(2, 1 + t.ndim)))
                   for i, (x, f, t) in enumerate(zip(results, found, types, strict=True))])
 

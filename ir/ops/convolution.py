@@ -272,7 +272,7 @@ def _as_channels(c: BatchedCall, i: int) -> Any:
 
 
 def _from_channels(c: BatchedCall, y: Any) -> Any:
-    n, channels, *rest = c.results()[0].shape
+    n, channels, *rest = c.out_types[0].shape
     y = c.b.reshape(y, (n, c.size, channels, *rest))
     return c.b.permute(y, (1, 0, *range(2, 3 + len(rest))))
 
@@ -284,7 +284,7 @@ def _batch_forward(c: BatchedCall) -> Any:
         n, *rest = c.types[0].shape
         x = c.b.reshape(c.values[0], (c.size * n, *rest))
         y = c.apply([x, c.values[1]], (*[(c.size * s[0], *s[1:]) for s in shape], stride, padding, dilation, groups))
-        return c.b.reshape(y, (c.size, *c.results()[0].shape))
+        return c.b.reshape(y, (c.size, *c.out_types[0].shape))
     o, *rest = c.types[1].shape
     w = c.b.reshape(c.values[1], (c.size * o, *rest))
     whole = [(s[0], c.size * s[1], *s[2:]) for s in shape]

@@ -92,7 +92,7 @@ def _examples(c: BatchedCall, width: int) -> Any:
 
 def _batch_index(c: BatchedCall) -> Any:
     """A batched operand is indexed by the example, too: then the indices' axes come first."""
-    (x, *_), dims, ndim = c.types, c.attrs[0], len(c.results()[0].shape) + 1
+    (x, *_), dims, ndim = c.types, c.attrs[0], len(c.out_types[0].shape) + 1
     at, width = _spot(x, c.types[1:], dims)
     index = [c.aligned(i, width) for i in range(1, len(c.values))]
     if not c.flags[0]:
