@@ -17,7 +17,7 @@ from treadle.layout import EXPAND, RESHAPE, SLICE
 from treadle.per_example import for_each_example
 from treadle.reductions import PAIRS
 from treadle.results import numpy_names, with_out
-from treadle.tensor import Tensor, apply, assign, read
+from treadle.tensor import Tensor, apply, assign, is_batched, read
 
 __all__ = [
     "argsort", "argwhere", "bincount", "bucketize", "diagonal_scatter", "gather", "index_add", "index_copy", "index_fill", "index_put",
@@ -262,6 +262,8 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
                            f"{source._data.type.dtype.name}")
     input = input.expand(np.broadcast_shapes(input._data.type.shape, mask._data.type.shape))
     type = input._data.type
+    if is_batched(mask):
+        return _scattered_unseen(input, mask, source)
     places = np.flatnonzero(np.broadcast_to(_array(mask), type.shape))
     if places.size > source._data.type.numel:
         raise RuntimeError(f"masked_scatter: expected self and source to have same dtypes and source to hold at least {places.size} "
@@ -269,6 +271,17 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     head = apply(SLICE, (apply(RESHAPE, (source,), ((source._data.type.numel,),)),), ((0,), (places.size,), (1,)))
     flat = apply(RESHAPE, (input,), ((type.numel,),))
     return apply(RESHAPE, (apply(TABLE["index_copy"], (flat, _wrap(places, input), head), (0,)),), (type.shape,))
+
+
+def _scattered_unseen(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """`masked_scatter` inside vmap, where the mask cannot be looked at: each true place counts those before it."""
+    count, shape = source._data.type.numel, input._data.type.shape
+    if not count:
+        return apply(COPY, (input,))
+    flat = apply(RESHAPE, (mask.expand(shape),), ((input._data.type.numel,),))
+    place = apply(TABLE["sub"], (apply(TABLE["cumsum"], (flat,), (0,)), 1))
+    taken = apply(TABLE["index_select"], (apply(RESHAPE, (source,), ((count,),)), apply(TABLE["clamp"], (place, 0, count - 1))), (0,))
+    return apply(TABLE["where"], (mask, apply(RESHAPE, (taken,), (shape,)), input))
 
 
 @with_out

@@ -13,6 +13,7 @@ from treadle.factorizations import older_lu as lu
 from treadle.factorizations import older_lu_solve as lu_solve
 from treadle.functions import tensor_argument
 from treadle.ir.types import normalize_dim
+from treadle.per_example import for_each_example
 from treadle.results import into, with_out
 from treadle.signal import windows
 from treadle.tensor import Tensor
@@ -279,6 +280,7 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     return input * treadle.where(norms > maxnorm, maxnorm / (norms + 1e-7), 1.0)
 
 
+@for_each_example
 @with_out
 def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
     """The first `size` indices of elements that are not zero, filled up with `fill_value`."""

@@ -13,7 +13,7 @@ RESHAPE, SLICE, CAT = op_table.get("reshape"), op_table.get("slice"), op_table.g
 
 
 def for_each_example(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates a function of tensors on the host whose result's shape does not depend on their elements."""
+    """Decorates a function without gradients that looks at tensors, and whose result's shape does not depend on their elements."""
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         if STATE.here.levels and any(isinstance(x, Tensor) and is_batched(x) for x in (*args, *kwargs.values())):

@@ -15,6 +15,7 @@ from treadle.ir.ops.common import torch_name
 from treadle.ir.types import normalize_dim, normalize_dims
 from treadle.layout import RESHAPE, SLICE, Ints, ints
 from treadle.modes import listed
+from treadle.per_example import for_each_example
 from treadle.results import numpy_names, with_out
 from treadle.shaping import cat, expand, flatten, unsqueeze
 from treadle.tensor import Tensor, apply
@@ -543,6 +544,7 @@ def _quantile(name: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, 
     return out if levels._data.type.shape else out.reshape(out._data.type.shape[1:])
 
 
+@for_each_example
 @with_out
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """Counts of elements in `bins` equal bins between min and max (the data's extremes when both are 0). Computed at once."""

@@ -146,7 +146,7 @@ def replay(b: Any, graph: Graph, env: dict[Value, Any]) -> None:
             continue
         assert node.op is not None
         if node.op.name == "constant":
-            env[node.out] = b.apply(node.op, (), node.attrs)
+            env[node.out] = b.number(node.attrs[0])
             continue
         result = b.apply(node.op, tuple([env[v] for v in node.inputs]), node.attrs)
         env.update(zip(node.outputs, result if isinstance(result, tuple) else (result,), strict=True))

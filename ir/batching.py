@@ -102,7 +102,8 @@ def _of_scalars(c: BatchedCall) -> Any:
         return None
     if "dim" not in c.op.attrs:
         return c.apply([v if c.is_number(i) else c.full(i) for i, v in enumerate(c.values)], c.shifted)
-    found = c.apply([c.b.reshape(c.full(i), (c.size, 1)) for i in range(len(c.values))], c.shifted)
+    found = c.apply([v if t.weak else c.b.reshape(c.full(i), (c.size, 1)) for i, (v, t) in enumerate(zip(c.values, c.types, strict=True))],
+                    c.shifted)
     found = found if isinstance(found, tuple) else (found,)
     return tuple([c.b.reshape(x, (c.size, *t.shape)) for x, t in zip(found, c.out_types, strict=True)])
 

@@ -21,6 +21,10 @@ class Emitter:
         """Apply `op`; operands are this emitter's values or Python numbers. One result, or a tuple for several."""
         raise NotImplementedError
 
+    def number(self, value: float | int | bool) -> Any:
+        """A Python number as an operand: as it is, where numbers are operands."""
+        return value
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         op = op_table.TABLE.get(name)
         if op is None:
