@@ -36,9 +36,11 @@ MAX_STORES = 8
 class Fuser:
     """The state of the sweep. `units` holds kernel, product and host units in the order in which they were made."""
 
-    def __init__(self, graph: Graph, windows: bool = False) -> None:
+    def __init__(self, graph: Graph, windows: bool = False, follows: dict[Node, list[Value]] | None = None) -> None:
         self.graph = graph
         self.windows = windows
+        self.follows = follows or {}                        # what has to be there before a node is computed, though it does not read it
+        self.behind: dict[Value, list[Unit]] = {}           # and the units that hold such nodes
         self.axes = Axes()
         self.cost = costs(graph)
         self.units: list[Unit] = []
@@ -73,6 +75,7 @@ class Fuser:
     def outside(self, node: Node) -> None:
         """A node that is a step of its own: a matrix product, or an op that runs on the host."""
         unit = Unit(self.axes, node, self.position)
+        self.follow(unit, node)
         if all(o.type.numel == 0 for o in node.outputs) and node.op is not None and len(node.outputs) == 1:
             self.stored[node.out] = []
             self.sites.pop(node.out, None)
@@ -110,6 +113,15 @@ class Fuser:
             unit.loads[value] = None
             for writer in writers:
                 unit.deps[writer] = None
+        for unit in [u.find() for u in self.behind.pop(value, ())]:
+            for writer in writers:
+                if writer is not unit:
+                    unit.deps[writer] = None
+
+    def follow(self, unit: Unit, node: Node) -> None:
+        """`unit` computes `node`: it comes behind what the node has to follow."""
+        for value in self.follows.get(node, ()):
+            self.behind.setdefault(value, []).append(unit)
 
     def current_sites(self, value: Value) -> list[Site]:
         """The sites with merged units and split axes brought up to date, equal ones once."""
@@ -220,6 +232,7 @@ class Fuser:
         """Compute `node` in the unit; its operands become wanted there."""
         unit = site.unit
         unit.inside[node] = self.position
+        self.follow(unit, node)
         if not is_view(node):
             unit.count += 1
         index, guard = self.axes.resolve_index(site.index), self.axes.resolve_guard(site.guard)
@@ -336,6 +349,7 @@ class Fuser:
             place = tuple([shifted(e, start) if d == node.attr("dim") else e for d, e in enumerate(index)])
             unit.stores.append(Store(operand, index, value, linearize(place, value.shape)))
             self.units.append(unit)
+            self.follow(unit, node)
             writers.append(unit)
             self.sites.setdefault(operand, []).append(Site(unit, index, ()))
         self.load_everywhere(value, sites, writers)
@@ -349,6 +363,7 @@ class Fuser:
         sites = self.current_sites(value)
         self.sites.pop(value, None)
         base, unit = Unit(self.axes, None, self.position), Unit(self.axes, node, self.position)
+        self.follow(base, node)
         index, base.parallel = self.axes.fresh(source.shape)
         base.stores.append(Store(source, index, value, linearize(index, value.shape)))
         self.sites.setdefault(source, []).append(Site(base, index, ()))

@@ -22,7 +22,31 @@ def lower(graph: Graph, windows: bool = True) -> Program:
 
     windows: the target's matrix kernels read windows of images, and bfloat16 that is contiguous across K, where they are.
     """
-    return _Lowering(own_outputs(graph), windows).run()
+    graph, follows = untie(graph)
+    return _Lowering(own_outputs(graph), windows, follows).run()
+
+
+def untie(graph: Graph) -> tuple[Graph, dict[Node, list[Value]]]:
+    """The graph without `after`, and which values a node has to follow."""
+    if not any(node.op is not None and node.op.name == "after" for node in graph.nodes):
+        return graph, {}
+    new = Graph(graph.name)
+    new.inputs = graph.inputs
+    mapped: dict[Value, Value] = {}
+    tokens: dict[Value, Value] = {}
+    follows: dict[Node, list[Value]] = {}
+    for node in graph.nodes:
+        inputs = tuple([mapped.get(v, v) for v in node.inputs])
+        if node.op is not None and node.op.name == "after":
+            mapped[node.out], tokens[node.out] = inputs
+            continue
+        made = new.again(node, inputs)
+        mapped.update(zip(node.outputs, made.outputs, strict=True))
+        found = [tokens[v] for v in node.inputs if v in tokens]
+        if found:
+            follows[made] = list(dict.fromkeys(found))
+    new.outputs = [mapped.get(v, v) for v in graph.outputs]
+    return new, follows
 
 
 def own_outputs(graph: Graph) -> Graph:
@@ -41,14 +65,14 @@ def own_outputs(graph: Graph) -> Graph:
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, windows: bool) -> None:
+    def __init__(self, graph: Graph, windows: bool, follows: dict[Node, list[Value]]) -> None:
         self.graph = graph
         self.windows = windows
         self.program = Program()
         self.buffers: dict[Value, int] = {}
         self.scalars: dict[tuple[Value, DType], int] = {}
         self.order = {node: i for i, node in enumerate(graph.nodes)}
-        self.fuser = Fuser(graph, windows)
+        self.fuser = Fuser(graph, windows, follows)
         self.epilogues: dict[Unit, Unit] = {}
         self.place = Place(self.buffer, self.scalar)
 

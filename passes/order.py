@@ -6,6 +6,7 @@ from treadle.passes.memory import donations, find_lifetimes, may_fail_step
 from treadle.passes.program import Program, step_refs
 
 WORTH = 1 << 20       # bytes of temporaries below which the order does not matter
+SMALL = 64 << 10      # bytes of a result that need not take over an input's memory
 MAX_STEPS = 4000      # beyond, the order stays
 
 
@@ -82,6 +83,8 @@ class _Steps:
             for b in {r.buffer for r in step_refs(step)}:
                 steps.setdefault(b, []).append(i)
         for out, source in pairs.items():
+            if program.buffers[out].nbytes <= SMALL:
+                continue
             for i in steps.get(source, ()):
                 for j in steps.get(out, ()):
                     if i < j:

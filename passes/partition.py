@@ -1,30 +1,24 @@
-"""Save or compute again: which values of a forward pass its backward pass gets, and which it makes anew from those.
-
-The fewest bytes are saved that a minimum cut through the forward graph finds (Chen et al. 2016, "Training deep nets with sublinear memory
-cost", as a cut: Zheng and others, functorch's partitioner), where light ops may be computed again: what a kernel makes element by element,
-views, casts, random bits. They give the same bits wherever they are computed. Sums are not computed again, so that the order of their
-terms is one; products of matrices, sorts and scans only where a smaller budget asks for it.
-"""
+"""A joint graph of forward and backward cut in two, or the later part of one graph made to compute again what it would keep alive."""
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
+from treadle.ir import op as op_table
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.op import Kind
 from treadle.passes.basic import dce
-from treadle.passes.demand import GATHERS, is_reduce, is_view, lowerable
+from treadle.passes.budget import Later, within
+from treadle.passes.demand import is_view, lowerable, overwrites
 
-MAX_CUT = 3000        # values: beyond, a rule of thumb that takes linear time replaces the cut
-INPUT_SHARE = 8       # an input is there anyway: keeping it alive counts as this fraction of saving as much
-UNIT = 16             # weights are bytes times this, so that less than a byte can tip the balance
+WORTH = 1 << 20       # bytes that computing again has to save in a graph of forward and backward
 
 
 class Partition(NamedTuple):
     """`forward` gives its outputs and then `saved` (without those that are inputs); `backward` takes `saved`, the cotangents, numbers.
 
     saved: values of the joint graph. numbers: which of its run-time scalars the backward graph takes, by position. recomputed: the nodes
-    of the joint graph that the backward graph holds as well.
+    of the joint graph that the backward graph holds as well. peak: about the most bytes alive in the backward pass.
     """
 
     forward: Graph
@@ -32,29 +26,30 @@ class Partition(NamedTuple):
     saved: list[Value]
     numbers: list[int]
     recomputed: list[Node]
+    peak: int
 
     def report(self) -> str:
         """What is saved, in bytes, and what is computed again."""
         kept = [v for v in self.saved if v.node.op is not None]
         lines = [f"saved: {len(kept)} values, {sum(v.type.nbytes for v in kept)} bytes, and {len(self.saved) - len(kept)} inputs"]
         lines += [f"  {v.node.op.name} {v.type}" for v in kept if v.node.op is not None]
-        counts: dict[str, int] = {}
-        for node in self.recomputed:
-            if node.op is not None and not is_view(node) and node.op.kind is not Kind.CREATE:
-                counts[node.op.name] = counts.get(node.op.name, 0) + 1
-        again = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in sorted(counts.items()))
-        return "\n".join([*lines, f"computed again: {again or 'nothing'}"])
+        return "\n".join([*lines, f"computed again: {_counted(self.recomputed)}"])
 
 
-def light(node: Node) -> bool:
-    """Whether computing the node again costs little and gives the same bits in any kernel."""
-    return lowerable(node) and not is_reduce(node) and node.op is not None and node.op.name not in GATHERS
+def _counted(nodes: Sequence[Node]) -> str:
+    """The ops that compute something, with how many there are of each."""
+    counts: dict[str, int] = {}
+    for node in nodes:
+        if node.op is not None and not is_view(node) and node.op.kind is not Kind.CREATE:
+            counts[node.op.name] = counts.get(node.op.name, 0) + 1
+    return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in sorted(counts.items())) or "nothing"
 
 
-def partition(graph: Graph, outputs: int, seeds: Collection[Value], tensors: int, may_repeat: Callable[[Node], bool] = light) -> Partition:
+def partition(graph: Graph, outputs: int, seeds: Collection[Value], tensors: int, budget: float = 1.0) -> Partition:
     """Cut a prepared joint graph: its first `outputs` outputs are the forward's, the others gradients.
 
     seeds: the inputs that are cotangents; what depends on them is the backward pass. tensors: how many inputs are tensors.
+    budget: see `treadle.passes.budget`.
     """
     late = set(seeds)
     for node in graph.nodes:
@@ -62,9 +57,9 @@ def partition(graph: Graph, outputs: int, seeds: Collection[Value], tensors: int
             late.update(node.outputs)
     gradients = graph.outputs[outputs:]
     behind = needed_nodes([n for n in graph.nodes if n.outputs[0] in late], gradients)
-    required = list(dict.fromkeys([v for n in behind for v in n.inputs if v not in late] + [v for v in gradients if v not in late]))
-    saved = set(choose(required, may_repeat))
-    body = again(behind, gradients, saved, late)
+    early = [n for n in graph.nodes if n.outputs[0] not in late]
+    choice = within(Later(needed_nodes(early, graph.outputs[:outputs]), behind, gradients, late, True), budget)
+    saved, body = choice.saved, choice.body
     used = {v for n in body for v in n.inputs} | set(gradients)
     ordered = [v for v in [*graph.inputs[:tensors], *[o for n in graph.nodes for o in n.outputs]] if v in saved and v in used]
     numbers = [i for i, v in enumerate(graph.inputs[tensors:]) if v in used]
@@ -72,8 +67,8 @@ def partition(graph: Graph, outputs: int, seeds: Collection[Value], tensors: int
     backward = cut([*ordered, *taken], [graph.inputs[tensors + i] for i in numbers], body, gradients)
     inputs = [v for v in graph.inputs[:tensors] if v not in late]
     results = [*graph.outputs[:outputs], *[v for v in ordered if v.node.op is not None]]
-    forward = cut(inputs, graph.inputs[tensors:], [n for n in graph.nodes if n.outputs[0] not in late], results)
-    return Partition(forward, backward, ordered, numbers, [n for n in body if n.outputs[0] not in late])
+    forward = cut(inputs, graph.inputs[tensors:], early, results)
+    return Partition(forward, backward, ordered, numbers, [n for n in body if n.outputs[0] not in late], choice.peak)
 
 
 def needed_nodes(nodes: Sequence[Node], wanted: Collection[Value]) -> list[Node]:
@@ -98,105 +93,75 @@ def cut(tensors: Sequence[Value], numbers: Sequence[Value], nodes: Sequence[Node
     return dce(graph)
 
 
-def again(nodes: Sequence[Node], results: Sequence[Value], saved: Collection[Value], late: Collection[Value]) -> list[Node]:
-    """`nodes`, each behind what it needs that is neither saved nor late, computed just before its first use."""
-    body: list[Node] = []
-    done: set[Node] = set()
+class Rematerialized(NamedTuple):
+    """A graph whose later part computes again some of what it would keep alive. Bytes alive there at most, before and after, about."""
 
-    def bring(values: Sequence[Value]) -> None:
-        stack = [v.node for v in values]
-        while stack:
-            node = stack[-1]
-            if node.op is None or node in done or all(o in saved or o in late for o in node.outputs):
-                stack.pop()
-                continue
-            missing = [v.node for v in node.inputs if v.node.op is not None and v not in saved and v not in late and v.node not in done]
-            if missing:
-                stack += missing
-            else:
-                done.add(node)
-                body.append(node)
-                stack.pop()
-    for node in nodes:
-        bring([v for v in node.inputs if v not in saved and v not in late])
-        body.append(node)
-    bring([v for v in results if v not in saved and v not in late])
-    return body
+    graph: Graph
+    recomputed: list[Node]
+    before: int
+    after: int
+
+    def report(self) -> str:
+        return (f"alive in the later part: at most about {self.before} bytes, {self.after} with values computed again\n"
+                f"computed again: {_counted(self.recomputed)}")
 
 
-def choose(required: Sequence[Value], may_repeat: Callable[[Node], bool]) -> list[Value]:
-    """The values to save, inputs among them, so that `required` can be computed from them by nodes that may be repeated."""
-    reached: dict[Value, bool] = {}  # with whether it may be computed again
-    stack = [v for v in required if not _number(v)]
-    while stack:
-        value = stack.pop()
-        if value in reached:
-            continue
-        reached[value] = repeats = value.node.op is not None and may_repeat(value.node)
-        if repeats:
-            stack += [v for v in value.node.inputs if not _number(v)]
-    if len(reached) > MAX_CUT:
-        return _choose_by_rule(required, reached)
-    return _minimum_cut(required, reached)
+def rematerialize(graph: Graph, budget: float) -> Rematerialized | None:
+    """Cut a prepared graph where most is alive, and let what follows compute again what it needs; None where nothing is gained.
+
+    What is computed again stands behind an `after`: its operands are there earlier, but it must not be computed until then.
+    """
+    place = _fullest(graph)
+    if place is None or budget >= 1:
+        return None
+    early, late = graph.nodes[:place + 1], graph.nodes[place + 1:]
+    made = {o for n in late for o in n.outputs}
+    kept = [v for v in graph.outputs if v not in made]
+    later = Later(early, late, [v for v in graph.outputs if v in made], made, False, set(kept))
+    everything = later.choice(lambda node: False)
+    choice = within(later, budget)
+    if everything.peak - choice.peak < max(WORTH, everything.peak // 8):
+        return None
+    return Rematerialized(_repeat(graph, early, choice.body, made), [n for n in choice.body if n.outputs[0] not in made],
+                          everything.peak, choice.peak)
 
 
-def _number(value: Value) -> bool:
-    return value.type.weak and value.node.op is None
+def _fullest(graph: Graph) -> int | None:
+    """The position behind which the later part starts: a node that is a step of its own, from the fullest place on."""
+    nothing: set[Value] = set()
+    sizes = Later((), graph.nodes, graph.outputs, {o for n in graph.nodes for o in n.outputs}, False).alive(graph.nodes, nothing)
+    if not sizes:
+        return None
+    top = max(range(len(graph.nodes)), key=lambda i: sizes[i])
+    return next((i for i in range(top, len(graph.nodes) - 1) if _is_step(graph.nodes[i])), None)
 
 
-def weight(value: Value) -> int:
-    """What saving the value costs."""
-    nbytes = max(value.type.nbytes, 1) * UNIT
-    if value.node.op is None:
-        return nbytes // INPUT_SHARE
-    return nbytes + (nbytes >> 12) + 1 if is_view(value.node) else nbytes  # its operand is as good, and needs no copy
+def _is_step(node: Node) -> bool:
+    return not lowerable(node) and len(node.outputs) == 1 and node.out.type.numel > 0 and not overwrites(node)
 
 
-def _minimum_cut(required: Sequence[Value], reached: dict[Value, bool]) -> list[Value]:
-    import networkx  # heavy, and few programs need it
-    from networkx.algorithms.flow import boykov_kolmogorov
-    flow: Any = networkx.DiGraph()
-    for value, repeats in reached.items():
-        if value.type.weak and repeats:
-            flow.add_edge((value, 0), (value, 1))
+def _repeat(graph: Graph, early: Sequence[Node], body: Sequence[Node], made: Collection[Value]) -> Graph:
+    """The graph with `body` in place of its later part: early nodes in it are there a second time."""
+    new = Graph(graph.name)
+    new.inputs, new.nodes = graph.inputs, list(early)
+    token = next(n.out for n in reversed(early) if _is_step(n))
+    mapped: dict[Value, Value] = {}
+    tied: dict[tuple[Value, Value], Value] = {}
+    after = op_table.TABLE["after"]
+    for node in body:
+        if node.outputs[0] in made:
+            copy = new.again(node, tuple([mapped.get(v, v) for v in node.inputs]))
+            token = copy.out if _is_step(node) else token
         else:
-            flow.add_edge((value, 0), (value, 1), capacity=weight(value))
-        if not repeats:
-            flow.add_edge("source", (value, 0))
-        else:
-            for v in value.node.inputs:
-                if not _number(v):
-                    flow.add_edge((v, 1), (value, 0))
-    for value in required:
-        if not _number(value):
-            flow.add_edge((value, 1), "sink")
-    if "source" not in flow or "sink" not in flow:
-        return []
-    _, (known, _) = networkx.minimum_cut(flow, "source", "sink", flow_func=boykov_kolmogorov)
-    return [v for v in reached if (v, 0) in known and (v, 1) not in known]
-
-
-def _choose_by_rule(required: Sequence[Value], reached: dict[Value, bool]) -> list[Value]:
-    """Linear time: what can be made from saved values alone, one light node at a time, is; everything else required is saved."""
-    wanted = set(required)
-    there: set[Value] = set()
-    saved = []
-    done: set[Value] = set()
-    for start in required:
-        stack = [start]
-        while stack:
-            value = stack[-1]
-            missing = [v for v in value.node.inputs if v in reached and v not in done] if reached.get(value) else []
-            if missing and value not in done:
-                stack += missing
-                continue
-            stack.pop()
-            if value in done or _number(value):
-                continue
-            done.add(value)
-            if reached[value] and all(v in there or _number(v) for v in value.node.inputs):
-                there.add(value)
-            elif value in wanted or value.node.op is None:
-                there.add(value)
-                saved.append(value)
-    return saved
+            inputs = []
+            for v in node.inputs:
+                if v not in mapped and not v.type.weak:
+                    if (v, token) not in tied:
+                        tied[v, token] = new.append(Node(after, (v, token), (), (v.type,), node.loc)).out
+                    inputs.append(tied[v, token])
+                else:
+                    inputs.append(mapped.get(v, v))
+            copy = new.append(Node(node.op, tuple(inputs), node.attrs, tuple([o.type for o in node.outputs]), node.loc))
+        mapped.update(zip(node.outputs, copy.outputs, strict=True))
+    new.outputs = [mapped.get(v, v) if v in made else v for v in graph.outputs]
+    return dce(new)

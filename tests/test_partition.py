@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from program_runner import run_program
 
 import treadle
 import treadle.nn.functional as F
@@ -14,8 +15,10 @@ from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Value
 from treadle.ir.types import tensor_type
-from treadle.passes import partition
-from treadle.passes.partition import Partition, choose, light, needed_nodes, weight
+from treadle.passes import partition, recompute
+from treadle.passes.partition import Partition, needed_nodes
+from treadle.passes.pipeline import compile_to_program, prepare
+from treadle.passes.recompute import choose, light, weight
 
 
 def cut_of(function: Any, *args: Any) -> Partition:
@@ -114,7 +117,7 @@ def test_the_cut_is_the_smallest(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
         for other in itertools.combinations(values, size):
             if sum(weight(v) for v in other) < best:
                 assert not enough(wanted, set(other))
-    monkeypatch.setattr(partition, "MAX_CUT", 0)
+    monkeypatch.setattr(recompute, "MAX_CUT", 0)
     assert enough(wanted, set(choose(wanted, light)))
 
 
@@ -124,13 +127,14 @@ def network() -> Any:
     return model, treadle.randn(16, 12), treadle.randint(0, 5, (16,))
 
 
-def losses(compiled: bool, steps: int = 5) -> list[Any]:
+def losses(compiled: bool, steps: int = 5, **options: Any) -> list[Any]:
+    treadle.compiler.reset()
     model, x, y = network()
     optimizer = treadle.optim.SGD(model.parameters(), lr=0.1)
 
     def loss_of(x: Any, y: Any) -> Any:
         return F.cross_entropy(model(x), y)
-    function = treadle.compile(loss_of) if compiled else loss_of
+    function = treadle.compile(loss_of, **options) if compiled else loss_of
     found = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -148,7 +152,7 @@ def test_values_agree_with_the_recorder() -> None:
 
 def test_the_rule_of_thumb_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = losses(True)
-    monkeypatch.setattr(partition, "MAX_CUT", 0)
+    monkeypatch.setattr(recompute, "MAX_CUT", 0)
     assert losses(True) == expected
 
 
@@ -163,3 +167,117 @@ def test_a_long_chain_takes_linear_time() -> None:
         return x.sum()
     found = kept(cut_of(chain, x))
     assert found == [] or len(found) < 700
+
+
+# -- a budget of memory --------------------------------------------------------------------------------------------------
+def layers(seed: int) -> Any:
+    """A random deep network, and its input."""
+    choose_layer = np.random.default_rng(seed)
+    width = int(choose_layer.integers(3, 9)) * 8
+    made: list[Any] = []
+    for _ in range(4):
+        made += [nn.Linear(width, width), *choose_layer.choice([nn.GELU(), nn.Tanh(), nn.ReLU(), nn.Dropout(0.2), nn.Softplus()], 2)]
+        if choose_layer.integers(3) == 0:
+            made.append(nn.LayerNorm(width))
+    return nn.Sequential(*made), treadle.randn(64, width)
+
+
+def train(seed: int, whole: bool, budget: float) -> list[Any]:
+    """Losses and parameters of three steps, bytes saved or the report, with forward or the whole step compiled."""
+    treadle.compiler.reset()
+    treadle.manual_seed(seed)
+    model, x = layers(seed)
+    optimizer = treadle.optim.SGD(model.parameters(), lr=0.01)
+
+    def loss_of(x: Any) -> Any:
+        return model(x).square().mean()
+
+    def step(x: Any) -> Any:
+        optimizer.zero_grad()
+        loss = run(x)
+        loss.backward()
+        optimizer.step()
+        return loss
+    run = loss_of if whole else treadle.compile(loss_of, memory_budget=budget)
+    once = treadle.compile(step, memory_budget=budget) if whole else step
+    found = [once(x).item() for _ in range(4)]
+    replay = (once if whole else run).last
+    return [found, [p.tolist() for p in model.parameters()], replay.partition]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("seed", range(2))
+def test_bits_are_equal_with_every_budget(seed: int, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition, "WORTH", 1)
+    expected = train(seed, whole, 1.0)
+    assert whole == (expected[2] is None)
+    for budget in (0.5, 0.0):
+        found = train(seed, whole, budget)
+        assert found[:2] == expected[:2]
+        assert found[2] is not None and found[2].recomputed
+
+
+def deep() -> Any:
+    treadle.manual_seed(0)
+    return nn.Sequential(*[layer for _ in range(12) for layer in (nn.Linear(32, 32), nn.Tanh())]), treadle.randn(512, 32)
+
+
+def test_a_smaller_budget_needs_less_memory() -> None:
+    """Twelve layers of 64 KiB: all saved, some, and about the root of it."""
+    model, x = deep()
+    peaks, arithmetic = [], []
+    for budget in (1.0, 0.75, 0.0):
+        compiled = treadle.compile(lambda x: model(x).square().sum(), memory_budget=budget)
+        compiled(x).backward()
+        parts = compiled.last.partition
+        peaks.append(parts.peak)
+        arithmetic.append(sum(n.op.name == "matmul" for n in parts.recomputed))
+        assert "computed again" in str(treadle.explain(compiled, x))
+    assert peaks[0] > 12 * 65536 and peaks[1] <= 0.75 * peaks[0] and peaks[2] <= peaks[1] and peaks[2] <= 9 * 65536
+    assert arithmetic[0] == 0 < arithmetic[1] <= arithmetic[2] <= 12
+
+
+def test_a_whole_step_within_a_budget() -> None:
+    """The arena of a plan of forward and backward shrinks with the budget, and the report says by what."""
+    model, x = deep()
+    optimizer = treadle.optim.SGD(model.parameters(), lr=0.1)
+    arenas = []
+    for budget in (1.0, 0.0):
+        def step(x: Any) -> Any:
+            optimizer.zero_grad()
+            loss = model(x.repeat(8, 1)).square().sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+        compiled = treadle.compile(step, memory_budget=budget)
+        for _ in range(3):
+            compiled(x)
+        arenas.append(compiled.last.plan.compiled.program.arena)
+    assert arenas[1] < 0.7 * arenas[0]
+    assert "alive in the later part" in str(treadle.explain(compiled, x))
+
+
+def test_wrong_budgets_are_refused() -> None:
+    for wrong in (-0.1, 1.5, "half", True, None):
+        with pytest.raises(ValueError, match="memory_budget is a number from 0 to 1"):
+            treadle.compile(lambda x: x, options={"activation_memory_budget": wrong})
+    assert treadle.compile(lambda x: x, options={"activation_memory_budget": 0.25}).memory_budget == 0.25
+    assert treadle.compile(memory_budget=0.5)(lambda x: x).memory_budget == 0.5
+
+
+def test_after_changes_nothing_but_the_order() -> None:
+    """The value is computed behind the token's step, and is not one with what it would be without."""
+    b = Builder()
+    x = b.input(tensor_type((64, 64), dtypes.float32))
+    early = b.exp(x)
+    product = b.matmul(early, x)
+    late = b.exp(b.after(x, product))
+    b.graph.outputs = [b.matmul(product, late)]
+    graph = prepare(b.graph)
+    assert sum(n.op.name == "exp" for n in graph.nodes if n.op is not None) == 2
+    program = compile_to_program(b.graph)
+    kinds = [type(s).__name__ for s in program.steps]
+    assert kinds == ["KernelStep", "GemmStep", "KernelStep", "GemmStep"]
+    a = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32) * np.float32(0.1)
+    expected = np.exp(a) @ a @ np.exp(a)
+    assert np.allclose(run_program(b.graph, [a])[0], expected, rtol=1e-4, atol=1e-4)

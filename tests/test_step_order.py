@@ -70,7 +70,7 @@ def test_values_are_used_up_as_soon_as_they_are_there() -> None:
 def test_a_training_step_keeps_donations_and_needs_less() -> None:
     graph = graphs_of(convolutions())[-1]
     prepared = pipeline.prepare(graph)
-    plain, ordered = plan_memory(lower(prepared)), plan_memory(order.order_steps(lower(prepared)))
+    plain, ordered = plan_memory(lower(prepared, False)), plan_memory(order.order_steps(lower(prepared, False)))
     assert ordered.arena < 0.8 * plain.arena
     assert ordered.arena <= 1.08 * ordered.arena_bound
     inputs = [b for b in plain.inputs if b >= 0]
@@ -84,7 +84,7 @@ def test_the_order_changes_no_bit() -> None:
     rng = np.random.default_rng(0)
     arrays = [np.asarray(0.01) if v.type.weak else rng.standard_normal(v.shape).astype(v.dtype.np) if v.dtype.category >= 2
               else rng.integers(0, 10, v.shape).astype(v.dtype.np) for v in graph.inputs]
-    plain, ordered = plan_memory(lower(prepared)), plan_memory(order.order_steps(lower(prepared)))
+    plain, ordered = plan_memory(lower(prepared, False)), plan_memory(order.order_steps(lower(prepared, False)))
     assert [type(s) for s in plain.steps] != [type(s) for s in ordered.steps]
     for one, other in zip(Runner(plain, arrays).run(), Runner(ordered, arrays).run(), strict=True):
         assert one.tobytes() == other.tobytes()

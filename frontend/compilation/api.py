@@ -30,8 +30,8 @@ class CompiledFunction:
 
     __slots__ = ("__dict__", "__weakref__", "_shortcut")  # a builtin reads the slot: see `shortcut`
 
-    def __init__(self, function: Callable[..., Any], fullgraph: bool) -> None:
-        self.function, self.fullgraph = function, fullgraph
+    def __init__(self, function: Callable[..., Any], fullgraph: bool, memory_budget: float = 1.0) -> None:
+        self.function, self.fullgraph, self.memory_budget = function, fullgraph, memory_budget
         self.replays: dict[Any, list[Replay]] = {}
         self._shortcut: Any = EMPTY                        # of `last`, once it can be taken
         self.last: Replay | None = None                    # the replay that was right last time
@@ -137,7 +137,7 @@ class CompiledFunction:
         try:
             outputs = {values[slot]: slot for slot in plan.outputs} if plan is not None else {}
             return make_replay(capture, args, kwargs, result, plan, {d: s for d, s in leaves.items() if plan and s in plan.inputs},
-                               scalars, outputs, joint)
+                               scalars, outputs, joint, self.memory_budget)
         except Refused as reason:
             capture.reasons.append((str(reason), None))
             return None
@@ -188,10 +188,10 @@ def _scrub_effects(capture: Capture) -> None:
 class OptimizedModule(Module):
     """What `compile(module)` returns: the module, its calls compiled. Parameters and attributes are the module's own."""
 
-    def __init__(self, module: Module, fullgraph: bool) -> None:
+    def __init__(self, module: Module, fullgraph: bool, memory_budget: float = 1.0) -> None:
         super().__init__()
         self._orig_mod = module
-        object.__setattr__(self, "_compiled_forward", CompiledFunction(module, fullgraph))
+        object.__setattr__(self, "_compiled_forward", CompiledFunction(module, fullgraph, memory_budget))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__dict__["_compiled_forward"](*args, **kwargs)
@@ -214,15 +214,23 @@ class OptimizedModule(Module):
 
 
 def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None = None, backend: Any = "treadle", mode: str | None = None,
-            options: dict[str, Any] | None = None, disable: bool = False) -> Any:
+            options: dict[str, Any] | None = None, disable: bool = False, memory_budget: float | None = None) -> Any:
     """Skip Python: replay the call's plan while everything the call read is as it was; otherwise record again.
 
     model: a function or Module (or nothing: a decorator). A whole training step may be compiled: forward, backward, update.
-    fullgraph: RuntimeError listing every reason and its line when a call cannot be replayed as one plan. The other arguments are
-    accepted for PyTorch's sake and change nothing: sizes are always dynamic, and there is one back end.
+    fullgraph: RuntimeError listing every reason and its line when a call cannot be replayed as one plan.
+    memory_budget: from 0 to 1 (the default; also `options={"activation_memory_budget": ...}`): the share of the memory that values kept
+    for the backward pass take. Below 1 more is computed again, at 0 whole blocks of a network, with the same bits (only sums may add up
+    in another order, where a kernel has other work besides); `explain` shows what is saved. ValueError for any other number.
+    The other arguments are accepted for PyTorch's sake and change nothing: sizes are always dynamic, and there is one back end.
     """
+    if memory_budget is None:
+        memory_budget = (options or {}).get("activation_memory_budget", 1.0)
+    if isinstance(memory_budget, bool) or not isinstance(memory_budget, int | float) or not 0 <= memory_budget <= 1:
+        raise ValueError(f"compile: memory_budget is a number from 0 to 1, got {memory_budget!r}")
     if model is None:
-        return lambda f: compile(f, fullgraph=fullgraph, dynamic=dynamic, backend=backend, mode=mode, options=options, disable=disable)
+        return lambda f: compile(f, fullgraph=fullgraph, dynamic=dynamic, backend=backend, mode=mode, options=options, disable=disable,
+                                 memory_budget=memory_budget)
     if not callable(model):
         raise TypeError(f"compile: expected a function or a Module, got {type(model).__name__}")
     if disable:
@@ -230,8 +238,8 @@ def compile(model: Any = None, *, fullgraph: bool = False, dynamic: bool | None 
     if isinstance(model, OptimizedModule | CompiledFunction):
         return model
     if isinstance(model, Module):
-        return OptimizedModule(model, fullgraph)
-    return CompiledFunction(model, fullgraph)
+        return OptimizedModule(model, fullgraph, memory_budget)
+    return CompiledFunction(model, fullgraph, memory_budget)
 
 
 class Explanation:

@@ -172,7 +172,7 @@ class Split:
     saved: slots of the forward's values, or new ones after the trace's. late_numbers: run-time scalars of the backward plan.
     """
 
-    def __init__(self, joint: Joint, wanted: list[int]) -> None:
+    def __init__(self, joint: Joint, wanted: list[int], budget: float) -> None:
         graph, leaves = build_graph(joint.at, [*wanted, *joint.gradients])
         tensors = len(leaves)
         slots = {s: i for i, s in enumerate(leaves)}
@@ -180,7 +180,7 @@ class Split:
         from treadle.passes.pipeline import prepare
         graph = prepare(dce(graph))
         seeds = [graph.inputs[slots[s]] for s in joint.seeds if s >= 0]
-        self.parts = partition(graph, len(wanted), seeds, tensors)
+        self.parts = partition(graph, len(wanted), seeds, tensors, budget)
         slot = dict(zip(reversed(graph.outputs[:len(wanted)]), reversed(wanted), strict=True))
         slot.update(zip(graph.inputs[:tensors], leaves, strict=True))
         for i, value in enumerate(self.parts.saved):

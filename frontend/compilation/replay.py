@@ -13,7 +13,7 @@ from treadle.compilation.backward import Joint, Released, Split, Tape
 from treadle.compilation.capture import Capture, Seen
 from treadle.compilation.donation import dead_inputs, donating, early_drops
 from treadle.compilation.known import of_framework
-from treadle.compilation.plans import run_slowly
+from treadle.compilation.plans import budgeted, run_slowly
 from treadle.compilation.shortcut import Shortcut, find_shortcut
 from treadle.runtime import engine
 from treadle.runtime.recorder import Data, computed
@@ -22,7 +22,7 @@ from treadle.tape import LeafNode
 from treadle.tensor import Storage, Tensor, read, wrap
 
 if TYPE_CHECKING:
-    from treadle.passes.partition import Partition
+    from treadle.passes.partition import Partition, Rematerialized
 
 MISS: Any = object()
 _OPERATORS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**"}
@@ -426,7 +426,7 @@ class Writer:
 
 
 def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any, leaves: dict[Data, int], scalars: list[Any],
-                outputs: dict[Data, int], joint: Joint | None) -> Replay:
+                outputs: dict[Data, int], joint: Joint | None, budget: float) -> Replay:
     """The replay of a capture. Refused when something cannot be put back."""
     w = Writer(capture)
     w.leaf_data = leaves
@@ -450,12 +450,12 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
     answer = w.build(result)
     given = [w.number(x.expr) if x.__class__ in (SymFloat, SymInt) else w.number(("number", x)) for x in every]
     tail, w.lines = w.lines[running:], w.lines[:running]
-    split = None
     if joint is not None:
-        split = _split(w, joint, given, tail)
-        plan, types = split.forward, split.types
+        split = _split(w, joint, given, tail, budget)
+        plan, types, parts = split.forward, split.types, split.parts
     else:
         types = {slot: d.type for d, slot in outputs.items()}
+        plan, parts = (None, None) if plan is None else budgeted(plan, budget)
     if plan is not None:
         w.lines += w.fetches({d: s for d, s in leaves.items() if s in plan.inputs})
         w.names.update(plan=plan, slow=run_slowly)
@@ -476,16 +476,15 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
     places = [(k[3:], c, key, v) for k, c, key, v in capture.guards.values()
               if k.startswith("is:") and isinstance(v, Tensor) and id(c) not in capture.paths]
     replay = Replay(early, w.lines, checked, w.names, plan, places)
-    if split is not None:
-        replay.partition = split.parts
+    replay.partition = parts
     if joint is None:
         replay.shortcut = find_shortcut(w, args, kwargs, needed, result, plan, leaves, scalars)
     return replay
 
 
-def _split(w: Writer, joint: Joint, given: list[str], tail: list[str]) -> Split:
+def _split(w: Writer, joint: Joint, given: list[str], tail: list[str], budget: float) -> Split:
     """Cut the joint graph, and put the results of a replay on the tape."""
-    split = Split(joint, list(w.wanted))
+    split = Split(joint, list(w.wanted), budget)
     w.names["tape"] = Tape(tuple(t._data.type for t in joint.outputs), split.backward)
     results = "".join(w.built[id(t)] + ", " for t in joint.outputs)
     sources = "".join(f"t{s.number}, " for s in joint.sources)
@@ -539,7 +538,7 @@ class Replay:
 
     def __init__(self, early: list[str], lines: list[str], checked: int, names: dict[str, Any], plan: Any, places: list[Any]) -> None:
         self.early, self.plan, self.names, self.places = early, plan, names, places
-        self.partition: Partition | None = None  # of forward and backward, when the result needs a backward pass
+        self.partition: Partition | Rematerialized | None = None  # what is computed again for the backward pass
         self.replayed = 0                       # times `function` gave the result
         self.shortcut: Shortcut | None = None   # the same for a builtin, where that can be
         self.grad, self.inference, self.default = True, False, None  # the modes it holds for, set by its function

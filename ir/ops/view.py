@@ -225,3 +225,6 @@ def _pad_dx(b: Any, g: Any, x_type: TensorType, low: Ints, high: Ints) -> Any:
 declare("pad", Kind.GATHER, "x value", "low high", field=Field.ANALYTIC, batch="pad",
         type_rule=_pad_type, reference=_np_pad, vjp=(_pad_dx, None), onnx="Pad",
         samples=[(((2, 3), 0.5), ((1, 0), (0, 2)))], doc="x surrounded by `value`; low and high are non-negative widths per axis.")
+
+declare("after", Kind.VIEW, "x token", type_rule=lambda t: t[0], reference=lambda x, token: x, differentiable=False,
+        doc="`x`, for what is to be computed when `token` is there: it is not one with what is computed from `x` itself.")
