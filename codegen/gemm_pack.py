@@ -174,6 +174,33 @@ def transposed(f: Function, tile: Tile, rows: list[Val]) -> list[Val]:
     return result
 
 
+def transposed_vectors(f: Function, tile: Tile, vectors: list[Val]) -> list[Val]:
+    """The columns of the square whose rows are in registers: squares within the quarters, then the quarters among themselves."""
+    lanes = tile.lanes
+    part = min(lanes, 16 // tile.align)
+    parts = lanes // part
+    inner = [_transpose_parts(f, vectors[g * part:(g + 1) * part], part) for g in range(parts)]
+    result = []
+    for block in range(parts):
+        for column in range(part):
+            result.append(_join_parts(f, [inner[g][column] for g in range(parts)], block, part))
+    return result
+
+
+def _join_parts(f: Function, vectors: list[Val], block: int, part: int) -> Val:
+    """One vector from part `block` of each of them, in order."""
+    if len(vectors) == 1:
+        return vectors[0]
+    lanes, halves = lanes_of(vectors[0].ty), []
+    at = block * part
+    for i in range(0, len(vectors), 2):
+        order = [at + k % part + (lanes if k % (2 * part) >= part else 0) for k in range(lanes)]
+        halves.append(shuffle(f, vectors[i], vectors[i + 1], order))
+    if len(halves) == 1:
+        return halves[0]
+    return shuffle(f, halves[0], halves[1], [i if i < lanes // 2 else lanes + i - lanes // 2 for i in range(lanes)])
+
+
 def _gather_parts(f: Function, tile: Tile, rows: list[Val], start: int, part: int) -> Val:
     """One vector from the `part` elements at `start` of each row."""
     lanes = tile.lanes

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from treadle.codegen.gemm_micro import ZERO, Tile, lane_mask
-from treadle.codegen.gemm_pack import transposed
+from treadle.codegen.gemm_pack import transposed_vectors
 from treadle.codegen.gemm_plan import ACROSS, Word
 from treadle.codegen.llvm_text import Function, Module, Val, const, intrinsic_suffix
 from treadle.passes.program import SHORTEST_LINE
@@ -56,9 +56,6 @@ def _across(f: Function, tile: Tile) -> None:
     last = f.load(f.gep(table, f.sub(count, 1), "i64"), "i64")
     for i in range(lanes):  # columns behind the last repeat it
         f.store(last, f.gep(table, f.add(count, i), "i64"))
-    square = Val("ptr", f.fresh("square"))
-    f.allocas.append(f"  {square.name} = alloca [{lanes * lanes} x {tile.scalar}], align 64")
-    lines = [f.gep(square, i * lanes, tile.scalar) for i in range(lanes)]
     with f.loop(ZERO, steps, lanes) as deep:
         rows = f.smin(f.sub(steps, deep.index), const("i64", lanes))
         for number, pieces in _forms(f, tile, _pieces(f, tile, f.add(first, deep.index), rows), rows):
@@ -67,9 +64,8 @@ def _across(f: Function, tile: Tile) -> None:
                 inside = f.sub(strip.index, f.mul(panel, tile.columns))
                 place = f.add(f.mul(f.add(f.mul(panel, steps), deep.index), tile.columns), inside)
                 offsets = [f.load(f.gep(table, f.add(strip.index, i), "i64"), "i64") for i in range(lanes)]
-                for line, offset in zip(lines, offsets, strict=True):
-                    f.store(_gathered(f, tile, pieces, offset), line, tile.align)
-                _store_square(f, tile, transposed(f, tile, lines), f.gep(to, place, tile.scalar), rows, number == 1)
+                square = transposed_vectors(f, tile, [_gathered(f, tile, pieces, offset) for offset in offsets])
+                _store_square(f, tile, square, f.gep(to, place, tile.scalar), rows, number == 1)
 
 
 def _store_square(f: Function, tile: Tile, square: list[Val], target: Val, rows: Val, whole: bool) -> None:
@@ -146,8 +142,8 @@ def _pieces(f: Function, tile: Tile, first: Val, lanes: Val) -> list[Piece]:
 
 
 def _forms(f: Function, tile: Tile, pieces: list[Piece], lanes: Val) -> Iterator[tuple[int, list[Piece]]]:
-    """Branches for one, two and all of the pieces: as many as fill the lanes. The caller emits what each does with them."""
-    forms = [1, 2, len(pieces)] if len(pieces) > 2 else list(range(1, len(pieces) + 1))
+    """Branches for some numbers of pieces, the least that fills the lanes. The caller emits what each does with them."""
+    forms = sorted({1, 2, (len(pieces) + 1) // 2, len(pieces)})
     done = f.label("packed")
     reached = _lanes_in(f, tile, pieces)
     for form in forms:

@@ -8,7 +8,7 @@ from treadle.ir.graph import Node, Value
 from treadle.ir.op import Kind
 from treadle.passes.demand import is_view
 from treadle.passes.index import Axes, Expr, Index, linearize, memory_index, suffix_strides, view_index
-from treadle.passes.program import SHORTEST_LINE, Windows
+from treadle.passes.program import SHORTEST_ACROSS, SHORTEST_LINE, Windows
 
 
 class Operand(NamedTuple):
@@ -120,12 +120,12 @@ def _digits(axes: Axes, axis: int, coefficients: dict[int, int]) -> tuple[tuple[
 def _are_windows(rows: tuple[tuple[int, int], ...], columns: tuple[tuple[int, int], ...]) -> bool:
     if not 1 <= len(rows) <= 3 or not 1 <= len(columns) <= 3 or len(rows) + len(columns) == 2:
         return False
-    return (_are_lines(columns) or _are_lines(rows)) and all(stride >= 0 for _, stride in (*rows, *columns))
+    return _are_lines(columns) or _are_lines(rows, SHORTEST_ACROSS)
 
 
-def _are_lines(digits: tuple[tuple[int, int], ...]) -> bool:
+def _are_lines(digits: tuple[tuple[int, int], ...], shortest: int = SHORTEST_LINE) -> bool:
     length, step = digits[-1]
-    return step == 1 and length >= SHORTEST_LINE
+    return step == 1 and length >= shortest
 
 
 def _usable(operand: Operand, shape: tuple[int, ...]) -> Operand | None:

@@ -84,7 +84,9 @@ class KernelStep:
 
 
 # The kernels put vectors together from pieces of lines that have at least so many elements.
-SHORTEST_LINE = 4
+SHORTEST_LINE = 2
+# Along rows they are transposed on the way, which only longer lines are worth.
+SHORTEST_ACROSS = 8
 
 
 class Windows(NamedTuple):

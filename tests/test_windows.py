@@ -45,6 +45,8 @@ def in_windows(program: Program) -> list[bool]:
     ((2, 3, 9, 20), (16, 3, 3, 3), {"padding": (1, 1)}),
     ((3, 40, 19, 17), (33, 40, 3, 3), {"padding": (1, 1)}),       # more than one block of K, lines in two pieces
     ((5, 30, 4, 4), (20, 30, 3, 3), {"padding": (1, 1)}),
+    ((6, 30, 2, 2), (20, 30, 3, 3), {"padding": (1, 1)}),         # lines in nine pieces
+    ((2, 5, 20, 40), (16, 5, 1, 11), {"stride": (1, 2)}),         # neighbours along the kernel
     ((4, 16, 7, 7), (20, 16, 3, 3), {"padding": (1, 1)}),         # all images together, lines in four pieces
     ((1, 4, 5, 300), (12, 4, 1, 5), {"dilation": (1, 2)}),
     ((2, 8, 20, 20), (24, 4, 3, 2), {"padding": (1, 1), "groups": 2}),
@@ -56,8 +58,8 @@ def test_convolutions_read_windows_where_they_are(x: tuple[int, ...], w: tuple[i
 
 def test_other_types_and_what_stays_as_it_was() -> None:
     assert in_windows(checked((2, 9, 16, 16), (12, 9, 3, 3), dtypes.float64, padding=(1, 1))) == [True, True, True]
-    assert in_windows(checked((2, 3, 5, 5), (16, 3, 3, 3)))[0] is False          # lines of 3 are too short
     assert in_windows(checked((2, 3, 20, 20), (16, 3, 3, 3), stride=(2, 2)))[0] is False
+    assert in_windows(checked((2, 30, 20, 20), (16, 30, 1, 1), stride=(2, 2)))[0] is False
     assert in_windows(checked((2, 3, 20, 20), (4, 3, 3, 3)))[0] is False         # few output channels
     assert in_windows(checked((2, 16, 20, 20), (16, 16, 1, 1)))[:2] == [False, False]  # no windows at all
 

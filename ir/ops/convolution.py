@@ -120,17 +120,18 @@ def _weight_of(b: Any, w: Any, tap: Ints, shape: Shape) -> Any:
 
 
 # -- the three products --------------------------------------------------------------------------------------------------------------
-def _forward(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int) -> Any:
-    """The convolution of x, which has its padding already."""
+def _forward(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int, turned: bool = False) -> Any:
+    """The convolution of x, which has its padding already; `turned`: with the kernel's axes reversed."""
     n, (o, depth), kernel = xp.type.shape[0], w.type.shape[:2], w.type.shape[2:]
     if depth == 1 and groups > 1:
-        return _depthwise(b, xp, w, out, stride, dilation, groups)
+        return _depthwise(b, xp, b.flip(w, tuple(range(2, w.type.ndim))) if turned else w, out, stride, dilation, groups)
     rows, places = depth * math.prod(kernel), math.prod(out)
     weights = b.reshape(w, (groups, o // groups, rows))
     if n > 1 and places < FEW_PLACES:
-        y = b.matmul(weights, b.reshape(_windows(b, xp, kernel, out, stride, dilation, True), (groups, rows, n * places)))
+        windows = _windows(b, xp, kernel, out, stride, dilation, True, turned)
+        y = b.matmul(weights, b.reshape(windows, (groups, rows, n * places)))
         return b.reshape(b.permute(b.reshape(y, (o, n, places)), (1, 0, 2)), (n, o, *out))
-    windows = _windows(b, xp, kernel, out, stride, dilation, False)
+    windows = _windows(b, xp, kernel, out, stride, dilation, False, turned)
     if groups == 1:
         y = b.matmul(b.reshape(w, (o, rows)), b.reshape(windows, (n, rows, places)))
     else:
@@ -138,15 +139,19 @@ def _forward(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, g
     return b.reshape(y, (n, o, *out))
 
 
-def _windows(b: Any, xp: Any, kernel: Ints, out: Ints, stride: Ints, dilation: Ints, together: bool) -> Any:
+def _windows(b: Any, xp: Any, kernel: Ints, out: Ints, stride: Ints, dilation: Ints, together: bool, turned: bool = False) -> Any:
     """The windows of padded x: [N, C, *kernel, *out]; `together`: [C, *kernel, N, *out], where batch and places make one axis."""
     n, c = xp.type.shape[:2]
     steps = _strides(xp.type.shape)
     within = [s * d for s, d in zip(steps[2:], dilation, strict=True)]
     across = [s * t for s, t in zip(steps[2:], stride, strict=True)]
     if together:
-        return b.as_strided(xp, (c, *kernel, n, *out), (steps[1], *within, steps[0], *across), 0)
-    return b.as_strided(xp, (n, c, *kernel, *out), (*steps[:2], *within, *across), 0)
+        found = b.as_strided(xp, (c, *kernel, n, *out), (steps[1], *within, steps[0], *across), 0)
+    else:
+        found = b.as_strided(xp, (n, c, *kernel, *out), (*steps[:2], *within, *across), 0)
+    first = 1 if together else 2
+    # Reading windows in the other order costs less than writing the weights so.
+    return b.flip(found, tuple(range(first, first + len(kernel)))) if turned and math.prod(kernel) > 1 else found
 
 
 def _depthwise_sum(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int) -> Any:
@@ -217,16 +222,15 @@ def _phase(b: Any, g: Any, w: Any, shape: Shape, phase: Ints, stride: Ints, padd
     low = tuple([(a.taps - 1) * a.step - a.start for a in axes])
     high = tuple([j + (a.taps - 1) * a.step - m - lo for j, a, m, lo in zip(counts, axes, g.type.shape[2:], low, strict=True)])
     steps = tuple([a.step for a in axes])
-    return _forward(b, _padded(b, g, low, high), _turned(b, w, groups), counts, (1,) * len(axes), steps, groups)
+    return _forward(b, _padded(b, g, low, high), _swapped(b, w, groups), counts, (1,) * len(axes), steps, groups, turned=True)
 
 
-def _turned(b: Any, w: Any, groups: int) -> Any:
-    """[O, C / groups, *K] -> [C, O / groups, *K], the kernel's axes reversed."""
+def _swapped(b: Any, w: Any, groups: int) -> Any:
+    """[O, C / groups, *K] -> [C, O / groups, *K]."""
     o, depth, *kernel = w.type.shape
     axes = tuple(range(3, 3 + len(kernel)))
     swapped = b.permute(b.reshape(w, (groups, o // groups, depth, *kernel)), (0, 2, 1, *axes))
-    turned = b.flip(swapped, axes) if math.prod(kernel) > 1 else swapped
-    return b.reshape(turned, (groups * depth, o // groups, *kernel))
+    return b.reshape(swapped, (groups * depth, o // groups, *kernel))
 
 
 def _weight(b: Any, x: Any, g: Any, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
