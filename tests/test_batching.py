@@ -22,7 +22,7 @@ SIZE = 3
 CASES = [name for name, op in TABLE.items() if samples_of(op)]
 DIFFERENTIABLE = [n for n in CASES if has_gradient(TABLE[n]) and TABLE[n].kind is not Kind.CONTROL]
 # What has no rule for some operands, and runs once for each example.
-LOOPS = {"int8_matmul", "linear_int8", "linear_int8_static", "embedding", "on_pairs"}
+LOOPS = {"convolution_int8", "int8_matmul", "linear_int8", "linear_int8_static", "embedding", "on_pairs"}
 
 
 def graphs(op: Op) -> list[tuple[Graph, list[np.ndarray]]]:

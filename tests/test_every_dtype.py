@@ -60,7 +60,7 @@ def taken(name: str, which: int) -> list[tuple[dtypes.DType, Graph, list[np.ndar
             graph, arrays = build(TABLE[name], samples_of(TABLE[name])[which], dtype)
         except (RuntimeError, TypeError, IndexError, ValueError):
             continue
-        if all(v.type.dtype.category != dtypes.COMPLEX for v in (*graph.inputs, *graph.outputs)):  # those are computed on the host
+        if all(v.type.dtype.category != dtypes.COMPLEX for v in (*graph.inputs, *graph.outputs)):  # they have tests of their own
             found.append((dtype, graph, arrays))
     start = zlib.crc32(f"{name}{which}".encode())
     return [found[(start + i) % len(found)] for i in range(min(COUNT, len(found)))]

@@ -140,6 +140,110 @@ def test_state_dict_and_compile() -> None:
         np.testing.assert_allclose(compiled(x).numpy(), q(x).numpy(), rtol=1e-6, atol=1e-6)
 
 
+# -- convolutions --------------------------------------------------------------------------------------------------------------
+def convolved(layer: Any, x: np.ndarray) -> np.ndarray:
+    """A QuantizedConv of two axes in plain integers, place by place, from its buffers."""
+    scale, zero, w = np.float32(layer.x_scale.item()), int(layer.x_zero.item()), layer.window
+    panels, words, width, group = layer.packed.shape
+    weights = layer.packed.numpy().transpose(0, 2, 1, 3).reshape(panels * width, words * group).astype(np.int64)
+    q = np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.int64)
+    q = np.pad(q, ((0, 0), (0, 0), *zip(w.low, w.high, strict=True)), constant_values=zero) - zero
+    depth = layer.in_channels * w.kernel[0] * w.kernel[1]
+    sizes = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(q.shape[2:], w.kernel, w.stride, w.dilation, strict=True)]
+    out = np.zeros((len(x), layer.out_channels, *sizes), np.float32)
+    for i, j in np.ndindex(*sizes):
+        rows, columns = ([at * s + d * t for t in range(k)] for at, k, s, d in zip((i, j), w.kernel, w.stride, w.dilation, strict=True))
+        block = q[:, :, rows][..., columns]
+        total = block.reshape(len(x), depth) @ weights[:layer.out_channels, :depth].T
+        out[:, :, i, j] = total.astype(np.float32) * (scale * layer.scale.numpy()) + layer.bias.numpy()
+    return out
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"padding": "same", "dilation": (1, 2), "bias": False},
+                                     {"stride": (1, 3), "padding": (0, 2)}])
+def test_convolutions_are_the_integer_formula(options: dict[str, Any]) -> None:
+    td.manual_seed(6)
+    m, x = nn.Sequential(nn.Conv2d(3, 37, (2, 3), **options)), td.randn(3, 3, 9, 11)
+    q = quantize(m, QConfig(activation="static"), calibration=[x])
+    wanted = m(x).detach().numpy()
+    for _ in range(3):  # interpreted, then compiled
+        found = q(x).numpy()
+        assert found.shape == wanted.shape and np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+        np.testing.assert_allclose(found, convolved(q[0], x.numpy()), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(q(x[0]).numpy(), found[0], rtol=1e-6, atol=1e-6)
+
+
+def network() -> nn.Sequential:
+    td.manual_seed(7)
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, groups=2), nn.Flatten(),
+                         nn.Linear(200, 5))
+
+
+def test_networks_of_images() -> None:
+    m, x = network(), td.randn(4, 1, 14, 14)
+    q = quantize(m, QConfig(activation="static", observer="percentile", percentile=99.99), calibration=[x, x * 0.9])
+    assert [r.name for r in q.report.layers] == ["0", "5"] and dict(q.report.left)["3"] == "a convolution of 2 groups has no int8 form"
+    assert 'use activation="static" with calibration data' in dict(quantize(m).report.left)["0"]
+    wanted = m(x).detach().numpy()
+    for found in (q(x), quantize(m.forward, QConfig(activation="static"), calibration=[x])(x)):
+        assert np.abs(found.numpy() - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_three_steps_as_in_pytorch() -> None:
+    fx = td.ao.quantization.quantize_fx
+    m, x = network().eval(), td.randn(4, 1, 14, 14)
+    prepared = fx.prepare_fx(m, td.ao.quantization.get_default_qconfig_mapping("x86"), (x,))
+    with pytest.raises(RuntimeError, match="no calibration data reached a layer: call the prepared model"):
+        fx.convert_fx(prepared)
+    np.testing.assert_allclose(prepared(x).detach().numpy(), m(x).detach().numpy(), atol=1e-6)
+    q = fx.convert_fx(prepared)
+    same = quantize(m, QConfig(activation="static"), calibration=[x])
+    np.testing.assert_allclose(q(x).numpy(), same(x).numpy(), atol=1e-3)
+    with pytest.raises(RuntimeError, match="was not made by prepare_fx"):
+        fx.convert_fx(m)
+    with pytest.raises(ValueError, match=r'expected a QConfig\(activation="static"\)'):
+        fx.prepare_fx(m, QConfig())
+
+
+def test_inputs_that_do_not_fit_name_the_layer_and_what_to_do() -> None:
+    x = td.randn(4, 24)
+    for q in (quantize(model()), quantize(model(), QConfig(activation="static"), calibration=[x])):
+        with pytest.raises(RuntimeError, match=r"expected a floating-point input, which it quantizes itself, got int64; convert it"):
+            q(x.long())
+        with pytest.raises(RuntimeError, match=r"QuantizedLinear: mat1 and mat2 .* multiplied \(input \[4, 23\], weight \[50, 24\]"):
+            q(x[:, 1:])
+        assert q(x.bfloat16()).dtype is td.bfloat16
+    images = td.randn(2, 1, 14, 14)
+    q = quantize(network(), QConfig(activation="static"), calibration=[images])
+    with pytest.raises(RuntimeError, match=r"QuantizedConv: expected 1 channels and 2 spatial axes, got input of size \[2, 3, 14, 14\]"):
+        q(td.randn(2, 3, 14, 14))
+    images[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="gives layer '0' inputs that are NaN or infinite; remove such samples"):
+        quantize(network(), QConfig(activation="static", observer="percentile"), calibration=[images])
+
+
+def test_nan_at_run_time_is_zero_in_static_layers() -> None:
+    x = td.randn(4, 24)
+    q = quantize(model(), QConfig(activation="static"), calibration=[x])
+    bad = x.clone()
+    bad[1, 2] = float("nan")
+    x[1, 2] = 0.0
+    for _ in range(3):
+        np.testing.assert_array_equal(q(bad).numpy(), q(x).numpy())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_products_of_any_size_are_exact(seed: int) -> None:
+    """Through the op table, odd sizes filled up as the layers do: the same integers interpreted and compiled."""
+    rng = np.random.default_rng(seed)
+    m, n, k = (int(v) for v in rng.integers(1, 90, 3))
+    x, w = rng.integers(0, 256, (m, k), np.uint8), rng.integers(-128, 128, (n, k), np.int8)
+    wide = np.pad(x, ((0, 0), (0, -k % 4)))
+    for _ in range(3):
+        found = ops.int8_matmul(td.from_numpy(wide), ops.int8_pack(td.from_numpy(w)), n).numpy()
+        np.testing.assert_array_equal(found, x.astype(np.int32) @ w.T.astype(np.int32))
+
+
 # -- the pass ----------------------------------------------------------------------------------------------------------------
 def two_layers() -> tuple[Graph, list[np.ndarray]]:
     b = Builder(Graph("main"))
@@ -167,6 +271,23 @@ def test_the_pass_rewrites_graphs() -> None:
         assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
         assert str(passes.quantize(new, passes.Scheme(), known)) == str(new)  # again: nothing changes
     assert passes.left_in_float(graph) == []
+
+
+def test_the_pass_takes_convolutions_and_percentiles() -> None:
+    b = Builder(Graph("main"))
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in ((2, 3, 8, 8), (5, 3, 3, 3))]
+    x, w = [b.input(tensor_type(a.shape, td.float32)) for a in arrays]
+    b.graph.outputs = [b.convolution(x, w, (1, 1), (1, 1), (1, 1), 1)]
+    wanted, low, high = run(passes.observe(b.graph, 99.0), arrays)
+    ordered = np.sort(arrays[0].reshape(-1))
+    assert (low, high) == (ordered[4], ordered[-5])
+    assert str(passes.quantize(b.graph)).count("treadle.convolution_int8") == 0  # its range is not known
+    from treadle.quantization.layers import bounds_of
+    new = passes.quantize(b.graph, passes.Scheme(), [bounds_of(float(arrays[0].min()), float(arrays[0].max()), False)])
+    assert '"treadle.convolution_int8"' in str(new)
+    (found,) = run(new, arrays)
+    assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
 
 
 def test_rows_of_zeros_and_nan() -> None:

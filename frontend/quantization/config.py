@@ -26,6 +26,8 @@ class QConfig:
     per_channel: weights have a scale for each output feature. symmetric: activations too have their zero in the middle of the range.
     per_tensor: dynamic activations have one range for all rows. observer: "minmax", or "percentile", which cuts off the values beyond
     `percentile` at both ends. skip: names of modules to leave in float. ValueError for anything else.
+
+    A NaN that a layer meets makes its row NaN when it is dynamic, and counts as 0 when it is static.
     """
 
     activation: str = "dynamic"

@@ -75,6 +75,9 @@ def _gradient_type(types: Types, causal: bool, gqa: bool, dropout: bool) -> tupl
     """The gradients have the shapes to which the operands are broadcast."""
     g, q, k, v = types[:4]
     need_float(f"{NAME}_backward", q)
+    wide = dtypes.float64 if q.dtype is dtypes.float64 else dtypes.float32
+    if len(types) > 5 and types[5].dtype is not wide:
+        raise RuntimeError(f"{NAME}_backward: the logarithms of sums must be {wide.name}, got {types[5].dtype.name}")
     lead = g.shape[:-2]
     inner = [(*lead[:-1], x.shape[-3]) if gqa else lead for x in (k, v)]
     return q.with_((*lead, *q.shape[-2:])), k.with_((*inner[0], *k.shape[-2:])), v.with_((*inner[1], *v.shape[-2:]))

@@ -1,4 +1,4 @@
-"""Products of bytes and of bfloat16 numbers, and linear layers on them.
+"""Products of bytes and of bfloat16 numbers, and linear layers and convolutions on them.
 
 A quantized value q stands for (q - zero) * scale. Activations are unsigned bytes; weights are signed, symmetric (zero 0), and packed as
 the kernels read them: panels of 32 output features, [ceil(n / 32), ceil(k / 4), 32, 4], filled up with zeros. The integer sums are exact,
@@ -39,7 +39,7 @@ def _quantize_type(types: Types, dtype: DType) -> TensorType:
 
 
 def _quantize(b: Any, x: Any, scale: Any, zero: Any, dtype: DType) -> Any:
-    """Rounded to nearest even, and clamped: PyTorch's rule. NaN becomes the zero point."""
+    """Rounded to nearest even, and clamped: PyTorch's rule. NaN becomes the zero point (PyTorch's kernels differ on what it becomes)."""
     low, high = LIMITS[dtype.name]
     wide = b.cast(x, dtypes.float32)
     moved = b.add(b.round(b.div(wide, scale)), b.cast(zero, dtypes.float32))
@@ -54,7 +54,7 @@ def _dequantize(b: Any, q: Any, scale: Any, zero: Any) -> Any:
 declare("quantize", Kind.COMPOSITE, "x scale zero", "dtype", type_rule=_quantize_type, decompose=_quantize, differentiable=False,
         samples=[(((3, 4), np.array(0.02, np.float32), np.array(7, np.int32)), (dtypes.uint8,)),
                  (((3, 4), np.array([[0.1], [0.02], [0.5]], np.float32), np.zeros((3, 1), np.int32)), (dtypes.int8,))],
-        doc="round(x / scale) + zero, clamped to `dtype` (uint8, int8 or int32).")
+        doc="round(x / scale) + zero, clamped to `dtype` (uint8, int8 or int32). NaN becomes `zero`, infinities the ends.")
 
 
 def _dequantize_type(types: Types) -> TensorType:
@@ -142,10 +142,16 @@ declare("bfloat16_matmul", Kind.CONTRACT, "x y", type_rule=_pairs_type, differen
 
 
 # -- linear layers ---------------------------------------------------------------------------------------------------------
+def _need_floats(name: str, x: TensorType) -> None:
+    if x.dtype.category != FLOAT:
+        raise RuntimeError(f"{name}: expected a floating-point input, which it quantizes itself, got {x.dtype.name}; convert it: x.float()")
+
+
 def _linear_type(types: Types, *attrs: Any) -> TensorType:
     x, w, scale, sums, bias = types[:5]
     n = sums.numel
-    if x.dtype.category != FLOAT or x.ndim < 1 or w.shape != packed_shape(n, x.shape[-1]):
+    _need_floats("linear_int8", x)
+    if x.ndim < 1 or w.shape != packed_shape(n, x.shape[-1]):
         raise RuntimeError(f"linear_int8: input {list(x.shape)} of {x.dtype.name} does not fit weights packed as {list(w.shape)} "
                            f"for {n} output features")
     if scale.numel not in (1, n) or bias.shape != (n,):
@@ -204,3 +210,57 @@ declare("linear_int8", Kind.COMPOSITE, "x w scale sums bias", "symmetric per_ten
 declare("linear_int8_static", Kind.COMPOSITE, "x w scale sums bias x_scale x_zero", type_rule=_linear_type, decompose=_static,
         differentiable=False, samples=[((*_SAMPLE, np.array(0.02, np.float32), np.array(90, np.int32)), ())],
         doc="As linear_int8 with x's scale and zero point known beforehand.")
+
+
+# -- convolutions --------------------------------------------------------------------------------------------------------------
+def _places(x: Shape, kernel: Shape, stride: Shape, low: Shape, high: Shape, dilation: Shape) -> Shape:
+    """Sizes of the result's spatial axes."""
+    return tuple([(n + before + after - d * (k - 1) - 1) // s + 1
+                  for n, k, s, before, after, d in zip(x[2:], kernel, stride, low, high, dilation, strict=True)])
+
+
+def _convolution_type(types: Types, *attrs: Any) -> TensorType:
+    x, w, scale, sums, bias = types[:5]
+    n, kernel = sums.numel, attrs[0]
+    _need_floats("convolution_int8", x)
+    if x.ndim != 2 + len(kernel) or w.shape != packed_shape(n, x.shape[1] * prod(kernel)):
+        raise RuntimeError(f"convolution_int8: input {list(x.shape)} does not fit weights packed as {list(w.shape)} for {n} output "
+                           f"channels and a kernel of {list(kernel)}")
+    if scale.numel not in (1, n) or bias.shape != (n,):
+        raise RuntimeError(f"convolution_int8: {n} output channels need as many scales (or one) and biases, got {list(scale.shape)} and "
+                           f"{list(bias.shape)}")
+    places = _places(x.shape, *attrs)
+    if min(places) < 1:
+        raise RuntimeError(f"convolution_int8: a kernel of {list(kernel)} is larger than the padded input {list(x.shape)}")
+    return x.with_((x.shape[0], n, *places))
+
+
+def _convolution(b: Any, x: Any, w: Any, scale: Any, sums: Any, bias: Any, x_scale: Any, x_zero: Any, kernel: Shape, stride: Shape,
+                 low: Shape, high: Shape, dilation: Shape) -> Any:
+    """The product of the windows, a row each, with the weights. What is outside the image is the byte that stands for 0."""
+    shape, n = x.type.shape, bias.type.shape[0]
+    places, rest = _places(shape, kernel, stride, low, high, dilation), -shape[1] * prod(kernel) % GROUP
+    q = b.quantize(b.cast(x, dtypes.float32), x_scale, x_zero, dtypes.uint8)
+    if any((*low, *high)):
+        q = b.pad(q, b.cast(x_zero, dtypes.uint8), (0, 0, *low), (0, 0, *high))
+    sizes = q.type.shape
+    steps = [prod(sizes[i + 1:]) for i in range(len(sizes))]
+    across, within = ([s * t for s, t in zip(steps[2:], by, strict=True)] for by in (stride, dilation))
+    rows = b.as_strided(q, (shape[0], *places, shape[1], *kernel), (steps[0], *across, steps[1], *within), 0)
+    rows = b.reshape(rows, (shape[0] * prod(places), shape[1] * prod(kernel)))
+    if rest:
+        rows = b.pad(rows, 0, (0, 0), (0, rest))
+    total = b.sub(b.int8_matmul(rows, w, n), b.mul(x_zero, sums))
+    y = b.cast(b.add(b.mul(b.cast(total, dtypes.float32), b.mul(x_scale, scale)), bias), x.type.dtype)
+    axes = len(kernel)
+    return b.permute(b.reshape(y, (shape[0], *places, n)), (0, axes + 1, *range(1, axes + 1)))
+
+
+_CONVOLVED = ((2, 3, 5, 4), (np.arange(1792) % 200 - 100).astype(np.int8).reshape(2, 7, 32, 4),
+              np.linspace(0.01, 0.02, 33).astype(np.float32), np.arange(33, dtype=np.int32), np.linspace(-1, 1, 33).astype(np.float32),
+              np.array(0.02, np.float32), np.array(90, np.int32))
+declare("convolution_int8", Kind.COMPOSITE, "x w scale sums bias x_scale x_zero", "kernel stride low high dilation",
+        type_rule=_convolution_type, decompose=_convolution, differentiable=False,
+        samples=[(_CONVOLVED, ((3, 3), (1, 2), (1, 0), (0, 1), (1, 1)))],
+        doc="A convolution of x, [N, C, *S], with packed int8 weights of one group, `low` and `high` widths of padding on each axis; x has "
+            "the given scale and zero point. `sums` are those of the weights of an output channel.")
