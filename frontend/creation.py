@@ -40,7 +40,8 @@ def from_array(array: np.ndarray) -> Tensor:
 def adopt(array: np.ndarray, like: Tensor | None = None) -> Tensor:
     """A tensor that takes over a C-contiguous array nobody else will write to; on the device of `like`, a copy."""
     dtype = dtypes.from_numpy(array.dtype)
-    data = computed(tensor_type(array.shape, dtype), memory.from_numpy(np.ascontiguousarray(array, dtype.np).reshape(array.shape)))
+    type = tensor_type(array.shape, dtype)
+    data = computed(type, memory.taken(array, type))
     if STATE.here.capture is not None:
         STATE.here.capture.constants.add(data)
     where = "cpu" if like is None else like._data.type.device

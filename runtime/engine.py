@@ -18,7 +18,7 @@ import treadle.ir.ops  # noqa: F401  (declares the op table)
 from treadle.ir.dtypes import float32
 from treadle.ir.graph import Graph, Value
 from treadle.ir.interpreter import DataError, evaluate
-from treadle.ir.types import TensorType, tensor_type
+from treadle.ir.types import tensor_type
 from treadle.passes.basic import dce
 from treadle.runtime import check, log, memory, recorder, timing
 from treadle.runtime.memory import array_of
@@ -159,10 +159,10 @@ def interpret(graph: Graph, buffers: Sequence[Any], scalars: Sequence[Any], want
     owned: dict[Value, memory.Buffer] = {}
     failure = _interpret_nodes(graph, env, owned)
     if failure is None:
-        return [owned.pop(v, None) or _own(env[v], v.type) for v in graph.outputs]
+        return [owned.pop(v, None) or memory.own_copy(env[v], v.type) for v in graph.outputs]
     for value, data in zip(graph.outputs, wanted, strict=True):
         if value in env:
-            data.buffer = _own(env[value], value.type)
+            data.buffer = memory.own_copy(env[value], value.type)
             data.trace = None
     raise failure
 
@@ -193,20 +193,13 @@ def _interpret_nodes(graph: Graph, env: dict[Value, np.ndarray], owned: dict[Val
             env.update(zip(node.outputs, results, strict=True))
             for value in node.outputs:
                 if value in results_wanted and value.type.nbytes >= LARGE and value.type.device == "cpu":
-                    owned[value] = _own(env[value], value.type)
+                    owned[value] = memory.own_copy(env[value], value.type)
                     env[value] = array_of(owned[value], value.type)
             if failure is None:
                 for value in node.inputs:
                     if last[value] == i and value not in keep:
                         env.pop(value, None)
     return failure
-
-
-def _own(array: np.ndarray, type: TensorType) -> memory.Buffer:
-    """A block of the pool with the content: aligned, and shared with nothing else."""
-    buffer = memory.allocate(type.nbytes)
-    np.copyto(memory.as_numpy(buffer, type.shape, type.dtype.np), array, casting="unsafe")
-    return memory.placed(buffer, type.device)
 
 
 def _references(values: list[Data], baseline: int) -> bytes:

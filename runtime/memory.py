@@ -19,6 +19,7 @@ import numpy as np
 from treadle.ir.types import TensorType
 
 ALIGNMENT = 64
+LARGE = 1 << 16  # bytes of an array from which on it matters where it lies
 HUGE_PAGE = 2 << 20
 # Larger classes have a mapping of their own, which can be given back block by block.
 LARGEST_SLAB_CLASS = 256 << 10
@@ -267,6 +268,20 @@ def as_numpy(buffer: Buffer, shape: Sequence[int], dtype: Any) -> np.ndarray:
     if nbytes > buffer.nbytes:
         raise ValueError(f"an array of shape {tuple(shape)} and type {dtype} needs {nbytes} bytes, the buffer has {buffer.nbytes}")
     return np.asarray(buffer)[:nbytes].view(dtype).reshape(shape)
+
+
+def own_copy(array: np.ndarray, type: TensorType) -> Buffer:
+    """A block of the pool with the content, on the type's device: aligned, and shared with nothing else."""
+    buffer = allocate(type.nbytes)
+    np.copyto(as_numpy(buffer, type.shape, type.dtype.np), array, casting="unsafe")
+    return placed(buffer, type.device)
+
+
+def taken(array: np.ndarray, type: TensorType) -> Buffer:
+    """The memory of an array nobody else uses; of a large one that lies badly, a copy: every kernel would read across cache lines."""
+    if array.nbytes >= LARGE and array.__array_interface__["data"][0] % ALIGNMENT:
+        return own_copy(array, type)
+    return from_numpy(np.ascontiguousarray(array, type.dtype.np).reshape(array.shape))
 
 
 def trim_heap() -> None:

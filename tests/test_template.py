@@ -24,8 +24,8 @@ from treadle.passes.memory import plan_memory
 from treadle.passes.pipeline import TEMPLATES, compile_to_program, steps_of
 from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Program, RoutineStep, Step
 from treadle.passes.template import Template, Templates, Unfit, skeleton
-from treadle.runtime import compiled, engine
-from treadle.runtime.memory import array_of
+from treadle.runtime import compiled
+from treadle.runtime.memory import array_of, own_copy
 
 # -- sizes -------------------------------------------------------------------------------------------------------------
 OPERATIONS: list[Callable[[Any, Any], Any]] = [
@@ -103,7 +103,7 @@ def check_results(program: Program, graph: Graph) -> None:
     named = compiled.named_kernels(plan_memory(program))
     compiled.compile_kernels(named)
     plan = compiled.CompiledPlan(program, [], {compiled._MODULES[form] for form in named.values()})
-    results = plan.run([engine._own(a, v.type) for a, v in zip(arrays, graph.inputs, strict=True)], [])
+    results = plan.run([own_copy(a, v.type) for a, v in zip(arrays, graph.inputs, strict=True)], [])
     assert results is not None
     for buffer, value, want in zip(results, graph.outputs, run(graph, arrays), strict=True):
         np.testing.assert_allclose(array_of(buffer, value.type), want, rtol=1e-4, atol=1e-5)
