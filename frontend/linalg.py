@@ -28,7 +28,7 @@ from treadle.modes import listed
 from treadle.reductions import amax, amin, sum
 from treadle.results import with_out
 from treadle.shaping import diagonal as _diagonal
-from treadle.tensor import Tensor, apply
+from treadle.tensor import Tensor, apply, may_be_differentiated
 
 linalg_svd = namedtuple("linalg_svd", "U S Vh")
 linalg_qr = namedtuple("linalg_qr", "Q R")
@@ -209,7 +209,7 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     a, b = _matrix("lstsq", A), tensor_argument("linalg.lstsq", B, "B", 2)
     vector = _is_vector(a, b)
     rhs = b.unsqueeze(-1) if vector else b
-    found = matmul(pinv(a), rhs) if a.requires_grad or b.requires_grad else apply(TABLE["lstsq"], (a, rhs))
+    found = matmul(pinv(a), rhs) if may_be_differentiated(a) or may_be_differentiated(b) else apply(TABLE["lstsq"], (a, rhs))
     m, n = a._data.type.shape[-2:]
     residuals = sum((matmul(a, found) - rhs).abs() ** 2, -2) if m > n else found.reshape(-1)[:0]
     nothing = empty(0, dtype=a._data.type.dtype)

@@ -150,6 +150,11 @@ def seen(data: Data, reason: str) -> Data:
     return data
 
 
+def may_be_differentiated(t: Tensor) -> bool:
+    """Whether `t` is on the tape, or holds a value of a running transform, outside of which there may be one."""
+    return t._edge is not None or read(t).trace.__class__ is Wrapped
+
+
 def is_batched(t: Tensor) -> bool:
     """Whether `t` stands for one of many, inside `vmap`."""
     trace: Any = read(t).trace

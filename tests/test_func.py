@@ -239,3 +239,21 @@ def test_op_by_op(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(treadle.runtime.recorder.STATE.here, "eager", True)
     for _ in range(2):
         same(func.hessian(treadle.logdet)(a), want)
+
+
+def test_what_asks_whether_it_is_differentiated() -> None:
+    """Functions with a faster way that has no gradient take it only where no transform around them may want one."""
+    a, b = arrays(2, 4, 3), arrays(2, 4, 2, seed=1)
+    q, mask = arrays(2, 3, 4), arrays(2, 3, 3, seed=2)
+
+    def solution(a, b):
+        return treadle.linalg.lstsq(a, b)[0].sum()
+
+    def attention(mask, q):
+        return treadle.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=mask).pow(2).sum()
+    for f, x, y in ((solution, a, b), (attention, mask, q)):
+        want = treadle.stack([func.grad(f)(s, t) for s, t in zip(x, y, strict=True)])
+        assert want.abs().min().item() > 0
+        same(func.vmap(func.grad(f))(x, y), want)
+        same(func.grad(lambda x, f=f, y=y: func.vmap(f)(x, y).sum())(x), want)
+        same(func.jvp(lambda x, f=f, y=y: func.vmap(f)(x, y), (x,), (x,))[1], (want * x).flatten(1).sum(1))

@@ -125,7 +125,7 @@ from treadle.nn.resizing_functions import (
     upsample_nearest,
 )
 from treadle.results import into
-from treadle.tensor import Tensor, apply, is_batched
+from treadle.tensor import Tensor, apply, is_batched, may_be_differentiated
 
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices",
@@ -441,7 +441,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
         draw = random.reserve(math.prod(lead) * query.size(-2) * -(-key.size(-2) // 4) * 4)
     mask = () if attn_mask is None else (attn_mask,)
     operands = (query, key, value, scale, dropout_p if drops else 0.0, *draw, *mask)
-    if attn_mask is not None and attn_mask.requires_grad:
+    if attn_mask is not None and may_be_differentiated(attn_mask):
         out = attention.by_parts(EMITTER, *operands, is_causal, enable_gqa, drops)
     else:
         out = ops.scaled_dot_product_attention(*operands, causal=is_causal, gqa=enable_gqa, dropout=drops)[0]
