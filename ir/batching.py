@@ -229,7 +229,8 @@ def _through_decomposition(c: BatchedCall) -> tuple[Any, ...]:
 
 
 def _one_by_one(c: BatchedCall) -> tuple[Any, ...]:
-    b, columns = c.b, [[] for _ in c.out_types]  # type: list[list[Any]]
+    b = c.b
+    columns: list[list[Any]] = [[] for _ in c.out_types]
     for i in range(c.size):
         values = [_example(b, v, t, i, c.size) if f else v for v, t, f in zip(c.values, c.types, c.flags, strict=True)]
         found = c.apply(values)
