@@ -101,7 +101,7 @@ def observe_range(b: Any, x: Any, percentile: float = 100.0) -> tuple[Any, Any]:
         return low, high
     ordered = b.sort(b.reshape(wide, (last + 1,)), 0, False, True)[0]
     ends = [b.reshape(b.slice(ordered, (i,), (i + 1,), (1,)), ()) for i in (cut, last - cut)]
-    return tuple([b.add(end, b.mul(extreme, 0.0)) for end, extreme in zip(ends, (low, high), strict=True)])  # type: ignore[return-value]
+    return tuple([b.add(end, b.mul(extreme, 0.0)) for end, extreme in zip(ends, (low, high), strict=True)])
 
 
 def layers(graph: Graph) -> list[Node]:
