@@ -6,17 +6,20 @@ K is never divided between threads, so a result has the same bits for any number
 """
 from __future__ import annotations
 
-import functools
+import threading
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 
 from treadle.codegen.gemm_amx import emit_amx
-from treadle.codegen.gemm_int8 import int8_text
+from treadle.codegen.gemm_int8 import int8_functions
 from treadle.codegen.gemm_micro import CACHE_LINE, ZERO, Tile, ceil_div, emit_micro_kernels, product_tile
 from treadle.codegen.gemm_pack import emit_pack
 from treadle.codegen.gemm_pairs import emit_pack_pairs
 from treadle.codegen.gemm_plan import WINDOWS, Word
 from treadle.codegen.gemm_small import GROUP, emit_small_kernels
 from treadle.codegen.gemm_windows import emit_windows
-from treadle.codegen.jit import CompiledModule, compile_text
+from treadle.codegen.jit import CompiledModule, compile_texts, meanwhile, processors
 from treadle.codegen.llvm_text import Function, Module, Val, const
 from treadle.codegen.target import Target, host
 
@@ -39,8 +42,12 @@ BODY_PARAMETERS = [
 
 def gemm_text(target: Target, dtype: str) -> str:
     """LLVM text of all matrix kernels of an element type."""
+    return _gemm_functions(target, dtype).text()
+
+
+def _gemm_functions(target: Target, dtype: str) -> Module:
     if dtype == "int8":
-        return int8_text(target)
+        return int8_functions(target)
     module = Module()
     tile = product_tile(target, dtype)
     emit_micro_kernels(module, tile, copying=not tile.product)
@@ -57,13 +64,30 @@ def gemm_text(target: Target, dtype: str) -> str:
     if dtype == "bfloat16" and target.has("amx-bf16"):
         emit_amx(module, tile)
         _emit_entry(module, tile, "amx", "i16")
-    return module.text()
+    return module
 
 
-@functools.cache
+PIECES = 6  # of a module: what threads share
+_MODULES: dict[str, CompiledModule] = {}
+_LOCK = threading.Lock()
+
+
 def gemm_module(dtype: str) -> CompiledModule:
     """The compiled matrix kernels for `float32`, `float64`, `bfloat16` or `int8` (KeyError otherwise); kept for the life of the process."""
-    return compile_text(gemm_text(host(), dtype), passes=False)
+    if dtype not in _MODULES:
+        with _LOCK:
+            if dtype not in _MODULES:
+                _MODULES[dtype] = compile_texts(_gemm_functions(host(), dtype).texts(PIECES), processors(), passes=False)
+    return _MODULES[dtype]
+
+
+def loading(symbols: Iterable[str]) -> AbstractContextManager[None]:
+    """The modules of these kernels are made in threads of their own meanwhile. A fault shows when an address is asked for."""
+    def load(dtype: str) -> None:
+        with suppress(Exception):
+            gemm_module(dtype)
+    missing = sorted({symbol.rsplit("_", 1)[1] for symbol in symbols} - _MODULES.keys())
+    return meanwhile([partial(load, dtype) for dtype in missing])
 
 
 def gemm_address(symbol: str) -> int:

@@ -18,14 +18,14 @@ SCRATCH = 8 << 20
 EPILOGUE_COLUMNS = 256
 
 
-def int8_text(target: Target) -> str:
-    """LLVM text of `gemm_packed_int8(args, lo, hi, scratch)`, the arguments as in `gemm_plan.Word`."""
+def int8_functions(target: Target) -> Module:
+    """`gemm_packed_int8(args, lo, hi, scratch)`, the arguments as in `gemm_plan.Word`."""
     module = Module()
     tile = product_tile(target, "int8")
     emit_micro_kernels(module, tile)
     emit_pack(module, tile)
     _emit_entry(module, tile)
-    return module.text()
+    return module
 
 
 def _arg(f: Function, word: Word, ty: str = "i64") -> Val:

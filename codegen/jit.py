@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import llvmlite
@@ -33,7 +33,7 @@ SWEEP_EVERY = 64               # new entries
 HALF_WRITTEN_SECONDS = 3600.0  # after which a file that was begun and not finished is rubbish
 
 stats: dict[str, int] = {"llvm_compiles": 0, "object_cache_hits": 0, "object_cache_writes": 0}
-# llvmlite is not re-entrant, and MCJIT registers frames in global tables.
+# MCJIT registers frames in global tables, and which texts are next, the cache and the counters are for one thread at a time.
 _lock = threading.RLock()
 
 
@@ -75,17 +75,18 @@ def compile_text(text: str, passes: bool = True) -> CompiledModule:
 def compile_texts(texts: Iterable[str], workers: int, passes: bool = True) -> CompiledModule:
     """`compile_text` of texts that define functions of different names; `workers` threads share them, the caller among them.
 
-    `texts` is run through as they become free, so it may make a text while others are compiled.
+    One text may declare what another defines, if it only takes its address. `texts` is run through as threads become free, so it may
+    make a text while others are compiled.
     """
     directory = cache_directory()
-    waiting, turn = enumerate(texts), threading.Lock()
+    waiting = enumerate(texts)
     made: dict[int, tuple[str, bytes]] = {}
     faults: list[BaseException] = []
 
     def work() -> None:
         try:
             while not faults:
-                with turn:
+                with _lock:
                     number, text = next(waiting, (-1, ""))
                     key = _cache_key(text, passes)
                     code = None if number < 0 else _read_object(directory, key)
@@ -94,7 +95,7 @@ def compile_texts(texts: Iterable[str], workers: int, passes: bool = True) -> Co
                     return
                 if code is None:
                     code = _compile(text, passes)
-                    with turn:
+                    with _lock:
                         _write_object(directory, key, code)
                 made[number] = text, code
         except BaseException as fault:
@@ -102,43 +103,55 @@ def compile_texts(texts: Iterable[str], workers: int, passes: bool = True) -> Co
 
     with _lock:
         _create_machine(host(), 2)  # LLVM is set up by one thread
-        _share(work, workers if _emit_object() is not None else 1)
-        if faults:
-            raise faults[0]
-        found = [made[i] for i in sorted(made)]
+    with meanwhile([work] * (workers - 1) if _emit_object() is not None else []):
+        work()
+    if faults:
+        raise faults[0]
+    found = [made[i] for i in sorted(made)]
+    names = frozenset[str]().union(*[_defined_names(text) for text, _ in found])
+    with _lock:
         for text, _ in found:
-            _check_externals(text)
-        return CompiledModule([code for _, code in found], frozenset().union(*[_defined_names(text) for text, _ in found]))
+            _check_externals(text, names)
+        return CompiledModule([code for _, code in found], names)
 
 
-def _share(work: Callable[[], None], workers: int) -> None:
-    """Run `work` in several threads, this one among them; in this one alone where no more can be had."""
+def processors() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def meanwhile(tasks: Iterable[Callable[[], None]]) -> Iterator[None]:
+    """Run each task in a thread of its own, or not at all where no more threads can be had; they are done at the end.
+
+    Python waits for such threads before it ends: LLVM's state goes when the process does.
+    """
     threads = []
-    for _ in range(workers - 1):
-        thread = threading.Thread(target=work, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # too many, or the interpreter is on its way out
-            break
-        threads.append(thread)
-    work()
-    for thread in threads:
-        thread.join()
+    try:
+        for task in tasks:
+            thread = threading.Thread(target=task)
+            try:
+                thread.start()
+            except RuntimeError:  # too many, or the interpreter is on its way out
+                break
+            threads.append(thread)
+        yield
+    finally:
+        for thread in threads:
+            thread.join()
 
 
 def assembly(text: str, passes: bool = True, target: Target | None = None) -> str:
     """The assembly that `compile_text` would run, or that of another target (`treadle.codegen.target.describe`)."""
     target = target or host()
-    with _lock:
-        machine = _create_machine(target, 2)
-        return machine.emit_assembly(_prepare(text, passes, machine))
+    machine = _create_machine(target, 2)
+    return machine.emit_assembly(_prepare(text, passes, machine))
 
 
 def optimized(text: str) -> str:
     """The LLVM text after the IR pipeline."""
-    with _lock:
-        machine = _create_machine(host(), 2)
-        return str(_prepare(text, True, machine))
+    machine = _create_machine(host(), 2)
+    return str(_prepare(text, True, machine))
 
 
 # -- compiling -------------------------------------------------------------------------------------------------------
@@ -231,11 +244,11 @@ def _load_maths_library() -> None:
         llvm.load_library_permanently("libm.so.6")
 
 
-def _check_externals(text: str) -> None:
+def _check_externals(text: str, defined: frozenset[str]) -> None:
     """A symbol that LLVM cannot find would end the process, so look first."""
     _load_maths_library()
     for name in _DECLARE.findall(text):
-        if llvm.address_of_symbol(name) is None:
+        if name not in defined and llvm.address_of_symbol(name) is None:
             raise RuntimeError(f"generated code calls {name!r}, which this process does not provide")
 
 

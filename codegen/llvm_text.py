@@ -5,6 +5,7 @@ object model because parsing it in LLVM is faster than building it in Python, an
 """
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,34 @@ class Module:
 
     def text(self) -> str:
         return "\n".join([*self.globals, *self.functions, *sorted(self.declarations.values())]) + "\n"
+
+    def texts(self, parts: int) -> list[str]:
+        """The module in pieces about equally long, for `jit.compile_texts`. Functions whose addresses only tables hold go to any of them
+        (near or far, an address reaches them), all else to the first."""
+        listed = {name for table in self.globals for name in _NAME.findall(table)}
+        declared = sorted(self.declarations.values())
+        pieces: list[list[str]] = [[*self.globals, *declared], *[list(declared) for _ in range(parts - 1)]]
+        lengths = [0] * parts
+        for text in sorted(self.functions, key=len, reverse=True):
+            header, body = text.split("{", 1)
+            name = _NAME.findall(header)[0]
+            movable = name in listed and all(used.startswith("llvm.") for used in _NAME.findall(body))
+            to = lengths.index(min(lengths)) if movable else 0
+            lengths[to] += len(text)
+            pieces[to].append(text.replace("define internal", "define", 1) if to else text)
+            if to:
+                pieces[0].append(_declaration(header))
+        return ["\n".join(piece) + "\n" for piece in pieces]
+
+
+_NAME = re.compile(r"@([\w.$]+)")
+
+
+def _declaration(header: str) -> str:
+    """`define internal void @f(i64 %x, ptr %y) nounwind ` as a declaration."""
+    before, rest = header.split("(", 1)
+    parameters = rest.split(")", 1)[0].split(", ")
+    return f"{before.replace('define internal', 'declare', 1)}({', '.join(p.rsplit(' ', 1)[0] for p in parameters)})"
 
 
 class Function:

@@ -43,6 +43,7 @@ from treadle.passes.program import (
     ScalarRef,
     Step,
     step_refs,
+    walk,
 )
 from treadle.runtime import dump, engine, executor, log, memory, native, threads, timing
 from treadle.runtime.launch import bind, make_launch
@@ -164,8 +165,10 @@ def _compile_graph(graph: Graph, progress: Progress) -> CompiledPlan:
         kernels = "\n".join([print_form(form, name) for name, form in named.items()])
         watch.planned(program, print_program(program), kernels, module_text(named))
     progress.phase(f"LLVM, {len(named)} kernels")
+    products = {matrix_call(s).symbol for s in walk(program.steps) if isinstance(s, GemmStep)}
     with _LOCK:  # no kernel may be forgotten before the plan has its module
-        compile_kernels(named)
+        with gemm.loading(products):
+            compile_kernels(named)
         engine.counters["compiled_plans"] += 1
         return CompiledPlan(program, [v.type.dtype for v in graph.inputs if v.type.weak], {_MODULES[form] for form in named.values()})
 

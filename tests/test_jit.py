@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from treadle.codegen import jit
+from treadle.codegen import gemm, jit
+from treadle.codegen.llvm_text import Function, Module, Val
 from treadle.codegen.target import describe, host
 
 ADD = "define i64 @add_{n}(i64 %a, i64 %b) {{\n  %c = add i64 %a, %b\n  %d = add i64 %c, {n}\n  ret i64 %d\n}}\n"
@@ -114,7 +115,8 @@ def test_processes_share_the_cache(cache: Path) -> None:
 import sys
 import threading
 from collections.abc import Iterator
-from treadle.codegen import jit
+from treadle.codegen import gemm, jit
+from treadle.codegen.llvm_text import Function, Module, Val
 sys.path.insert(0, sys.argv[1])
 from test_jit import run_add
 for n in range(40, 60):
@@ -186,3 +188,34 @@ def test_a_mistake_in_one_of_several_texts(cache: Path, workers: int) -> None:
         raise ValueError("no text")
     with pytest.raises(ValueError, match="no text"):
         jit.compile_texts(broken(), workers)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_a_module_in_pieces(cache: Path, parts: int) -> None:
+    """Functions in a table lie in several texts, and are called through the table from the first."""
+    module = Module()
+    x, which = Val("i64", "%x"), Val("i64", "%which")
+    for n in range(4):
+        f = Function(module, f"step_{n}", [x], ret="i64", linkage="internal")
+        f.line(f"ret {f.add(x, 10 ** n)}")
+        f.finish()
+    module.globals.append(f"@steps = internal constant [4 x ptr] [{', '.join(f'ptr @step_{n}' for n in range(4))}]")
+    f = Function(module, "step", [x, which], ret="i64")
+    place = f.load(f.gep(Val("ptr", "@steps"), which, "ptr"), "ptr")
+    result = f.op(f"call i64 {place.name}({x})", "i64")
+    f.line(f"ret {result}")
+    f.finish()
+    texts = module.texts(parts)
+    assert len(texts) == parts and sum(text.count("define ") for text in texts) == 5
+    code = jit.compile_texts(texts, 2)
+    step = SIGNATURE(code.address("step"))
+    assert [step(5, n) for n in range(4)] == [6, 15, 105, 1005]
+
+
+def test_matrix_kernels_load_meanwhile(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "_MODULES", {})
+    with gemm.loading(["gemm_dot_float32", "gemm_stream_float32", "gemm_dot_nonsense"]):
+        pass
+    assert list(gemm._MODULES) == ["float32"] and len(entries(cache)) == gemm.PIECES
+    with pytest.raises(KeyError):
+        gemm.gemm_address("gemm_dot_nonsense")

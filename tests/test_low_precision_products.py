@@ -15,7 +15,7 @@ import treadle as td
 from treadle import ops
 from treadle.codegen import gemm_plan
 from treadle.codegen.gemm import gemm_text
-from treadle.codegen.gemm_int8 import int8_text
+from treadle.codegen.gemm_int8 import int8_functions
 from treadle.codegen.gemm_plan import GemmStep, Layout, gemm_step, int8_step, tiles_step
 from treadle.codegen.jit import compile_text
 from treadle.codegen.target import Target, describe, host, matrix_unit
@@ -55,7 +55,7 @@ def launch(address: int, words: list[int], units: int) -> None:
 def test_bytes_are_exact(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target = TARGETS[which]
     monkeypatch.setattr("treadle.codegen.gemm_plan.host", lambda: target)
-    module = compile_text(int8_text(target), passes=False)
+    module = compile_text(int8_functions(target).text(), passes=False)
     rng = np.random.default_rng(0)
     for m, n, k, threads in itertools.product((1, 5, 14, 15, 33, 61), (1, 31, 32, 65), (4, 12, 132), (1, 2)):
         x, w = rng.integers(0, 256, (m, k), np.uint8), rng.integers(-128, 128, (n, k), np.int8)
@@ -70,7 +70,7 @@ def test_arm_kernels_assemble(features: str, instruction: str) -> None:
     target = describe("aarch64-unknown-linux-gnu", "generic", features)
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    module = llvm.parse_assembly(int8_text(target))
+    module = llvm.parse_assembly(int8_functions(target).text())
     machine = llvm.Target.from_triple(target.triple).create_target_machine(cpu=target.cpu, features=features, opt=1)
     inner = re.findall(r"^micro_i32_4x\d:.*?^\.Lfunc_end", machine.emit_assembly(module), re.M | re.S)
     assert inner and instruction in inner[-1]
