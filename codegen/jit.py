@@ -40,7 +40,7 @@ _lock = threading.RLock()
 class CompiledModule:
     """Machine code of one LLVM module or several. Addresses stay valid as long as this object lives."""
 
-    __slots__ = ("_engine", "_keep", "_names")
+    __slots__ = ("_addresses", "_engine", "_keep")
 
     def __init__(self, objects: Sequence[bytes], names: frozenset[str]) -> None:
         machine = _create_machine(host(), 2)
@@ -49,18 +49,17 @@ class CompiledModule:
         for code in self._keep:
             self._engine.add_object_file(code)
         self._engine.finalize_object()
-        self._names = names
+        self._addresses = {name: self._engine.get_function_address(name) for name in names}
 
     def address(self, name: str) -> int:
         """The address of function `name`; KeyError when the module does not define it."""
-        if name not in self._names:
+        if name not in self._addresses:
             raise KeyError(f"the module defines no function {name!r}")
-        with _lock:
-            return self._engine.get_function_address(name)
+        return self._addresses[name]
 
     def defines(self, name: str) -> bool:
         """Does the module define function `name`?"""
-        return name in self._names
+        return name in self._addresses
 
 
 def compile_text(text: str, passes: bool = True) -> CompiledModule:
@@ -73,11 +72,38 @@ def compile_text(text: str, passes: bool = True) -> CompiledModule:
 
 
 def compile_texts(texts: Iterable[str], workers: int, passes: bool = True) -> CompiledModule:
-    """`compile_text` of texts that define functions of different names; `workers` threads share them, the caller among them.
+    """`compile_text` of texts that define functions of different names; `workers` threads share them.
 
     One text may declare what another defines, if it only takes its address. `texts` is run through as threads become free, so it may
     make a text while others are compiled.
     """
+    return _apart(lambda: _compile_texts(texts, workers, passes))
+
+
+def _apart(work: Callable[[], CompiledModule]) -> CompiledModule:
+    """Run in a thread that an interruption (Ctrl-C) does not reach: within llvmlite it would leave its lock taken, for other threads to
+    wait for ever. The main thread stops waiting when it is interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    found: list[CompiledModule] = []
+    faults: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as fault:
+            faults.append(fault)
+    with contextlib.suppress(RuntimeError, AttributeError):  # until this thread has it no more: an object's end may have been interrupted
+        while True:
+            importlib.import_module("llvmlite.binding.ffi").lib._lock._lock.release()
+    with meanwhile([run]):
+        pass
+    if faults:
+        raise faults[0]
+    return found[0] if found else work()
+
+
+def _compile_texts(texts: Iterable[str], workers: int, passes: bool) -> CompiledModule:
     directory = cache_directory()
     waiting = enumerate(texts)
     made: dict[int, tuple[str, bytes]] = {}
@@ -144,14 +170,16 @@ def meanwhile(tasks: Iterable[Callable[[], None]]) -> Iterator[None]:
 def assembly(text: str, passes: bool = True, target: Target | None = None) -> str:
     """The assembly that `compile_text` would run, or that of another target (`treadle.codegen.target.describe`)."""
     target = target or host()
-    machine = _create_machine(target, 2)
-    return machine.emit_assembly(_prepare(text, passes, machine))
+    with _lock:
+        machine = _create_machine(target, 2)
+        return machine.emit_assembly(_prepare(text, passes, machine))
 
 
 def optimized(text: str) -> str:
     """The LLVM text after the IR pipeline."""
-    machine = _create_machine(host(), 2)
-    return str(_prepare(text, True, machine))
+    with _lock:
+        machine = _create_machine(host(), 2)
+        return str(_prepare(text, True, machine))
 
 
 # -- compiling -------------------------------------------------------------------------------------------------------
@@ -172,8 +200,9 @@ def _create_machine(target: Target, opt: int) -> llvm.TargetMachine:
     return machine.create_target_machine(cpu=target.cpu, features=target.features, opt=opt, reloc="pic", codemodel="default", jit=True)
 
 
-def _prepare(text: str, passes: bool, machine: llvm.TargetMachine) -> llvm.ModuleRef:
-    module = llvm.parse_assembly(text, llvm.create_context())
+def _prepare(text: str, passes: bool, machine: llvm.TargetMachine, context: llvm.ContextRef | None = None) -> llvm.ModuleRef:
+    """`context`: None for the one that the lock guards."""
+    module = llvm.parse_assembly(text, context)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     module.verify()
@@ -195,9 +224,22 @@ def _run_pipeline(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
 
 
 def _compile(text: str, passes: bool) -> bytes:
-    machine = _create_machine(host(), 2)
-    module, emit = _prepare(text, passes, machine), _emit_object()
-    return machine.emit_object(module) if emit is None else emit(machine, module)
+    try:
+        context = _idle.pop()
+    except IndexError:
+        context = llvm.create_context()
+        _contexts.append(context)
+    machine, emit = _create_machine(host(), 2), _emit_object()
+    module = _prepare(text, passes, machine, context)
+    code = machine.emit_object(module) if emit is None else emit(machine, module)
+    module.close()  # before another thread gets the context
+    _idle.append(context)
+    return code
+
+
+# Contexts, and those that no thread is using. None is ever let go: what an interrupted compilation leaves behind dies after it would have.
+_contexts: list[llvm.ContextRef] = []
+_idle: list[llvm.ContextRef] = []
 
 
 @functools.cache
