@@ -163,8 +163,8 @@ def _emit_open(t: Panels, vectors: int) -> None:
     for part, source, name, length in ((0, q, "q", size), (1, g, "g", depth), (3, out, "out", depth)):
         pack_queries(f, t, source, t.arg(f, f"{name}_row"), rest, length, parts[part], vectors)
     clear(f, parts[2], f.mul(size, width))
-    for part, source, name, length in ((4, q, "q", "size"), (5, g, "g", "depth")):
-        _copy_rows(f, t, source, t.arg(f, f"{name}_row"), t.arg(f, length), _rounded(f, t, length), rest, parts[part], width)
+    for part, source, name, extent in ((4, q, "q", "size"), (5, g, "g", "depth")):
+        _copy_rows(f, t, source, t.arg(f, f"{name}_row"), t.arg(f, extent), _rounded(f, t, extent), rest, parts[part], width)
     with f.loop(ZERO, depth, 1, [const(t.tile.vector, 0)] * vectors) as loop:
         at = [[f.gep(f.gep(parts[p], f.mul(loop.index, width), "float"), v * t.lanes, "float") for p in (1, 3)] for v in range(vectors)]
         loop.next([f.fma(_load(f, t, a), _load(f, t, b), s) for (a, b), s in zip(at, loop.values, strict=True)])

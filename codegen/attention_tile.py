@@ -5,7 +5,7 @@ without ever adding up the lanes of a vector, and weights are read by the next p
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from treadle.codegen.gemm_micro import Tile, multiply_add, tile_for
@@ -94,7 +94,8 @@ def panels_for(module: Module, routine: Routine, name: str, target: Target) -> P
 Places = Callable[[Function, list[Val], int], tuple[list[Val], Val]]
 
 
-def product(f: Function, tile: Tile, steps: Val, vectors: int, starts: list[Val], places: Places, moves: list[Val | int]) -> list[Val]:
+def product(f: Function, tile: Tile, steps: Val, vectors: int, starts: list[Val], places: Places,
+            moves: Sequence[Val | int]) -> list[Val]:
     """rows x vectors sums over `steps` of A's value of each row times a row of B.
 
     `starts`: pointers that go `moves` floats further with every step; `places(f, pointers, row count)` are the addresses of A's values

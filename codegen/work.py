@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from treadle.codegen.schedule import instr_cost
 from treadle.ir.dtypes import FLOAT, by_name
@@ -94,8 +94,8 @@ def work_of(program: Program, step: Step) -> Work:
 
 def _attention_flops(step: RoutineStep) -> int:
     """Of the matrix products alone; half of them where the scores above the diagonal are skipped."""
-    given = dict(zip(ARGUMENTS[step.routine.family], step.arguments, strict=True))
-    rows, keys, size, depth = (int(given[n]) for n in ("rows", "keys", "size", "depth"))  # type: ignore[arg-type]
+    given: dict[str, Any] = dict(zip(ARGUMENTS[step.routine.family], step.arguments, strict=True))
+    rows, keys, size, depth = (int(given[n]) for n in ("rows", "keys", "size", "depth"))
     products = {None: size + depth, ALL: 3 * size + 2 * depth, ONLY_QUERIES: 2 * size + depth, ONLY_KEYS: 2 * size + 2 * depth}
     heads = prod(step.node.outputs[0].shape[:2])
     return 2 * heads * rows * keys * products[given.get("phase")] // (2 if "causal" in step.routine.kind else 1)

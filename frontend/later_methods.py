@@ -21,15 +21,17 @@ def _later(name: str) -> Callable[..., Any]:
     """A method that is the package's function `name`, looked up when it is called: its module may not be loaded yet."""
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         import treadle
-        return getattr(treadle, name)(self, *args, **kwargs)
+        function: Callable[..., Any] = getattr(treadle, name)
+        return function(self, *args, **kwargs)
     method.__name__, method.__doc__ = name, f"`treadle.{name}` of this tensor."
     return method
 
 
 def polygamma(self: Tensor, n: int) -> Tensor:
     """The n-th derivative of digamma."""
-    import treadle
-    return treadle.polygamma(n, self)
+    from treadle.special import polygamma as function
+    found: Tensor = function(n, self)
+    return found
 
 
 # Functions defined above the tensor that are methods too; those after the bar have in-place forms.
@@ -53,5 +55,5 @@ def install() -> None:
             setattr(Tensor, name, _later(name))
     for name in LATER_IN_PLACE:
         setattr(Tensor, f"{name}_", in_place(name, getattr(Tensor, name)))
-    Tensor.polygamma, Tensor.polygamma_ = polygamma, in_place("polygamma", polygamma)
-    Tensor.float_power_ = float_power_
+    for method in (polygamma, in_place("polygamma", polygamma), float_power_):
+        setattr(Tensor, method.__name__, method)

@@ -302,7 +302,8 @@ def norm(input: Tensor, p: float | str | None = "fro", dim: int | Sequence[int] 
     x = tensor_argument("norm", input) if dtype is None else cast(input, as_dtype(dtype))
     if p == "nuc":
         from treadle.linalg import matrix_norm
-        return into(out, matrix_norm(x, "nuc", (-2, -1) if dim is None else dim, keepdim), "norm")
+        axes: Any = (-2, -1) if dim is None else dim
+        return into(out, matrix_norm(x, "nuc", axes, keepdim), "norm")
     return into(out, vector_norm(x, 2 if p is None or p == "fro" else p, dim, keepdim), "norm")
 
 

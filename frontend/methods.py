@@ -303,7 +303,7 @@ PROPERTIES: dict[str, Any] = {
     "layout": property(lambda self: legacy.strided),
 }
 
-FACTS: dict[str, Callable[..., Any]] = {
+FACTS: dict[str, Any] = {
     "size": layout.SizeMethod(_size), "stride": _stride, "dim": lambda self: len(self._data.type.shape),
     "ndimension": lambda self: len(self._data.type.shape),
     "numel": lambda self: self._data.type.numel, "nelement": lambda self: self._data.type.numel,

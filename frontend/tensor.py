@@ -146,7 +146,7 @@ def read(t: Tensor) -> Data:
 def seen(data: Data, reason: str) -> Data:
     """What a value of a running transform shows when it is looked at; any other value itself."""
     while data.trace.__class__ is Wrapped:
-        data = read(data.trace.level.shown(data.trace, reason))  # type: ignore[union-attr]
+        data = read(data.trace.level.shown(data.trace, reason))
     return data
 
 
@@ -490,7 +490,7 @@ def detached(x: Tensor) -> Tensor:
     """`alias`, off the tapes of the levels of running transforms as well."""
     t = alias(x)
     if t._data.trace.__class__ is Wrapped:
-        t._data = t._data.trace.level.detached(t._data)  # type: ignore[union-attr]
+        t._data = t._data.trace.level.detached(t._data)
     return t
 
 

@@ -64,7 +64,7 @@ def tensor_type(shape: Shape, dtype: DType, device: str = "cpu", weak: bool = Fa
 
 def _table_of(shape: Shape) -> dict[tuple, TensorType]:
     """Where types with sizes that are not known live: no longer than these."""
-    return next((n.sizes.types for n in shape if n.__class__ is Size), _INTERNED)
+    return next((n.sizes.types for n in shape if isinstance(n, Size)), _INTERNED)
 
 
 SCALARS = {

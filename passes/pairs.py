@@ -89,7 +89,7 @@ class _Pairs:
         self.joined[value] = joined
         shape = value.shape
         halves = [self.b.slice(joined, (0,) * len(shape) + (i,), (*shape, i + 1), (1,) * (len(shape) + 1)) for i in (0, 1)]
-        self.parts[value] = tuple([self.b.reshape(h, shape) for h in halves])  # type: ignore[assignment]
+        self.parts[value] = tuple([self.b.reshape(h, shape) for h in halves])
 
     def whole(self, value: Value) -> Value:
         """A complex value with its parts along a last axis."""
@@ -113,7 +113,7 @@ class _Pairs:
     def both(self, value: Value, dtype: DType) -> Parts:
         """The parts of a value, complex or not, in the real `dtype`; numbers stay numbers."""
         found = self.parts[value] if value.dtype.is_complex else (self.mapped[value], 0.0)
-        return tuple([self.cast(x, dtype) for x in found])  # type: ignore[return-value]
+        return tuple([self.cast(x, dtype) for x in found])
 
     def cast(self, x: Any, dtype: DType) -> Any:
         return x if not isinstance(x, Value) or x.type.weak or x.dtype is dtype else self.b.cast(x, dtype)
@@ -126,7 +126,7 @@ class _Pairs:
         found = [self.both(v, dtype) for v in node.inputs]
         for i, (re, im) in enumerate(found):  # arithmetic on numbers alone would have another dtype
             if not isinstance(re, Value) or re.type.weak:
-                found[i] = tuple([self.b.full(x, (), dtype, node.outputs[0].type.device) for x in (re, im)])  # type: ignore[assignment]
+                found[i] = tuple([self.b.full(x, (), dtype, node.outputs[0].type.device) for x in (re, im)])
         return found
 
 
@@ -208,7 +208,11 @@ def _each(c: _Pairs, node: Node) -> Value | None:
         longer["dims"] = (len(node.out.shape),)
     attrs = [a + longer.get(name, ()) if isinstance(a, tuple) else dtypes.to_real(a) if isinstance(a, DType) else a
              for name, a in zip(node.op.attrs, node.attrs, strict=True)]
-    return None if values is None else c.b.apply(node.op, tuple(values), tuple(attrs))
+    if values is None:
+        return None
+    made = c.b.apply(node.op, tuple(values), tuple(attrs))
+    assert isinstance(made, Value)
+    return made
 
 
 def _indexed(c: _Pairs, node: Node) -> Value | None:
@@ -220,7 +224,9 @@ def _indexed(c: _Pairs, node: Node) -> Value | None:
     if values is None or not node.inputs[0].shape:
         return None
     rest = iter(values)
-    return c.b.apply(node.op, tuple([next(rest) if i in places else c.mapped[v] for i, v in enumerate(node.inputs)]), node.attrs)
+    made = c.b.apply(node.op, tuple([next(rest) if i in places else c.mapped[v] for i, v in enumerate(node.inputs)]), node.attrs)
+    assert isinstance(made, Value)
+    return made
 
 
 def _chosen(c: _Pairs, node: Node) -> Value | None:
@@ -275,7 +281,7 @@ def _div(b: Any, x: Parts, y: Parts) -> Parts:
     re = b.where(large, b.add(x[0], b.mul(x[1], ratio)), b.add(b.mul(x[0], ratio), x[1]))
     im = b.where(large, b.sub(x[1], b.mul(x[0], ratio)), b.sub(b.mul(x[1], ratio), x[0]))
     zero = b.logical_and(b.eq(y[0], 0.0), b.eq(y[1], 0.0))
-    return tuple([b.where(zero, b.div(a, b.abs(p)), b.mul(n, scale)) for a, n in zip(x, (re, im), strict=True)])  # type: ignore[return-value]
+    return tuple([b.where(zero, b.div(a, b.abs(p)), b.mul(n, scale)) for a, n in zip(x, (re, im), strict=True)])
 
 
 def _abs(b: Any, x: Parts) -> Any:

@@ -140,11 +140,10 @@ class PlanBuilder:
         return self._open[-1].body if self._open else self._top
 
     def _check_loops(self, arg: Argument) -> None:
-        kind = arg.__class__
-        if kind is Table:
+        if isinstance(arg, Table):
             for inner in arg.args:
                 self._check_loops(inner)
-        elif kind is BufferRef and (arg.stride or arg.outer_stride or arg.alternate is not None):
+        elif isinstance(arg, BufferRef) and (arg.stride or arg.outer_stride or arg.alternate is not None):
             depth = len(self._open)
             if ((arg.stride or arg.alternate is not None) and depth < 1) or (arg.outer_stride and depth < 2):
                 raise ValueError(f"{arg} moves with a loop, but there {'is no loop' if not depth else 'is one loop'} around the step")
@@ -220,7 +219,7 @@ class _Layout:
         inner = {i: self._arguments(arg.args, around) for i, arg in enumerate(args) if arg.__class__ is Table}
         start = self._append([inner.get(i, arg if arg.__class__ is int else 0) for i, arg in enumerate(args)] or [0], tuple(inner))
         for i, arg in enumerate(args):
-            if arg.__class__ is BufferRef or arg.__class__ is ScalarRef:
+            if isinstance(arg, BufferRef | ScalarRef):
                 self._relocate(start + i, arg, around)
         return start
 
@@ -235,7 +234,7 @@ class _Layout:
         return [layout.LOOP, loop.trip, count, steps, step_count, flips, flip_count, 0, *body]
 
     def _relocate(self, position: int, arg: BufferRef | ScalarRef, around: list[_Moves]) -> None:
-        if arg.__class__ is ScalarRef:
+        if isinstance(arg, ScalarRef):
             self.relocations += [position, layout.FIRST_BUFFER + self.n_buffers + self._in_range(arg.index, self.n_scalars, "scalar"), 0]
             return
         self.relocations += [position, self._buffer(arg.index), arg.offset]

@@ -452,7 +452,8 @@ def make_replay(capture: Capture, args: Any, kwargs: Any, result: Any, plan: Any
     tail, w.lines = w.lines[running:], w.lines[:running]
     if joint is not None:
         split = _split(w, joint, given, tail, budget)
-        plan, types, parts = split.forward, split.types, split.parts
+        plan, types = split.forward, split.types
+        parts: Any = split.parts
     else:
         types = {slot: d.type for d, slot in outputs.items()}
         plan, parts = (None, None) if plan is None else budgeted(plan, budget)

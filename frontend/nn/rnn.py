@@ -188,7 +188,7 @@ class RNNBase(Module):
                 inner, h0, matrices = x, states[0][place], weights[:2]
                 if self.proj_size:
                     inner, h0, matrices = _unprojected(x, h0, weights, direction == 1, sizes)
-                given = (self.mode, inner, h0, c0, *matrices, bias[0], bias[1], direction == 1)
+                given: Any = (self.mode, inner, h0, c0, *matrices, bias[0], bias[1], direction == 1)
                 y, h, c = F._rnn_layer(*given) if sizes is None else F._packed_rnn_layer(*given, sizes)
                 if self.proj_size:
                     y, h = F.linear(y, weights[-1]), F.linear(h, weights[-1])

@@ -245,7 +245,7 @@ def _attention_gradient(b: Any, g: Any, q: Any, k: Any, v: Any, out: Any, lse: A
     terms = [_mask_operand(b, m, q.type.shape[2], k.type.shape[2]) for m in mask]
     lse = b.reshape(lse, q.type.shape[:3])
     found = b.flash_attention_backward(g, q, k, v, out, lse, scale, p, seed, offset, *terms, causal=causal, dropout=dropout)
-    return tuple([_shaped(b, x, t) for x, t in zip(found, types, strict=True)])  # type: ignore[return-value]
+    return tuple([_shaped(b, x, t) for x, t in zip(found, types, strict=True)])
 
 
 def _vjp(b: Any, g: Any, query: Any, key: Any, value: Any, scale: Any, p: Any, seed: Any, offset: Any, mask: tuple[Any, ...], out: Any,
@@ -367,7 +367,8 @@ def _check_flash(q: TensorType, k: TensorType, v: TensorType, mask: Types) -> No
 
 
 def _flash_backward_type(types: Types, causal: bool, dropout: bool) -> tuple[TensorType, ...]:
-    _check_flash(*types[1:4], types[10:])
+    q, k, v = types[1:4]
+    _check_flash(q, k, v, types[10:])
     return types[1], types[2], types[3]
 
 

@@ -75,7 +75,7 @@ def in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
         types: list[TensorType] = []
 
         def widen(a: Any) -> Any:
-            t = getattr(a, "type", None)
+            t: Any = getattr(a, "type", None)
             if not hasattr(t, "weak"):
                 return a
             t = t if isinstance(t, TensorType) else t.with_()  # a tensor's `type` is more than that

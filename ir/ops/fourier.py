@@ -15,8 +15,8 @@ from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.common import Dims, Types, iota_along, need_dim, not_implemented
 from treadle.ir.types import TensorType
 
-_FORWARD = {"none": "backward", "root": "ortho", "all": "forward"}  # numpy names the direction that is divided
-_BACKWARD = {"none": "forward", "root": "ortho", "all": "backward"}
+_FORWARD: dict[str, Any] = {"none": "backward", "root": "ortho", "all": "forward"}  # numpy names the direction that is divided
+_BACKWARD: dict[str, Any] = {"none": "forward", "root": "ortho", "all": "backward"}
 _Z = np.array([[1.5 - 0.5j, -0.75 + 1.25j, 0.5j], [-1.25 + 0.5j, 0.25 - 1.0j, 2.0 + 0.75j]], np.complex64)
 
 

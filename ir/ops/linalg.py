@@ -391,7 +391,8 @@ def _np_expm(x: np.ndarray) -> np.ndarray:
     norm = np.abs(y).sum(-2).max(initial=0.0)
     squarings = max(0, int(np.ceil(np.log2(norm))) + 1) if norm > 0.5 else 0
     y = y / 2.0**squarings
-    term = result = np.broadcast_to(np.eye(x.shape[-1]), y.shape)
+    term: Any = np.broadcast_to(np.eye(x.shape[-1]), y.shape)
+    result = term
     for i in range(1, 19):
         term = term @ y / i
         result = result + term
