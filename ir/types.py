@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
@@ -64,7 +65,8 @@ def tensor_type(shape: Shape, dtype: DType, device: str = "cpu", weak: bool = Fa
 
 def _table_of(shape: Shape) -> dict[tuple, TensorType]:
     """Where types with sizes that are not known live: no longer than these."""
-    return next((n.sizes.types for n in shape if isinstance(n, Size)), _INTERNED)
+    sizes: tuple[Any, ...] = shape
+    return next((n.sizes.types for n in sizes if n.__class__ is Size), _INTERNED)
 
 
 SCALARS = {

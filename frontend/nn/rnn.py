@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
+from functools import partial
 from typing import Any
 
 import treadle
@@ -188,8 +189,9 @@ class RNNBase(Module):
                 inner, h0, matrices = x, states[0][place], weights[:2]
                 if self.proj_size:
                     inner, h0, matrices = _unprojected(x, h0, weights, direction == 1, sizes)
-                given: Any = (self.mode, inner, h0, c0, *matrices, bias[0], bias[1], direction == 1)
-                y, h, c = F._rnn_layer(*given) if sizes is None else F._packed_rnn_layer(*given, sizes)
+                given = (self.mode, inner, h0, c0, *matrices, bias[0], bias[1], direction == 1)
+                run = F._rnn_layer if sizes is None else partial(F._packed_rnn_layer, sizes=sizes)
+                y, h, c = run(*given)
                 if self.proj_size:
                     y, h = F.linear(y, weights[-1]), F.linear(h, weights[-1])
                 outputs.append(y)
