@@ -50,6 +50,7 @@ PASSES: list[tuple[str, Pass]] = [
     ("decompose", decompose),
     ("regions", regions),
     ("flatten_indices", flatten_indices),
+    ("pairs", pairs),
     ("irregular", irregular),
     ("promote", promote),
     ("canonicalize", canonicalize),
@@ -63,10 +64,8 @@ def prepare(graph: Graph, after: Callable[[str, Graph], None] | None = None, who
     """Run every pass in order. `after(name, graph)` sees each result. whole: it is no region of another graph, so that its inputs and
     outputs may change: complex ones become pairs of real numbers."""
     for name, run in PASSES:
-        if name == "irregular" and whole:
-            graph = pairs(graph)
-            if after is not None:
-                after("pairs", graph)
+        if run is pairs and not whole:
+            continue
         graph = run(graph)
         if after is not None:
             after(name, graph)
