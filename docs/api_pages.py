@@ -39,7 +39,7 @@ def public(space: str) -> list[str]:
         value = getattr(module, name, None)
         if not callable(value) or isinstance(value, ModuleType) or str(getattr(value, "__module__", "")).split(".")[0] != "treadle":
             continue
-        if listed or module is treadle or name in theirs or value.__module__ == space:
+        if listed or module is treadle or name in theirs or f"{value.__module__}.".startswith(f"{space}."):
             found.append(name)
     return found
 
@@ -72,7 +72,7 @@ def entry(path: str, value: Any) -> str:
     if isinstance(value, type) and homes()[value] != path:
         return f".. py:data:: {path}\n   :no-index:\n\n   The class :py:class:`{homes()[value]}`.\n"
     if isinstance(value, type):
-        return f".. autoclass:: {path}\n   :members:\n   :show-inheritance:\n"
+        return f".. autoclass:: {path}\n   :members:\n"
     return f".. autofunction:: {path}\n"
 
 

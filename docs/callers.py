@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import treadle
+from treadle.functions import TABLE_NAMES
 from treadle.ir.op import TABLE
 
 # Where users find functions: the shortest name is shown.
@@ -28,21 +29,28 @@ def _namespaces() -> Iterator[tuple[str, Any]]:
 
 
 def _op_names(node: ast.AST, aliases: dict[str, str]) -> set[str]:
-    """Ops named in a piece of source: `TABLE["x"]`, `get("x")`, `EMITTER.x`, or a module's constant for one."""
+    """Ops and functions of the same module that a piece of source names: `TABLE["x"]`, `EMITTER.x`, `_helper("x", ...)`."""
     found = set()
     for part in ast.walk(node):
-        name = None
-        if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Constant):
-            name = part.slice.value if ast.unparse(part.value).endswith("TABLE") else None
+        if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Constant) and ast.unparse(part.value).endswith("TABLE"):
+            found.add(part.slice.value)
         elif isinstance(part, ast.Call) and part.args and isinstance(part.args[0], ast.Constant):
-            name = part.args[0].value if ast.unparse(part.func).endswith(("op_table.get", "_op")) else None
-        elif isinstance(part, ast.Attribute) and ast.unparse(part.value) in ("EMITTER", "b"):
-            name = part.attr
+            if ast.unparse(part.func).split(".")[-1].startswith(("_", "get", "reduced")):
+                found.add(part.args[0].value)
+        elif isinstance(part, ast.Attribute) and ast.unparse(part.value) in ("EMITTER", "b", "ops"):
+            found.add(part.attr)
         elif isinstance(part, ast.Name):
-            name = aliases.get(part.id)
-        if isinstance(name, str) and name in TABLE:
-            found.add(name)
-    return found
+            found.add(aliases.get(part.id, f"function {part.id}"))
+    return {str(name) for name in found}
+
+
+def _closed(named: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The ops of each function, those of the private functions it names included."""
+    for _ in range(3):
+        for names in named.values():
+            for name in [n.removeprefix("function ") for n in names if n.startswith("function _")]:
+                names |= named.get(name, set())
+    return {name: {n for n in names if n in TABLE} for name, names in named.items()}
 
 
 def _constants(module: ModuleType) -> dict[str, str]:
@@ -55,22 +63,17 @@ def _constants(module: ModuleType) -> dict[str, str]:
 def _by_function() -> dict[tuple[str, str], set[str]]:
     """(file, function) -> the ops that its source names."""
     found: dict[tuple[str, str], set[str]] = {}
-    for info in pkgutil.iter_modules(treadle.__path__, "treadle."):
-        if info.ispkg and info.name.split(".")[1] in ("ir", "passes", "codegen", "runtime"):
-            continue
-        modules = [info.name]
-        if info.ispkg and info.name == "treadle.nn":
-            modules += [m.name for m in pkgutil.iter_modules(treadle.nn.__path__, "treadle.nn.") if not m.ispkg]
-        for name in modules:
-            if name.endswith("__main__"):
+    for package in (treadle, treadle.nn):
+        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if info.ispkg or info.name.endswith("__main__"):
                 continue
-            module = importlib.import_module(name)
+            module = importlib.import_module(info.name)
             path = module.__file__
             assert path is not None
             constants = _constants(module)
-            for node in ast.parse(Path(path).read_text()).body:
-                if isinstance(node, ast.FunctionDef):
-                    found[path, node.name] = _op_names(node, constants)
+            functions = {node.name: _op_names(node, constants) for node in ast.parse(Path(path).read_text()).body
+                         if isinstance(node, ast.FunctionDef)}
+            found |= {(path, name): ops for name, ops in _closed(functions).items()}
     return found
 
 
@@ -89,8 +92,7 @@ def callers() -> dict[str, list[str]]:
             except TypeError:
                 continue
             ops = set(named.get((path, getattr(function, "__name__", "")), ()))
-            if name in TABLE:
-                ops.add(name)
+            ops |= {op for op in TABLE if TABLE_NAMES.get(op, op) == name}
             for op in ops:
                 found.setdefault(op, {}).setdefault(id(function), f"{space}.{name}")
     return {op: sorted(names.values(), key=lambda n: (n.rpartition(".")[2] != op, n.count("."), n))[:MOST] for op, names in found.items()}

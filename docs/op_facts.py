@@ -22,7 +22,7 @@ from treadle.ir.types import TensorType, tensor_type
 
 REFUSALS = (RuntimeError, TypeError, IndexError, ValueError)
 # What may differ between two messages of one kind.
-PARTICULARS = r"\d+|\[[^]]*\]|'\w+'|tensor<[^>]*>|(?<=got )\w+|(?<=found )\w+|(cuda:0|cpu)|\b(bool|u?int|float|bfloat)\d*\b"
+PARTICULARS = r"-?\d+|\[[^]]*\]|'\w+'|tensor<[^>]*>|(?<=got )\w+|(?<=found )\w+|(cuda:0|cpu)|\b(bool|u?int|float|bfloat)\d*\b"
 KINDS = dict(re.findall(r'^    ([A-Z]+) = "\w+"\s+# (.*)$', inspect.getsource(Kind), re.M))
 
 

@@ -142,7 +142,7 @@ def index() -> str:
     for kind in Kind:
         ops = sorted([op for op in TABLE.values() if op.kind is kind], key=lambda op: op.name)
         if ops:
-            parts += [f"## {kind.value.capitalize()}\n", f"{KINDS.get(kind.name, kind.value).capitalize()}.\n",
+            parts += [f"## {kind.value.capitalize()}\n", f"{KINDS[kind.name]}.\n" if kind.name in KINDS else "",
                       table(("op", "meaning", "gradient"),
                             [(link(op.name, "ops/"), prose(sentence(op)), "no" if gradient(op) == "none" else "yes") for op in ops])]
     return "\n".join(parts)

@@ -38,6 +38,7 @@ def disable(function: Callable[..., Any] | None = None, recursive: bool = True) 
 
 
 def list_backends() -> list[str]:
+    """Names of the compilers there are."""
     return ["treadle"]
 
 

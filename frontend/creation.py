@@ -194,11 +194,13 @@ def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tens
 
 
 def asarray(obj: Any, *, dtype: DType | None = None, device: Any = None, copy: bool | None = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of data; it shares memory with arrays where it can, unless `copy` is True."""
     return _finish(tensor(obj, dtype=dtype, device=device) if copy else as_tensor(obj, dtype, device), requires_grad)
 
 
 @_creating
 def scalar_tensor(value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A 0-d tensor."""
     return full((), value, dtype=_dtype(dtype), device=device, requires_grad=requires_grad)
 
 
@@ -247,6 +249,7 @@ def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any 
 
 def zeros(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
           pin_memory: bool = False, out: Any = None, names: Any = None) -> Tensor:
+    """Zeros of a shape."""
     if out is not None:
         return _into(out, zeros, size, dtype=dtype)
     return _finish(apply(FULL, (0,), (_shape(size), _dtype(dtype), device_name(device))), requires_grad)
@@ -254,6 +257,7 @@ def zeros(*size: Any, dtype: DType | None = None, device: Any = None, requires_g
 
 def ones(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
          pin_memory: bool = False, out: Any = None) -> Tensor:
+    """Ones of a shape."""
     if out is not None:
         return _into(out, ones, size, dtype=dtype)
     return _finish(apply(FULL, (1,), (_shape(size), _dtype(dtype), device_name(device))), requires_grad)
@@ -281,11 +285,13 @@ def for_each_example(made: Tensor, like: Tensor) -> Tensor:
 
 def zeros_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
                memory_format: Any = None) -> Tensor:
+    """Zeros of the shape of `input`."""
     return _like(input, 0, dtype, device, requires_grad)
 
 
 def ones_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
               memory_format: Any = None) -> Tensor:
+    """Ones of the shape of `input`."""
     return _like(input, 1, dtype, device, requires_grad)
 
 
@@ -294,6 +300,7 @@ empty_like = zeros_like
 
 def full_like(input: Tensor, fill_value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
               layout: Any = None, memory_format: Any = None) -> Tensor:
+    """A tensor of the shape of `input`, filled with a number."""
     return _like(input, fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value, dtype, device, requires_grad)
 
 
@@ -343,6 +350,7 @@ def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, de
 @_creating
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: DType | None = None, device: Any = None,
              requires_grad: bool = False) -> Tensor:
+    """`steps` numbers from base ** start to base ** end, at equal ratios."""
     values, dtype = _between(np.logspace, start, end, steps, dtype, base=base)
     return _finish(adopt(values.astype(dtype.np)), requires_grad)
 
@@ -362,6 +370,7 @@ def _between(function: Any, start: Any, end: Any, steps: int, dtype: Any, **opti
 
 @_creating
 def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; m defaults to n."""
     for name, size in (("n", n), ("m", m)):
         if size is not None and size < 0:
             raise RuntimeError(f"{name} must be greater or equal to 0, got {size}")
@@ -405,12 +414,14 @@ def randn(*size: Any, generator: Generator | None = None, dtype: DType | None = 
 
 def rand_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
               layout: Any = None, memory_format: Any = None) -> Tensor:
+    """Uniform numbers in [0, 1) of the shape of `input`."""
     type = input._data.type
     return rand(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
 
 
 def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
                layout: Any = None, memory_format: Any = None) -> Tensor:
+    """Normal numbers of the shape of `input`."""
     type = input._data.type
     return randn(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
 
@@ -435,6 +446,7 @@ def randint(low: int, high: Any = None, size: Any = None, *, generator: Generato
 
 
 def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DType | None = None, device: Any = None) -> Tensor:
+    """Integers in [low, high) of the shape of `input`."""
     type = input._data.type
     dtype, where = dtype or type.dtype, device or type.device
     begin, end = (0, low) if high is None else (low, high)
@@ -479,6 +491,7 @@ def bernoulli(input: Any, p: float | None = None, *, generator: Generator | None
 
 
 def frombuffer(buffer: Any, *, dtype: DType, count: int = -1, offset: int = 0, requires_grad: bool = False) -> Tensor:
+    """A 1-d tensor that shares the memory of a buffer."""
     kind = ml_dtypes.bfloat16 if dtype is dtypes.bfloat16 else dtype.np
     return _finish(from_array(np.frombuffer(buffer, kind, count, offset)), requires_grad)
 

@@ -115,8 +115,10 @@ class set_grad_enabled(_Switch):
 
 
 def is_grad_enabled() -> bool:
+    """Whether operations are put on the tape in this thread."""
     return STATE.here.grad
 
 
 def is_inference_mode_enabled() -> bool:
+    """Whether inference mode is on in this thread."""
     return STATE.here.inference

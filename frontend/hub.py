@@ -27,6 +27,7 @@ def get_dir() -> str:
 
 
 def set_dir(d: str | os.PathLike[str]) -> None:
+    """The folder in which downloads are kept from now on."""
     global _folder
     _folder = os.path.expanduser(os.fspath(d))
 

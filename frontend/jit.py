@@ -63,18 +63,22 @@ def ignore(drop: Any = False, **kwargs: Any) -> Any:
 
 
 def unused(fn: T) -> T:
+    """The function as it is."""
     return fn
 
 
 def export(fn: T) -> T:
+    """The function as it is."""
     return fn
 
 
 def script_method(fn: T) -> T:
+    """The function as it is."""
     return fn
 
 
 def script_if_tracing(fn: T) -> T:
+    """The function as it is."""
     return fn
 
 
@@ -87,6 +91,7 @@ is_tracing = is_scripting
 
 
 def annotate(the_type: Any, the_value: T) -> T:
+    """The value as it is; the type is for readers."""
     return the_value
 
 
@@ -107,6 +112,7 @@ def fork(func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def wait(future: T) -> T:
+    """The result of a `fork`."""
     return future
 
 
@@ -119,16 +125,19 @@ def freeze(mod: Module, preserved_attrs: Any = None, optimize_numerics: bool = T
 
 
 def optimize_for_inference(mod: Module, other_methods: Any = None) -> Module:
+    """The module as it is, frozen."""
     return freeze(mod)
 
 
 @contextlib.contextmanager
 def optimized_execution(should_optimize: bool) -> Iterator[None]:
+    """A context manager that changes nothing."""
     yield
 
 
 @contextlib.contextmanager
 def fuser(name: str) -> Iterator[None]:
+    """A context manager that changes nothing."""
     yield
 
 

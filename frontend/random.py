@@ -43,6 +43,7 @@ class Generator:
         return seed
 
     def initial_seed(self) -> int:
+        """The seed of the default generator."""
         return self._seed
 
     def get_state(self) -> Any:
@@ -84,18 +85,22 @@ def manual_seed(seed: int) -> Generator:
 
 
 def seed() -> int:
+    """Seed the default generator from the system's entropy, and return the seed."""
     return default_generator.seed()
 
 
 def initial_seed() -> int:
+    """The seed of the default generator."""
     return default_generator.initial_seed()
 
 
 def get_rng_state() -> Any:
+    """The state of the default generator, as a tensor of bytes."""
     return default_generator.get_state()
 
 
 def set_rng_state(state: Any) -> None:
+    """Put back what `get_rng_state` gave."""
     default_generator.set_state(state)
 
 

@@ -9,6 +9,7 @@ from treadle.runtime import engine, memory, recorder
 
 
 def get_num_threads() -> int:
+    """How many threads kernels run on."""
     from treadle.runtime import threads
     return threads.num_threads()
 
@@ -47,6 +48,7 @@ def use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None
 
 
 def are_deterministic_algorithms_enabled() -> bool:
+    """Always True: results do not depend on threads or time."""
     return True
 
 
@@ -57,6 +59,7 @@ def set_float32_matmul_precision(precision: str) -> None:
 
 
 def get_float32_matmul_precision() -> str:
+    """Always "highest": float32 products are always computed in float32."""
     return "highest"
 
 

@@ -49,6 +49,7 @@ class iinfo:
 
 
 def promote_types(type1: DType, type2: DType) -> DType:
+    """The dtype to which tensors of two dtypes promote."""
     return dtypes.promote(type1, type2)
 
 
@@ -58,10 +59,12 @@ def result_type(a: Any, b: Any) -> DType:
 
 
 def can_cast(from_: DType, to: DType) -> bool:
+    """Whether a cast stays within or goes up the order bool, integer, floating point, complex."""
     return from_.category <= to.category
 
 
 def get_default_dtype() -> DType:
+    """The dtype of new floating-point tensors."""
     return dtypes.default_float()
 
 
@@ -74,6 +77,7 @@ def set_default_dtype(d: DType) -> None:
 
 
 def is_tensor(obj: Any) -> bool:
+    """Whether an object is a Tensor."""
     return isinstance(obj, Tensor)
 
 

@@ -134,6 +134,7 @@ class autocast:
 
 
 def is_autocast_available(device_type: str) -> bool:
+    """Whether a type of device has autocast."""
     return device_type in LISTS
 
 

@@ -92,6 +92,7 @@ class DeviceProperties(NamedTuple):
 
 
 def get_device_properties(device: Any = None) -> DeviceProperties:
+    """Name, memory, multiprocessors and compute capability of a device."""
     from treadle.runtime import cuda_driver
     found = _device(device)
     cu = cuda_driver.driver()
@@ -100,6 +101,7 @@ def get_device_properties(device: Any = None) -> DeviceProperties:
 
 
 def get_device_name(device: Any = None) -> str:
+    """The name of a device."""
     name: str = _device(device).name
     return name
 
@@ -195,11 +197,13 @@ def stream(stream: Stream | None) -> Any:
 
 
 def current_stream(device: Any = None) -> Stream:
+    """The stream that work of a device goes to."""
     found = _device(device)
     return Stream(found.index, handle=found.stream())
 
 
 def default_stream(device: Any = None) -> Stream:
+    """The stream of a device that work goes to unless told otherwise."""
     return Stream(_device(device).index, handle=0)
 
 
@@ -270,6 +274,7 @@ def max_memory_allocated(device: Any = None) -> int:
 
 
 def reset_peak_memory_stats(device: Any = None) -> None:
+    """Let the peak begin anew from what is allocated now."""
     for pool in _pools(device):
         pool.peak = pool.in_use
 
@@ -303,6 +308,7 @@ def manual_seed(seed: int) -> None:
 
 
 def manual_seed_all(seed: int) -> None:
+    """Seed the generators of all devices."""
     manual_seed(seed)
 
 

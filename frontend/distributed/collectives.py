@@ -68,6 +68,7 @@ def all_reduce(tensor: Tensor, op: ReduceOp = ReduceOp.SUM, group: Group = None,
 
 def reduce(tensor: Tensor, dst: int | None = None, op: ReduceOp = ReduceOp.SUM, group: Group = None, async_op: bool = False,
            group_dst: int | None = None) -> Work | None:
+    """Combine a tensor over all processes, in the process `dst`."""
     check_rank("reduce", dst)
     return _done(group, async_op)
 
@@ -93,6 +94,7 @@ def all_gather_into_tensor(output_tensor: Tensor, input_tensor: Tensor, group: G
 
 def gather(tensor: Tensor, gather_list: list[Tensor] | None = None, dst: int | None = None, group: Group = None, async_op: bool = False,
            group_dst: int | None = None) -> Work | None:
+    """The tensors of all processes, in the process `dst`."""
     check_rank("gather", dst)
     target = _only("gather", gather_list, "gather_list")
     return _done(group, async_op, lambda: target.copy_(tensor))
@@ -100,6 +102,7 @@ def gather(tensor: Tensor, gather_list: list[Tensor] | None = None, dst: int | N
 
 def scatter(tensor: Tensor, scatter_list: list[Tensor] | None = None, src: int | None = None, group: Group = None, async_op: bool = False,
             group_src: int | None = None) -> Work | None:
+    """Tensor i of the process `src`, in process i."""
     check_rank("scatter", src)
     source = _only("scatter", scatter_list, "scatter_list")
     return _done(group, async_op, lambda: tensor.copy_(source))
@@ -107,24 +110,28 @@ def scatter(tensor: Tensor, scatter_list: list[Tensor] | None = None, src: int |
 
 def reduce_scatter(output: Tensor, input_list: list[Tensor], op: ReduceOp = ReduceOp.SUM, group: Group = None,
                    async_op: bool = False) -> Work | None:
+    """Combine tensor i of all processes, in process i."""
     source = _only("reduce_scatter", input_list, "input_list")
     return _done(group, async_op, lambda: output.copy_(source))
 
 
 def reduce_scatter_tensor(output: Tensor, input: Tensor, op: ReduceOp = ReduceOp.SUM, group: Group = None,
                           async_op: bool = False) -> Work | None:
+    """As `reduce_scatter`, of equal parts of one tensor."""
     _same_count("reduce_scatter_tensor", output, input)
     return _done(group, async_op, lambda: output.copy_(input.reshape(output.shape)))
 
 
 def all_to_all(output_tensor_list: list[Tensor], input_tensor_list: list[Tensor], group: Group = None,
                async_op: bool = False) -> Work | None:
+    """Tensor i of `input_tensor_list` goes to process i; what they send is written to `output_tensor_list`."""
     target, source = _only("all_to_all", output_tensor_list, "outputs"), _only("all_to_all", input_tensor_list, "inputs")
     return _done(group, async_op, lambda: target.copy_(source))
 
 
 def all_to_all_single(output: Tensor, input: Tensor, output_split_sizes: Any = None, input_split_sizes: Any = None, group: Group = None,
                       async_op: bool = False) -> Work | None:
+    """As `all_to_all`, of equal parts of one tensor."""
     _same_count("all_to_all_single", output, input)
     return _done(group, async_op, lambda: output.copy_(input))
 
@@ -135,6 +142,7 @@ def barrier(group: Group = None, async_op: bool = False, device_ids: Any = None)
 
 
 def monitored_barrier(group: Group = None, timeout: Any = None, wait_all_ranks: bool = False) -> None:
+    """Wait for all processes."""
     _done(group, False)
 
 
@@ -147,6 +155,7 @@ def all_gather_object(object_list: list[Any], obj: Any, group: Group = None) -> 
 
 def gather_object(obj: Any, object_gather_list: list[Any] | None = None, dst: int | None = None, group: Group = None,
                   group_dst: int | None = None) -> None:
+    """Objects of all processes, in the process `dst`."""
     check_rank("gather_object", dst)
     _only("gather_object", object_gather_list, "object_gather_list")
     member(group)
@@ -156,12 +165,14 @@ def gather_object(obj: Any, object_gather_list: list[Any] | None = None, dst: in
 
 def broadcast_object_list(object_list: list[Any], src: int | None = None, group: Group = None, device: Any = None,
                           group_src: int | None = None) -> None:
+    """Objects of the process `src`, in all."""
     check_rank("broadcast_object_list", src)
     member(group)
 
 
 def scatter_object_list(scatter_object_output_list: list[Any], scatter_object_input_list: list[Any] | None = None,
                         src: int | None = None, group: Group = None, group_src: int | None = None) -> None:
+    """Object i of the process `src`, in process i."""
     check_rank("scatter_object_list", src)
     member(group)
     scatter_object_output_list[0] = copy.deepcopy(_only("scatter_object_list", scatter_object_input_list, "scatter_object_input_list"))

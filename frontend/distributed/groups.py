@@ -50,6 +50,7 @@ def is_available() -> bool:
 
 
 def is_initialized() -> bool:
+    """Whether `init_process_group` was called."""
     return _Members._world is not None
 
 
@@ -98,10 +99,12 @@ def member(group: Any) -> ProcessGroup:
 
 
 def get_rank(group: ProcessGroup | None = None) -> int:
+    """This process's number in a group. ValueError before `init_process_group`."""
     return member(group).rank()
 
 
 def get_world_size(group: ProcessGroup | None = None) -> int:
+    """How many processes a group has. ValueError before `init_process_group`."""
     return member(group).size()
 
 
@@ -122,15 +125,18 @@ def new_group(ranks: Sequence[int] | None = None, timeout: Any = None, backend: 
 
 
 def get_process_group_ranks(group: ProcessGroup | None = None) -> list[int]:
+    """The ranks of a group's processes."""
     member(group)
     return [0]
 
 
 def get_global_rank(group: ProcessGroup, group_rank: int) -> int:
+    """The rank in the world of a rank in a group."""
     return check_rank("get_global_rank", group_rank)
 
 
 def get_group_rank(group: ProcessGroup, global_rank: int) -> int:
+    """The rank in a group of a rank in the world."""
     return check_rank("get_group_rank", global_rank)
 
 

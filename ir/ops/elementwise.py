@@ -154,7 +154,7 @@ elementwise("minimum", "x y", np.minimum, (
 elementwise("atan2", "x y", np.arctan2, (
     lambda b, g, x, y: b.mul(g, b.div(y, b.add(b.mul(x, x), b.mul(y, y)))),
     lambda b, g, x, y: b.neg(b.mul(g, b.div(x, b.add(b.mul(x, x), b.mul(y, y)))))), compute="float",
-            doc="The angle of the point (y, x) as the op names them: arctan(x / y) in (-pi, pi], by the signs of both.")
+            doc="arctan(x / y), in (-pi, pi] by the quadrant that the signs of x and y say.")
 
 _unary("neg", np.negative, lambda b, g: b.neg(g), check=_no_bool_negation, onnx="Neg",
        doc="-x; unsigned integers wrap. RuntimeError for bools.")

@@ -70,6 +70,7 @@ class PackedSequence(NamedTuple):
 
 
 def invert_permutation(permutation: Tensor | None) -> Tensor | None:
+    """The permutation that undoes one; None of None."""
     return None if permutation is None else permutation.argsort()
 
 
