@@ -1,6 +1,7 @@
 """What a backward pass is given and what it computes again: the fewest bytes, the same bits."""
 from __future__ import annotations
 
+import gc
 import itertools
 from typing import Any
 
@@ -19,6 +20,7 @@ from treadle.passes import partition, recompute
 from treadle.passes.partition import Partition, needed_nodes
 from treadle.passes.pipeline import compile_to_program, prepare
 from treadle.passes.recompute import choose, light, weight
+from treadle.runtime import memory
 
 
 def cut_of(function: Any, *args: Any) -> Partition:
@@ -281,3 +283,24 @@ def test_after_changes_nothing_but_the_order() -> None:
     a = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32) * np.float32(0.1)
     expected = np.exp(a) @ a @ np.exp(a)
     assert np.allclose(run_program(b.graph, [a])[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_step_holds_no_old_values() -> None:
+    """Parameters, their gradients and Adam's two moments, once each."""
+    gc.collect()
+    before = memory.memory_stats()["in_use"]
+    layer, x = nn.Linear(512, 512, bias=False), treadle.randn(4, 512)
+    optimizer = treadle.optim.Adam(layer.parameters(), lr=0.01)
+
+    @treadle.compile
+    def step(x: Any) -> Any:
+        optimizer.zero_grad()
+        loss = layer(x).square().sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+    for _ in range(4):
+        step(x)
+        treadle.cpu.synchronize()
+    gc.collect()
+    assert memory.memory_stats()["in_use"] - before < 4.5 * (1 << 20)

@@ -180,8 +180,8 @@ class Writer:
 
     # -- guards ------------------------------------------------------------------------------------------------------------------------
     def guards_left(self) -> list[Any]:
-        """The guards, without those on keys whose values are guarded too."""
-        guards = list(self.capture.guards.values())
+        """The guards, without those on keys whose values are guarded too, and those that would keep an old value alive to ask its type."""
+        guards = [g for g in self.capture.guards.values() if not (g[1].__class__ is Data and g[2] == "type")]
 
         def name(g: Any) -> Any:
             return id(g[1]), g[2] if g[2].__class__ in _LITERALS else id(g[2])
