@@ -106,3 +106,10 @@ def test_ranks_and_names():
         ours, theirs = getattr(linalg, name)(treadle.eye(2)), getattr(torch.linalg, name)(torch.eye(2))
         assert ours._fields == tuple(n for n in dir(theirs) if n in ours._fields) or set(ours._fields) <= set(dir(theirs))
     assert treadle.logdet(treadle.eye(3)).item() == 0.0 and treadle.inverse(treadle.eye(3)).tolist() == treadle.eye(3).tolist()
+
+
+@pytest.mark.parametrize("pivots", [[1, 2, 4], [0, 1, 2], [1, 2, -3], [-2, -3, 3], [9, 9, 9]])
+def test_ldl_solve_refuses_pivots_of_no_factorization(pivots: list[int]) -> None:
+    pytest.importorskip("scipy", reason="scipy, which computes LDL factorizations, is not installed")
+    with pytest.raises(RuntimeError, match="are not those of an LDL factorization"):
+        treadle.linalg.ldl_solve(treadle.eye(3), treadle.tensor(pivots, dtype=treadle.int32), treadle.ones(3, 1)).tolist()

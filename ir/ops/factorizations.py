@@ -150,12 +150,25 @@ def _ldl_solve_type(types: Types) -> TensorType:
     return rhs.with_((*np.broadcast_shapes(ld.shape[:-2], rhs.shape[:-2]), *rhs.shape[-2:]))
 
 
+def _check_ldl_pivots(pivots: np.ndarray) -> None:
+    """RuntimeError unless they are what sytrf gives: rows from 1 to n, negative ones in equal pairs. LAPACK would write anywhere."""
+    n = pivots.shape[-1]
+    for row in pivots.reshape(-1, n).tolist():
+        i = 0
+        while i < n:
+            step = 2 if row[i] < 0 else 1
+            if not 1 <= abs(row[i]) <= n or (step == 2 and row[i:i + 2] != [row[i]] * 2):
+                raise RuntimeError(f"linalg.ldl_solve: pivots {row} are not those of an LDL factorization of {n} x {n} matrices")
+            i += step
+
+
 def _np_ldl_solve(ld: np.ndarray, pivots: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     batch = np.broadcast_shapes(ld.shape[:-2], rhs.shape[:-2])
     n, k = rhs.shape[-2:]
     result = np.empty((*batch, n, k), rhs.dtype)
     if not result.size:
         return result
+    _check_ldl_pivots(pivots)
     ld, pivots = np.broadcast_to(ld, (*batch, n, n)), np.broadcast_to(pivots, (*batch, n))
     rhs = np.broadcast_to(rhs, (*batch, n, k))
     sytrs, = _lapack("sytrs", like=result)
