@@ -238,6 +238,8 @@ def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0,
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """`value` where the mask holds, input elsewhere."""
     tensor_argument("masked_fill", mask, "mask", 2)
+    if isinstance(value, Tensor) and value._data.type.dtype.is_complex and not input._data.type.dtype.is_complex:
+        raise RuntimeError(f"masked_fill: value cannot be converted to type {input._data.type.dtype.name} without overflow")
     return apply(TABLE["masked_fill"], (input, mask, checked("masked_fill", value, "value", 3)))
 
 

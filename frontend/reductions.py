@@ -215,7 +215,7 @@ def amin(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
 @with_out
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """(min, max)"""
-    if not tensor_argument("aminmax", input)._data.type.numel and (dim is None or not input._data.type.shape[dim]):
+    if not tensor_argument("aminmax", input)._data.type.numel and dim is None:
         raise RuntimeError("cannot compute aminmax over an empty dimension as the operation has no identity.")
     return _aminmax(amin(input, dim, keepdim), amax(input, dim, keepdim))
 

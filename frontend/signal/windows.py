@@ -34,6 +34,8 @@ def _places(name: str, m: int, sym: bool) -> np.ndarray:
 def general_cosine(M: int, *, a: Sequence[float], sym: bool = True, dtype: Any = None, device: Any = None,
                    requires_grad: bool = False) -> Tensor:
     """Sum over i of (-1)^i a[i] cos(2 pi i n / span)."""
+    if not isinstance(a, list | tuple):
+        raise TypeError(f"Coefficients must be a list/tuple, got {type(a).__name__}")
     if not a:
         raise ValueError("Coefficients must contain at least one element")
     place = _places("general_cosine", M, sym)
