@@ -160,7 +160,11 @@ def _emit_open(t: Panels, vectors: int) -> None:
     f = t.function(f"open{vectors}", [q, g, out, lse, rest, PANEL])
     size, depth, width = t.arg(f, "size"), t.arg(f, "depth"), vectors * t.lanes
     parts = [f.gep(PANEL, at, "float") for at in _offsets(f, t)]
-    for part, source, name, length in ((0, q, "q", size), (1, g, "g", depth), (3, out, "out", depth)):
+    packed = ((0, q, "q", size), (1, g, "g", depth), (3, out, "out", depth))
+    with f.if_(f.compare("slt", rest, const("i64", width))):  # sums over queries go past those that are not there: weight 0 times a number
+        for part, _, _, length in packed:
+            clear(f, parts[part], f.mul(length, width))
+    for part, source, name, length in packed:
         pack_queries(f, t, source, t.arg(f, f"{name}_row"), rest, length, parts[part], vectors)
     clear(f, parts[2], f.mul(size, width))
     for part, source, name, extent in ((4, q, "q", "size"), (5, g, "g", "depth")):

@@ -1,6 +1,7 @@
 """Attention block by block against the references: masks, dropout, shared heads, tails; memory, threads, what is computed how."""
 from __future__ import annotations
 
+import ctypes
 import itertools
 from typing import Any
 
@@ -73,6 +74,21 @@ def test_kernels_equal_the_references(sizes: tuple[int, ...], kind: str) -> None
         wanted = interpreter.run(graph, [*arrays, *masks])
         for name, got, want in zip(("out", "lse", "dq", "dk", "dv"), compiled(graph, [*arrays, *masks]), wanted, strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-3, atol=3e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("sizes", [(2, 4, 2, 40, 70, 16, 8), (1, 1, 1, 9, 3, 8, 24), (1, 2, 2, 33, 20, 24, 40)])
+def test_what_scratch_memory_held_before_does_not_matter(sizes: tuple[int, ...]) -> None:
+    """A panel that is not full has places for queries that are not there: NaN left in them must not reach the keys' gradients."""
+    arrays, before = made(0, *sizes), threads.num_threads()
+    threads.set_num_threads(1)
+    try:
+        for p in (0.0, 0.3):
+            graph = graph_of(arrays, [], False, p)
+            ctypes.memset(threads.scratch_pointer(), 0xFF, threads.SCRATCH_BYTES)
+            for got, want in zip(compiled(graph, arrays), interpreter.run(graph, arrays), strict=True):
+                np.testing.assert_allclose(got, want, rtol=1e-3, atol=3e-5)
+    finally:
+        threads.set_num_threads(before)
 
 
 def test_references_equal_the_plain_formula() -> None:
