@@ -40,7 +40,7 @@ from treadle.passes.program import (
     Windows,
 )
 
-MAX_FAMILIES = 1024   # beyond, the one met longest ago is forgotten
+MAX_FAMILIES = 256    # beyond, the one met longest ago is forgotten
 MIN_MEMBERS = 2       # of a family that are planned alone: many a program meets one more size, a last batch, and no other
 MAX_TEMPLATES = 8     # made for a family: planning decides differently for its sizes so often that they do not pay
 _TUPLES = (Ref, Matrix, Windows, ScalarRef, ScalarInfo, ErrorCell)
