@@ -232,6 +232,11 @@ def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False,
     return into(out, _vector_norm(x if dtype is None else cast(x, as_dtype(dtype)), ord, dim, keepdim), "linalg.vector_norm")
 
 
+def _largest(x: Tensor, dim: int, keepdim: bool) -> Tensor:
+    """The largest of numbers that are not negative: 0 of none."""
+    return amax(x, dim, keepdim) if x.size(dim) else sum(x, dim, keepdim)
+
+
 def matrix_norm(A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keepdim: bool = False, *, out: Tensor | None = None,
                 dtype: Any = None) -> Tensor:
     """ord: "fro", "nuc", inf, -inf, 1, -1, 2 or -2, over the two axes `dim`."""
@@ -246,7 +251,7 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keep
         return into(out, _vector_norm(x, 2, (rows, columns), keepdim), "linalg.matrix_norm")
     if ord in ("nuc", 2, -2):
         found = svdvals(x.movedim((rows, columns), (-2, -1)))
-        found = sum(found, -1) if ord == "nuc" else amax(found, -1) if ord == 2 else amin(found, -1)
+        found = sum(found, -1) if ord == "nuc" else _largest(found, -1, False) if ord == 2 else amin(found, -1)
         for d in sorted((rows, columns)) if keepdim else ():
             found = found.unsqueeze(d)
         return into(out, found, "linalg.matrix_norm")
@@ -254,7 +259,7 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keep
         raise RuntimeError(f"linalg.matrix_norm: Order {ord} not supported.")
     first, second = (rows, columns) if abs(ord) == 1 else (columns, rows)
     sums = sum(x.abs(), first, True)
-    found = amax(sums, second, True) if ord > 0 else amin(sums, second, True)
+    found = _largest(sums, second, True) if ord > 0 else amin(sums, second, True)
     return into(out, found if keepdim else found.squeeze((rows, columns)), "linalg.matrix_norm")
 
 

@@ -1,6 +1,7 @@
 """Names that PyTorch keeps under `torch.*` beside newer ones: another function's result copied, unchecked or renamed; and windows."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -192,14 +193,33 @@ def histogramdd(input: Tensor, bins: Any, *, range: Sequence[float] | None = Non
     """Counts of points (..., D) in a grid of bins: one number for all axes, one each, or their edges; computed by numpy."""
     width = input.shape[-1]
     points = input.detach().numpy().reshape(-1, width)
-    edges: Any = bins if isinstance(bins, int) else [b.detach().numpy() if isinstance(b, Tensor) else int(b) for b in bins]
-    if not isinstance(edges, int) and len(edges) != width:
-        raise RuntimeError(f"histogramdd: expected {width} sequences of bin edges for a {width}-dimensional histogram but got {len(edges)}")
+    if not isinstance(bins, int) and len(bins) != width:
+        raise RuntimeError(f"histogramdd: expected {width} sequences of bin edges for a {width}-dimensional histogram but got {len(bins)}")
     pairs = None if range is None else list(zip(range[::2], range[1::2], strict=True))
     weights = None if weight is None else weight.detach().numpy().reshape(-1)
-    counts, found = np.histogramdd(points.astype(np.float64), edges, pairs, density=density, weights=weights)
-    dtype = input.dtype
-    return HistogramDD(treadle.tensor(counts, dtype=dtype), tuple([treadle.tensor(e, dtype=dtype) for e in found]))
+    points = points.astype(np.float64)
+    if isinstance(bins, int) or not isinstance(bins[0], Tensor):
+        bins = np.histogramdd(points[:0] if pairs else points, bins if isinstance(bins, int) else list(map(int, bins)), pairs)[1]
+        bins = [treadle.tensor(edges, dtype=input.dtype) for edges in bins]
+    edges = [b.detach().numpy() for b in bins]
+    counts = _count_points(points, edges, weights)
+    if density:
+        with np.errstate(invalid="ignore"):
+            counts /= functools.reduce(np.multiply.outer, map(np.diff, edges)) * counts.sum()
+    return HistogramDD(treadle.tensor(counts, dtype=input.dtype), tuple(bins))
+
+
+def _count_points(points: np.ndarray, edges: Sequence[np.ndarray], weights: np.ndarray | None) -> np.ndarray:
+    """How many points lie in each cell. Edges that do not ascend are searched as if they did, as PyTorch does."""
+    shape = [len(e) - 1 for e in edges]
+    inside = np.ones(len(points), bool)
+    cells = []
+    for x, e in zip(points.T, edges, strict=True):
+        inside &= (x >= e[0]) & (x <= e[-1])
+        cells.append(np.minimum(np.searchsorted(e, x, "right") - 1, len(e) - 2))
+    counts = np.zeros(shape)
+    np.add.at(counts, tuple([c[inside] for c in cells]), 1.0 if weights is None else weights[inside])
+    return counts
 
 
 def fill(input: Tensor, value: Any) -> Tensor:

@@ -94,6 +94,14 @@ def test_ctc_errors() -> None:
 
 
 @pytest.mark.oracle
+@pytest.mark.parametrize("padding", [None, 2])
+def test_embedding_divides_gradients_by_how_often_a_row_is_taken(padding: int | None) -> None:
+    index = np.array([[1, 2, 1], [4, 1, 2]])
+    compare(lambda lib, w: lib.nn.functional.embedding(lib.tensor(index), w, padding_idx=padding, scale_grad_by_freq=True),
+            RNG.standard_normal((6, 3)))
+
+
+@pytest.mark.oracle
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 @pytest.mark.parametrize("padding", [None, 2])
 def test_embedding_bag_oracle(mode: str, padding: int | None) -> None:

@@ -277,10 +277,9 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max
               scale_grad_by_freq: bool = False, sparse: bool = False) -> Tensor:
     """Rows of `weight` (V, D) at the integer indices `input` (...) -> (..., D).
 
-    Row `padding_idx` gets no gradient. With `max_norm`, rows looked up are first renormalized in place. Gradients are dense.
+    Row `padding_idx` gets no gradient; with `scale_grad_by_freq` the others' are divided by how often `input` holds their index.
+    With `max_norm`, rows looked up are first renormalized in place. Gradients are dense.
     """
-    if scale_grad_by_freq:
-        raise NotImplementedError("embedding(): scale_grad_by_freq=True is not supported")
     if padding_idx is not None:
         if not -weight.size(0) <= padding_idx < weight.size(0):
             raise AssertionError("Padding_idx must be within num_embeddings")
@@ -289,7 +288,7 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max
         padding_idx = -1
     if max_norm is not None:
         _renormalize_rows(weight, input, max_norm, norm_type)
-    return ops.embedding(weight, input, padding_idx)
+    return ops.embedding(weight, input, padding_idx, bool(scale_grad_by_freq))
 
 
 def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, max_norm: float | None = None, norm_type: float = 2,

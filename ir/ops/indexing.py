@@ -436,7 +436,7 @@ def refuse_negative(b: Any, index: Any, size: int) -> Any:
     return b.where(b.lt(wide, 0), b.sub(wide, size), wide)
 
 
-def _embedding_type(types: Types, padding_idx: int) -> TensorType:
+def _embedding_type(types: Types, padding_idx: int, by_frequency: bool) -> TensorType:
     weight, index = types
     if index.dtype.category != dtypes.INT:
         raise RuntimeError(f"embedding: Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; "
@@ -446,9 +446,13 @@ def _embedding_type(types: Types, padding_idx: int) -> TensorType:
     return weight.with_(index.shape + weight.shape[1:])
 
 
-def _embedding_vjp(b: Any, g: Any, index: Any, weight_type: TensorType, padding_idx: int) -> Any:
+def _embedding_vjp(b: Any, g: Any, index: Any, weight_type: TensorType, padding_idx: int, by_frequency: bool) -> Any:
     if padding_idx >= 0:
         g = b.where(b.eq(b.reshape(index, (*index.type.shape, 1)), padding_idx), 0.0, g)
+    if by_frequency:
+        ones = b.full(1, index.type.shape, dtypes.int64, index.type.device)
+        counts = b.index_add(b.full(0, weight_type.shape[:1], dtypes.int64, weight_type.device), index, ones, 0)
+        g = b.div(g, b.cast(b.reshape(b.index_select(counts, index, 0), (*index.type.shape, 1)), g.type.dtype))
     return b.index_add(zeros(b, weight_type, g.type.dtype), index, g, 0)
 
 
@@ -456,10 +460,13 @@ def _batch_embedding(c: BatchedCall) -> Any:
     """With a weight for each example no row of all of them is the one without a gradient."""
     if not c.flags[0]:
         return c.apply(c.values)
-    return None if c.attrs[0] < 0 else LOOP
+    return None if c.attrs[0] < 0 and not c.attrs[1] else LOOP
 
 
-declare("embedding", Kind.COMPOSITE, "weight index", "padding_idx", batch=_batch_embedding, type_rule=_embedding_type,
-        decompose=lambda b, weight, index, padding_idx: b.index_select(weight, refuse_negative(b, index, weight.type.shape[0]), 0),
-        vjp=(_embedding_vjp, None), samples=[(((5, 3), np.array([[0, 4], [2, 2]])), (-1,)), (((5, 3), np.array([1, 2])), (2,))],
-        onnx="Gather", doc="Rows of `weight`; the row `padding_idx` (unless negative) gets no gradient. Negative indices are errors.")
+declare("embedding", Kind.COMPOSITE, "weight index", "padding_idx by_frequency", batch=_batch_embedding, type_rule=_embedding_type,
+        decompose=lambda b, weight, index, *attrs: b.index_select(weight, refuse_negative(b, index, weight.type.shape[0]), 0),
+        vjp=(_embedding_vjp, None),
+        samples=[(((5, 3), np.array([[0, 4], [2, 2]])), (-1, False)), (((5, 3), np.array([1, 2])), (2, False)),
+                 (((5, 3), np.array([1, 3])), (-1, True))],
+        onnx="Gather", doc="Rows of `weight`; the row `padding_idx` (unless negative) gets no gradient, that of others is divided by how "
+                           "often they were taken if `by_frequency`. Negative indices are errors.")
