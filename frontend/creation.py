@@ -156,7 +156,7 @@ def to_array(t: Tensor) -> np.ndarray:
     if data.buffer is None:
         data = seen(data, "value read")
     engine.materialize(data)
-    return engine.array_of(data.buffer, data.type)
+    return memory.array_of(data.buffer, data.type)
 
 
 def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, pin_memory: bool = False) -> Tensor:

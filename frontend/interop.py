@@ -38,7 +38,7 @@ def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
     if storage.export is None or not still_shared(storage):
         base = read(storage.base)
         engine.materialize(base, "numpy")
-        array = engine.array_of(base.buffer, base.type)
+        array = memory.array_of(base.buffer, base.type)
         storage.export = Exported(array, base.buffer.ptr)
     else:
         array = storage.export.array
@@ -111,7 +111,7 @@ def write_back(storage: Storage, old: Data) -> None:
     data = storage.base._data
     engine.materialize(data, "write to memory shared with numpy")
     target = storage.export.array
-    np.copyto(target, engine.array_of(data.buffer, data.type))
+    np.copyto(target, memory.array_of(data.buffer, data.type))
 
 
 def from_numpy(array: np.ndarray) -> Tensor:

@@ -33,7 +33,7 @@ from treadle.functions import MUL, TABLE, as_dtype, cast, operand
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.later_methods import in_place
-from treadle.runtime import engine
+from treadle.runtime import engine, memory
 from treadle.runtime.recorder import computed
 from treadle.tensor import Tensor, alias, apply, assign, check_writable, detached, read, seen, storage_of, wrap
 
@@ -111,7 +111,7 @@ def item(self: Tensor) -> Any:
     if data.buffer is None:
         data = seen(data, "item")
     engine.materialize(data, "item")
-    value = engine.array_of(data.buffer, data.type).reshape(-1)[0]
+    value = memory.array_of(data.buffer, data.type).reshape(-1)[0]
     return float(value) if data.type.dtype.category == FLOAT else value.item()
 
 

@@ -9,19 +9,17 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
-
-import numpy as np
 
 import treadle.ir.ops  # noqa: F401  (declares the op table)
 from treadle.ir.dtypes import float32
-from treadle.ir.graph import Graph, Value
-from treadle.ir.interpreter import DataError, evaluate
+from treadle.ir.graph import Graph
+from treadle.ir.interpreter import DataError
 from treadle.ir.types import tensor_type
 from treadle.passes.basic import dce
 from treadle.runtime import check, log, memory, recorder, timing
-from treadle.runtime.memory import array_of
+from treadle.runtime.interpreted import Interpretation
 from treadle.runtime.recorder import STATE, STEADY, Data, Step, Trace, build_graph, computed, fresh_trace
 
 counters: Counter[str] = Counter()
@@ -66,7 +64,7 @@ class Plan:
         """The graph with the lines that recorded it last: traces that are the same share a plan, wherever they come from."""
         return self.graph if self.step is None else dce(build_graph(self.step, self.outputs)[0])
 
-    def run(self, values: list[Data], scalars: Sequence[float | int | bool]) -> None:
+    def run(self, values: list[Data], scalars: Sequence[float | int | bool], spent: Collection[int] = ()) -> None:
         """Compute the wanted values and put them into `values`. DataError when the data is at fault."""
         if not self.outputs:
             return
@@ -76,27 +74,35 @@ class Plan:
             if self.launch_values is not None and self.launch_values(values, list(scalars)) is not None:
                 counters["compiled_runs"] += 1
                 return
-        buffers = [values[slot].buffer for slot in self.inputs]
         if compiled is False:
             counters["interpreted"] += 1
-            results: Any = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
-            if sum(o.type.nbytes for node in self.graph.nodes for o in node.outputs) > MUCH:
-                memory.trim_heap()  # numpy's temporaries: their place would count against the process for ever
-        else:
-            counters["compiled_runs"] += 1
-            results = None if self.launch is None else self.launch(*buffers, *scalars)
-            if results is None:
-                results = compiled.run(buffers, scalars)
-            if CHECK == "ref" and results is not None:
-                check.against_reference(self.graph, buffers, scalars, results, self.lines)
-            if results is None:  # a kernel found a fault: the interpreter words the error and saves what it can
-                results = interpret(self.graph, buffers, scalars, [values[s] for s in self.outputs])
+            self.interpret(values, scalars, () if CHECK else {*self.dead, *[i for i, s in enumerate(self.inputs) if s in spent]})
+            return
+        buffers = [values[slot].buffer for slot in self.inputs]
+        counters["compiled_runs"] += 1
+        results = None if self.launch is None else self.launch(*buffers, *scalars)
+        if results is None:
+            results = compiled.run(buffers, scalars)
+        if results is None:  # a kernel found a fault: the interpreter words the error and saves what it can
+            self.interpret(values, scalars, ())
+            return
+        if CHECK == "ref":
+            check.against_reference(self.graph, buffers, scalars, results, self.lines)
         if CHECK == "nan":
             check.for_nan(self.graph, buffers, scalars, results, self.lines)
         for slot, buffer in zip(self.outputs, results, strict=True):
             data = values[slot]
             data.buffer = buffer
             data.trace = None
+
+    def interpret(self, values: list[Data], scalars: Sequence[float | int | bool], dead: Collection[int]) -> None:
+        """Compute the wanted values on numpy; the inputs at the positions `dead` are given up as they are used."""
+        Interpretation(self.graph, [values[s] for s in self.inputs], scalars, [values[s] for s in self.outputs], dead).run()
+        if CHECK == "nan":
+            inputs = [values[s].buffer for s in self.inputs]
+            check.for_nan(self.graph, inputs, scalars, [values[s].buffer for s in self.outputs], self.lines)
+        if sum(o.type.nbytes for node in self.graph.nodes for o in node.outputs) > MUCH:
+            memory.trim_heap()  # numpy's temporaries: their place would count against the process for ever
 
     def prepare(self) -> Any:
         """False for the interpreter, else the compiled form."""
@@ -123,7 +129,6 @@ def know_pool() -> None:
 COMPILE_AT = 2
 MUCH = 32 << 20  # bytes of temporaries after which an interpreted run gives the heap back
 WAIT_SECONDS = 20e-6  # between two looks at what another thread computes
-LARGE = 1 << 16  # bytes of a result that the interpreter puts where it belongs at once
 CHECK = check.mode()
 recorder.every_line = bool(CHECK)
 
@@ -147,59 +152,6 @@ def COMPILE(graph: Graph) -> Any:
     finally:
         if collects:
             gc.enable()
-
-
-def interpret(graph: Graph, buffers: Sequence[Any], scalars: Sequence[Any], wanted: list[Data]) -> list[Any]:
-    """Run the graph on numpy. When an op fails, everything that does not depend on it is still computed and stored."""
-    env: dict[Value, np.ndarray] = {}
-    for value, buffer in zip(graph.inputs, buffers, strict=False):
-        env[value] = array_of(buffer, value.type)
-    for value, number in zip(graph.inputs[len(buffers):], scalars, strict=True):
-        env[value] = np.asarray(number)
-    owned: dict[Value, memory.Buffer] = {}
-    failure = _interpret_nodes(graph, env, owned)
-    if failure is None:
-        return [owned.pop(v, None) or memory.own_copy(env[v], v.type) for v in graph.outputs]
-    for value, data in zip(graph.outputs, wanted, strict=True):
-        if value in env:
-            data.buffer = memory.own_copy(env[value], value.type)
-            data.trace = None
-    raise failure
-
-
-def _interpret_nodes(graph: Graph, env: dict[Value, np.ndarray], owned: dict[Value, memory.Buffer]) -> DataError | None:
-    """Compute every value into `env`. Large outputs go to memory of their own at once, else there would be two of each in the end."""
-    last: dict[Value, int] = {}
-    for i, node in enumerate(graph.nodes):
-        for value in node.inputs:
-            last[value] = i
-    results_wanted = set(graph.outputs)
-    keep = results_wanted | set(graph.inputs)
-    failure: DataError | None = None
-    with np.errstate(all="ignore"):
-        for i, node in enumerate(graph.nodes):
-            if failure is not None and not all(v in env for v in node.inputs):
-                continue
-            assert node.op is not None
-            types = tuple([v.type for v in node.inputs])
-            start = 0 if timing.ACTIVE is None else timing.now()
-            try:
-                results = evaluate(node.op, [env[v] for v in node.inputs], node.attrs, types, tuple([o.type for o in node.outputs]))
-            except (IndexError, RuntimeError, ValueError, ArithmeticError, DataError) as error:
-                failure = failure or DataError(error.error if isinstance(error, DataError) else error, node)
-                continue
-            if start and timing.ACTIVE is not None:
-                timing.ACTIVE.note("interpret", node.op.name, start, node)
-            env.update(zip(node.outputs, results, strict=True))
-            for value in node.outputs:
-                if value in results_wanted and value.type.nbytes >= LARGE and value.type.device == "cpu":
-                    owned[value] = memory.own_copy(env[value], value.type)
-                    env[value] = array_of(owned[value], value.type)
-            if failure is None:
-                for value in node.inputs:
-                    if last[value] == i and value not in keep:
-                        env.pop(value, None)
-    return failure
 
 
 def _references(values: list[Data], baseline: int) -> bytes:
@@ -245,8 +197,11 @@ def _leave_to_python(reason: str) -> Any:
 flush_known: Callable[[str], Any] = _first_flush
 
 
-def flush(reason: str) -> Plan | None:
-    """Compute everything this thread has recorded and somebody still wants. Returns the plan that was run, if any."""
+def flush(reason: str, spent: Collection[int] = ()) -> Plan | None:
+    """Compute everything this thread has recorded and somebody still wants. Returns the plan that was run, if any.
+
+    `spent` are the slots of inputs whose content nobody needs afterwards, though their values are still referred to.
+    """
     plan: Plan | None = flush_known(reason)
     if plan is not None:
         return plan or None
@@ -276,7 +231,7 @@ def flush(reason: str) -> Plan | None:
         trace.running = state
         launch = plan.launch_values
         if launch is None or launch(values, trace.scalars) is None:
-            plan.run(values, trace.scalars)
+            plan.run(values, trace.scalars, spent)
         else:
             counters["compiled_runs"] += 1
     except DataError as error:
@@ -287,7 +242,10 @@ def flush(reason: str) -> Plan | None:
         _poison(values, trace, error)
         trace.values = []
         raise
-    except BaseException:  # an interrupt: nothing is lost, all of it is pending again
+    except BaseException:  # an interrupt: nothing is lost, all of it is pending again, if it is not computed
+        if plan is not None and all(values[slot].buffer is not None for slot in plan.outputs):
+            trace.values = []
+            raise
         trace.leaves = {d: i for i, d in enumerate(values) if d.trace is not trace}
         state.trace = trace
         raise
@@ -378,9 +336,10 @@ def _compute_foreign(data: Data, trace: Trace) -> None:
         return
     graph, leaves = build_graph(at, [data.slot])
     used = len(graph.inputs) - len(leaves)
-    results = interpret(dce(graph), [values[slot].buffer for slot in leaves], scalars[:used], [data])
+    result = computed(data.type, None)
+    Interpretation(dce(graph), [values[slot] for slot in leaves], scalars[:used], [result], ()).run()
     if data.buffer is None:
-        data.buffer = results[0]
+        data.buffer = result.buffer
 
 
 recorder.FLUSH = flush

@@ -22,7 +22,7 @@ from treadle.ir.pushforward import pushforward
 from treadle.ir.types import tensor_type
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import GemmStep, HostStep
-from treadle.runtime import engine, memory
+from treadle.runtime import memory
 from treadle.runtime.compiled import compile_graph
 
 # What has complex operands in its samples, or takes them where its samples give shapes.
@@ -46,7 +46,7 @@ def test_compiled_equals_interpreted(name: str, which: int) -> None:
     found = compile_graph(graph).run([memory.from_numpy(np.ascontiguousarray(a)) for a in arrays], [])
     assert found is not None
     for buffer, value, want in zip(found, graph.outputs, expected, strict=True):
-        got = engine.array_of(buffer, value.type)
+        got = memory.array_of(buffer, value.type)
         assert got.dtype == want.dtype
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
@@ -197,6 +197,6 @@ def test_infinities_zeros_and_large_numbers_compiled_as_interpreted() -> None:
         expected = run(b.graph, arrays)[0]
         found = compile_graph(b.graph).run([memory.from_numpy(x) for x in arrays], [])
         assert found is not None
-        got = engine.array_of(found[0], b.graph.outputs[0].type)
+        got = memory.array_of(found[0], b.graph.outputs[0].type)
         both = [x.view(np.float32) if x.dtype.kind == "c" else x for x in (got, expected)]
         np.testing.assert_allclose(both[0], both[1], rtol=2e-6, err_msg=name)

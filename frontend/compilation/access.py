@@ -11,6 +11,7 @@ from typing import Any
 from treadle.compilation import calls
 from treadle.compilation.capture import Capture, active
 from treadle.compilation.known import IMMUTABLE, SYMBOLS, of_framework
+from treadle.runtime.recorder import Data
 from treadle.runtime.symbols import fixed
 from treadle.tensor import Tensor
 
@@ -43,7 +44,7 @@ def attr(obj: Any, name: str, *default: Any) -> Any:
     """`obj.name`."""
     capture = active()
     cls = type(obj)
-    if capture is None or cls in IMMUTABLE:
+    if capture is None or cls in IMMUTABLE or (cls is Data and name == "type"):  # a value's type is its tensor's, which is guarded
         return getattr(obj, name, *default)
     if isinstance(obj, Tensor):
         return _tensor_attr(capture, obj, name, default)

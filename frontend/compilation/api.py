@@ -10,6 +10,7 @@ from typing import Any
 from treadle.compilation import watch
 from treadle.compilation.backward import Joint, on_tape, record_backward
 from treadle.compilation.capture import Capture, locate_arguments, scrub
+from treadle.compilation.donation import overwritten
 from treadle.compilation.replay import MISS, Refused, Replay, make_replay
 from treadle.compilation.shortcut import EMPTY, install
 from treadle.ir import dtypes
@@ -132,8 +133,9 @@ class CompiledFunction:
             return None
         scalars = list(trace.scalars)
         trace.scalars[:] = [x.number if hasattr(x, "number") else x for x in scalars]
+        spent = overwritten(capture, trace)
         leaves, values = dict(trace.leaves), trace.values
-        plan = engine.flush("compiled call")
+        plan = engine.flush("compiled call", spent)
         try:
             outputs = {values[slot]: slot for slot in plan.outputs} if plan is not None else {}
             return make_replay(capture, args, kwargs, result, plan, {d: s for d, s in leaves.items() if plan and s in plan.inputs},

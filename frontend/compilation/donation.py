@@ -1,9 +1,27 @@
 """Memory that a compiled call needs no more: of values it overwrites, given to results, and of gradients it replaces, freed at once."""
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from typing import Any
 
-from treadle.runtime.recorder import Data
+from treadle.runtime.recorder import Data, Trace
+
+
+def overwritten(capture: Any, trace: Trace) -> set[int]:
+    """Slots of inputs of a captured call that it wrote over and that nothing but the capture and its trace still refers to."""
+    held = Counter(id(d) for seen in capture.seen.values() for d in (seen.data, seen.storage_data))
+    found = set()
+    for seen in capture.seen.values():
+        t, data = seen.tensor, seen.data
+        slot = trace.leaves.get(data)
+        # Two locals, the argument of the count, and the trace's list and table.
+        if slot is not None and t._data is not data and sys.getrefcount(data) == held[id(data)] + _REFERENCES:
+            found.add(slot)
+    return found
+
+
+_REFERENCES = 4
 
 
 def dead_inputs(w: Any, plan: Any, leaves: dict[Data, int], tail: list[str]) -> dict[int, int]:
