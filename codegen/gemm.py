@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 
+from treadle.codegen.forking import compiling
 from treadle.codegen.gemm_amx import emit_amx
 from treadle.codegen.gemm_int8 import int8_functions
 from treadle.codegen.gemm_micro import CACHE_LINE, ZERO, Tile, ceil_div, emit_micro_kernels, product_tile
@@ -75,7 +76,7 @@ _LOCK = threading.Lock()
 def gemm_module(dtype: str) -> CompiledModule:
     """The compiled matrix kernels for `float32`, `float64`, `bfloat16` or `int8` (KeyError otherwise); kept for the life of the process."""
     if dtype not in _MODULES:
-        with _LOCK:
+        with compiling(part=True), _LOCK:
             if dtype not in _MODULES:
                 _MODULES[dtype] = compile_texts(_gemm_functions(host(), dtype).texts(PIECES), processors(), passes=False)
     return _MODULES[dtype]

@@ -13,6 +13,7 @@ import importlib
 import os
 import re
 import stat
+import sys
 import tempfile
 import threading
 import time
@@ -23,10 +24,11 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
+from treadle.codegen.forking import compiling
 from treadle.codegen.target import Target, host
 
 # Bump when the layout of a cache file changes; the LLVM text itself is part of every key.
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 CHECKSUM_BYTES = 32
 CACHE_BYTES = 256 << 20        # on disk, looked at now and then
 SWEEP_EVERY = 64               # new entries
@@ -44,7 +46,7 @@ class CompiledModule:
 
     def __init__(self, objects: Sequence[bytes], names: frozenset[str]) -> None:
         machine = _create_machine(host(), 2)
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=_in_one_piece() or None)
         self._keep = [llvm.ObjectFileRef.from_data(code) for code in objects]
         for code in self._keep:
             self._engine.add_object_file(code)
@@ -77,7 +79,8 @@ def compile_texts(texts: Iterable[str], workers: int, passes: bool = True) -> Co
     One text may declare what another defines, if it only takes its address. `texts` is run through as threads become free, so it may
     make a text while others are compiled.
     """
-    return _apart(lambda: _compile_texts(texts, workers, passes))
+    with compiling():
+        return _apart(lambda: _compile_texts(texts, workers, passes))
 
 
 def _apart(work: Callable[[], CompiledModule]) -> CompiledModule:
@@ -90,7 +93,8 @@ def _apart(work: Callable[[], CompiledModule]) -> CompiledModule:
 
     def run() -> None:
         try:
-            found.append(work())
+            with compiling(part=True):  # also when nobody waits for it any more
+                found.append(work())
         except BaseException as fault:
             faults.append(fault)
     with contextlib.suppress(RuntimeError, AttributeError):  # until this thread has it no more: an object's end may have been interrupted
@@ -170,14 +174,14 @@ def meanwhile(tasks: Iterable[Callable[[], None]]) -> Iterator[None]:
 def assembly(text: str, passes: bool = True, target: Target | None = None) -> str:
     """The assembly that `compile_text` would run, or that of another target (`treadle.codegen.target.describe`)."""
     target = target or host()
-    with _lock:
+    with compiling(), _lock:
         machine = _create_machine(target, 2)
         return machine.emit_assembly(_prepare(text, passes, machine))
 
 
 def optimized(text: str) -> str:
     """The LLVM text after the IR pipeline."""
-    with _lock:
+    with compiling(), _lock:
         machine = _create_machine(host(), 2)
         return str(_prepare(text, True, machine))
 
@@ -230,11 +234,24 @@ def _compile(text: str, passes: bool) -> bytes:
         context = llvm.create_context()
         _contexts.append(context)
     machine, emit = _create_machine(host(), 2), _emit_object()
-    module = _prepare(text, passes, machine, context)
+    module = _prepare(_calls_by_table(text), passes, machine, context)
     code = machine.emit_object(module) if emit is None else emit(machine, module)
     module.close()  # before another thread gets the context
     _idle.append(context)
     return code
+
+
+def _in_one_piece() -> bool:
+    """Whether llvmlite's memory manager is asked for, which takes an object's memory in one piece: where the address space is in fragments,
+    code may otherwise lie more than 2 GiB from its constants, and LLVM ends the process. It is the default on ARM."""
+    return host().arch == "x86_64" and sys.platform.startswith("linux")
+
+
+def _calls_by_table(text: str) -> str:
+    """Calls of functions elsewhere go by the global offset table: that manager counts no stubs."""
+    if not _in_one_piece():
+        return text
+    return _DECLARATION.sub(r"\g<0> nonlazybind", text) + '\n!llvm.module.flags = !{!999999}\n!999999 = !{i32 7, !"RtLibUseGOT", i32 1}\n'
 
 
 # Contexts, and those that no thread is using. None is ever let go: what an interrupted compilation leaves behind dies after it would have.
@@ -270,7 +287,19 @@ def _emit_object() -> Callable[[llvm.TargetMachine, llvm.ModuleRef], bytes] | No
     return emit
 
 
+def _after_fork() -> None:
+    """A thread that was letting go of some object held llvmlite's lock: it does not exist in the child."""
+    with contextlib.suppress(AttributeError):
+        lock = importlib.import_module("llvmlite.binding.ffi").lib._lock
+        if not lock._lock._is_owned():
+            lock._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 _DEFINE = re.compile(r"^define (?!internal|private)[^@\n]*@([\w.$]+)\(", re.MULTILINE)
+_DECLARATION = re.compile(r"^declare [^@\n]*@(?!llvm\.)[^\n]*", re.MULTILINE)
 _DECLARE = re.compile(r"^declare [^@\n]*@(?!llvm\.)([\w.$]+)\(", re.MULTILINE)
 
 

@@ -11,6 +11,7 @@ import re
 import llvmlite.binding as llvm
 
 from treadle.codegen import jit
+from treadle.codegen.forking import compiling
 
 TRIPLE = "nvptx64-nvidia-cuda"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -66,7 +67,7 @@ def architecture_for(major: int, minor: int) -> str:
 def to_ptx(text: str, architecture: str = "sm_80") -> str:
     """PTX of a module whose kernels are `ptx_kernel` functions. `Unsupported` when LLVM has no way to express it."""
     check(text)
-    with jit._lock:
+    with compiling(), jit._lock:
         machine = _machine(architecture)
         module = llvm.parse_assembly(text)
         module.triple = TRIPLE

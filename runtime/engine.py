@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import treadle.ir.ops  # noqa: F401  (declares the op table)
+from treadle.codegen.forking import compiling
 from treadle.ir.dtypes import float32
 from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError
@@ -106,7 +107,7 @@ class Plan:
 
     def prepare(self) -> Any:
         """False for the interpreter, else the compiled form."""
-        with self.lock:
+        with compiling(), self.lock:
             self.runs += 1
             if self.runs < COMPILE_AT and not elsewhere(self.graph):
                 return False

@@ -107,6 +107,53 @@ def test_fork_after_compiling():
     assert train(3, True) == expected
 
 
+FORKING = """
+    import os, signal, threading, time
+    import treadle as torch
+
+    def program(n):
+        names = [("tanh", "exp", "sin", "cos", "sigmoid", "abs", "neg", "atan", "relu", "square")[int(d)] for d in str(n)]
+
+        def f(x):
+            for name in names:
+                x = getattr(torch, name)(x)
+            return x.sum(n % 2)
+        return [f(torch.ones(3, 4)).tolist() for _ in range(3)]
+
+    program(1)
+    running = True
+
+    def compile_all(start):
+        for n in range(start, 10_000, 3):
+            if running:
+                program(n)
+    threads = [threading.Thread(target=compile_all, args=(1000 + k,)) for k in range(3)]
+    for t in threads:
+        t.start()
+    for attempt in range(8):
+        time.sleep(0.013)
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            first, *others = program(70_000 + attempt)
+            os._exit(0 if all(abs(a - b) < 1e-5 for other in others for a, b in zip(first, other)) else 1)
+        assert os.waitpid(child, 0)[1] == 0, attempt
+    running = False
+    for t in threads:
+        t.join()
+    print("usable")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fork_while_other_threads_compile(tmp_path):
+    script = tmp_path / "forking.py"
+    script.write_text(textwrap.dedent(FORKING))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "TREADLE_CACHE_DIR": "off"})
+    assert done.returncode == 0 and "usable" in done.stdout, done.stderr[-3000:]
+
+
 INTERRUPTED = """
     import os, random, signal, sys, threading, time
     import treadle as torch

@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,3 +220,52 @@ def test_matrix_kernels_load_meanwhile(cache: Path, monkeypatch: pytest.MonkeyPa
     assert list(gemm._MODULES) == ["float32"] and len(entries(cache)) == gemm.PIECES
     with pytest.raises(KeyError):
         gemm.gemm_address("gemm_dot_nonsense")
+
+
+FRAGMENTS = """
+    import ctypes
+    from treadle.codegen import jit
+
+    text = '''
+    @c{n} = private constant [4 x double] [double 1.5, double 2.5, double 3.5, double 4.5]
+    declare double @tgamma(double)
+    define double @f{n}(i64 %i) nounwind {{
+      %p = getelementptr double, ptr @c{n}, i64 %i
+      %v = load double, ptr %p
+      %w = call double @tgamma(double %v)
+      %x = fadd double %w, 0.125
+      ret double %x
+    }}
+    '''
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    jit.compile_text(text.format(n=0))  # LLVM is loaded
+
+    def reserve(size):
+        return libc.mmap(None, size, 0, 0x4022, -1, 0)
+    far, size, pages = reserve(16 << 30), 1 << 30, []
+    while size >= 4096:  # fill all gaps above
+        place = reserve(size)
+        if place is not None and place > far:
+            pages += [place] if size == 4096 else []
+            continue
+        libc.munmap(place, size)
+        size //= 2
+    function = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_int64)
+    for n in range(1, 20):
+        if pages:
+            libc.munmap(pages.pop(), 4096)  # room for code, but not for its constants
+        module = jit.compile_text(text.format(n=n))
+        assert abs(function(module.address(f"f{n}"))(2) - 3.4483509) < 1e-6
+    print("near")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the test fills the address space as Linux does")
+def test_code_and_constants_are_near_in_a_fragmented_address_space(tmp_path: Path) -> None:
+    script = tmp_path / "fragments.py"
+    script.write_text(textwrap.dedent(FRAGMENTS))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert "near" in done.stdout, done.stderr[-2000:]
