@@ -14,7 +14,7 @@ from treadle.functions import as_dtype
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, DType
-from treadle.ir.ops.common import torch_name
+from treadle.ir.ops.common import need_real, torch_name
 from treadle.ir.types import tensor_type
 from treadle.random import Generator, reserve
 from treadle.results import into, with_out
@@ -449,6 +449,8 @@ def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DTy
     """Integers in [low, high) of the shape of `input`."""
     type = input._data.type
     dtype, where = dtype or type.dtype, device or type.device
+    if dtype.is_complex:
+        raise RuntimeError(f"randint_like handles only integral, floating-point and boolean types, got {dtype.name}")
     begin, end = (0, low) if high is None else (low, high)
     return randint(begin, end, type.shape, dtype=dtype, device=where)
 
@@ -471,6 +473,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
     """Normal with the given mean and standard deviation: numbers with `size`, or tensors."""
     if size is None:
         shapes = [x._data.type.shape for x in (mean, std) if isinstance(x, Tensor)]
+        need_real("normal", *[x._data.type for x in (mean, std) if isinstance(x, Tensor)])
         size = np.broadcast_shapes(*shapes)
         dtype = dtype or next(x._data.type.dtype for x in (mean, std) if isinstance(x, Tensor))
     if not isinstance(std, Tensor) and std < 0:

@@ -15,7 +15,7 @@ from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
-from treadle.ir.ops.common import torch_name
+from treadle.ir.ops.common import need_real, torch_name
 from treadle.modes import listed
 from treadle.results import COPY, cast, into, with_out
 from treadle.runtime.symbols import SymFloat, SymInt
@@ -383,12 +383,14 @@ def signbit(input: Tensor) -> Tensor:
 @with_out
 def deg2rad(input: Tensor) -> Tensor:
     """Degrees to radians."""
+    need_real("deg2rad", tensor_argument("deg2rad", input)._data.type)
     return apply(MUL, (input, math.pi / 180))
 
 
 @with_out
 def rad2deg(input: Tensor) -> Tensor:
     """Radians to degrees."""
+    need_real("rad2deg", tensor_argument("rad2deg", input)._data.type)
     return apply(MUL, (input, 180 / math.pi))
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument, where
 from treadle.ir import dtypes
-from treadle.ir.dtypes import FLOAT
+from treadle.ir.dtypes import FLOAT, INT
+from treadle.ir.ops.common import need_real
 from treadle.ir.types import normalize_dim
 from treadle.layout import EXPAND, RESHAPE, SLICE
 from treadle.per_example import for_each_example
@@ -306,6 +307,7 @@ def argwhere(input: Tensor) -> Tensor:
 def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
     """(values, indices) sorted along an axis; NaN sorts as largest, equal elements keep their order."""
     x = tensor_argument("sort", input)
+    need_real("sort", x._data.type)
     if not x._data.type.shape:
         _axis("sort", x, dim)
         return PAIRS["sort"](apply(COPY, (x,)), apply(TABLE["full"], (0,), ((), dtypes.int64, x._data.type.device)))
@@ -328,6 +330,7 @@ def msort(input: Tensor) -> Tensor:
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """(values, indices) of the k largest (or smallest) elements along an axis, in order."""
     x = tensor_argument("topk", input)
+    need_real("topk", x._data.type)
     axis, k = _axis("topk", x, dim), int(k)
     if not 0 <= k <= (x._data.type.shape[axis] if x._data.type.shape else 1):
         raise RuntimeError("selected index k out of range")
@@ -398,6 +401,7 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = Fals
     """Where to insert values into sorted rows so that they stay sorted."""
     if side is not None and side not in ("left", "right"):
         raise RuntimeError(f"searchsorted(): side can only be 'left' or 'right' but got {side}")
+    need_real("searchsorted", *[t._data.type for t in (sorted_sequence, values) if isinstance(t, Tensor)])
     rows = _array(sorted_sequence)
     if sorter is not None:
         rows = np.take_along_axis(rows, _array(sorter), -1)
@@ -425,7 +429,9 @@ def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right:
 
 def unravel_index(indices: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
     """Coordinates in `shape` of indices into the flat tensor."""
-    at = indices
+    if tensor_argument("unravel_index", indices)._data.type.dtype.category != INT:
+        raise TypeError(f"unravel_index: expected 'indices' to be integer dtype, but got {indices._data.type.dtype.name}")
+    at = cast(indices, dtypes.int64)
     out: list[Tensor] = []
     for n in reversed(tuple(shape)):
         out.append(apply(TABLE["remainder"], (at, n)))

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import treadle
+from treadle.ir.dtypes import to_real
 from treadle.tensor import Tensor
 
 __all__ = ["amax", "amin", "argmax", "argmin", "cumprod", "cumsum", "log_softmax", "logaddexp", "logsumexp", "mean", "median", "norm",
@@ -24,10 +25,15 @@ def _dims(x: Tensor, dim: Any) -> tuple[int, ...]:
 
 
 def _extreme(x: Tensor, smallest: bool) -> float:
-    if x.dtype.is_floating_point:
+    if x.dtype.is_floating_point or x.dtype.is_complex:
         return math.inf if smallest else -math.inf
     info = treadle.iinfo(x.dtype)
     return info.max if smallest else info.min
+
+
+def _hidden(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x with its dtype's lowest number where the mask does not hold."""
+    return _filled(x, mask, _extreme(x, False)) if x.dtype is not treadle.bool else x
 
 
 def sum(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
@@ -38,7 +44,7 @@ def sum(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = N
 def prod(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The product of the elements in the mask."""
     x = _filled(_cast(input, dtype), mask, 1)
-    if x.dtype is treadle.bool:
+    if not (x.dtype.is_floating_point or x.dtype.is_complex):
         x = x.long()
     for d in sorted([d % input.dim() for d in _dims(input, dim)], reverse=True):
         x = x.prod(d, keepdim=keepdim)
@@ -73,6 +79,9 @@ def _count(input: Tensor, dim: Any, keepdim: bool, mask: Tensor | None, dtype: A
 def mean(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The mean of the elements in the mask; NaN where there are none."""
     x = _cast(input, dtype)
+    if not (x.dtype.is_floating_point or x.dtype.is_complex):
+        raise ValueError("masked.mean(): Could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
+                         f"Got: {x.dtype}")
     return sum(x, dim, keepdim=keepdim, mask=mask) / _count(x, dim, keepdim, mask, x.dtype)
 
 
@@ -81,9 +90,9 @@ def var(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correct
     """The variance of the elements in the mask."""
     given = correction if correction is not None else 1 if unbiased or unbiased is None else 0
     x = _cast(input, dtype)
-    away = x - mean(x, dim, keepdim=True, mask=mask)
-    count = _count(x, dim, keepdim, mask, x.dtype) - given
-    return sum(away * away, dim, keepdim=keepdim, mask=mask) / count.clamp(min=0)
+    away = x - sum(x, dim, keepdim=True, mask=mask) / _count(x, dim, True, mask, x.dtype)
+    count = _count(x, dim, keepdim, mask, to_real(away.dtype)) - given
+    return sum(away * away.conj(), dim, keepdim=keepdim, mask=mask) / count.clamp(min=0)
 
 
 def std(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correction: float | None = None, keepdim: bool = False,
@@ -95,7 +104,7 @@ def std(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correct
 def norm(input: Tensor, ord: float = 2.0, dim: Any = None, *, keepdim: bool = False, dtype: Any = None,
          mask: Tensor | None = None) -> Tensor:
     """The vector norm of the elements in the mask."""
-    fill = math.inf if ord == -math.inf else 0.0
+    fill = math.inf if ord == -math.inf else 0
     return treadle.linalg.vector_norm(_filled(_cast(input, dtype), mask, fill), ord, _dims(input, dim), keepdim)
 
 
@@ -109,14 +118,14 @@ def median(input: Tensor, dim: int = -1, *, keepdim: bool = False, dtype: Any = 
 def logsumexp(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """log(sum of exp) of the elements in the mask."""
     x = _cast(input, dtype)
-    floating = x if x.dtype.is_floating_point else x.to(treadle.get_default_dtype())
+    floating = x if x.dtype.is_floating_point or x.dtype.is_complex else x.to(treadle.get_default_dtype())
     return treadle.logsumexp(_filled(floating, mask, -math.inf), _dims(input, dim), keepdim).to(x.dtype)
 
 
 def logaddexp(input: Tensor, other: Tensor, *, dtype: Any = None, input_mask: Tensor | None = None,
               other_mask: Tensor | None = None) -> Tensor:
     """log(exp(input) + exp(other)), either counted where its mask holds."""
-    return treadle.logaddexp(_filled(_cast(input, dtype), input_mask, -math.inf), _filled(_cast(other, dtype), other_mask, -math.inf))
+    return treadle.logaddexp(_hidden(_cast(input, dtype), input_mask), _hidden(_cast(other, dtype), other_mask))
 
 
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
@@ -131,17 +140,17 @@ def cumprod(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None =
 
 def softmax(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """softmax over the elements in the mask."""
-    return treadle.softmax(_filled(_cast(input, dtype), mask, -math.inf), dim)
+    return treadle.softmax(_hidden(_cast(input, dtype), mask), dim)
 
 
 def log_softmax(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """log_softmax over the elements in the mask."""
-    return treadle.log_softmax(_filled(_cast(input, dtype), mask, -math.inf), dim)
+    return treadle.log_softmax(_hidden(_cast(input, dtype), mask), dim)
 
 
 def softmin(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """softmin over the elements in the mask."""
-    return treadle.softmax(-_filled(_cast(input, dtype), mask, math.inf), dim)
+    return treadle.softmax(_hidden(-_cast(input, dtype), mask), dim)
 
 
 def normalize(input: Tensor, ord: float, dim: int, *, eps: float = 1e-12, dtype: Any = None, mask: Tensor | None = None) -> Tensor:

@@ -79,13 +79,13 @@ def constant_pad_nd(input: Tensor, pad: Sequence[int], value: float = 0) -> Tens
 # -- matrices ------------------------------------------------------------------------------------------------------------------------
 @with_out
 def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> SVD:
-    """(U, S, V) with input = U diag(S) V^T: `linalg.svd` gives V^T."""
+    """(U, S, V) with input = U diag(S) V^H: `linalg.svd` gives V^H."""
     if not compute_uv:
         s = treadle.linalg.svdvals(input)
         zeros = treadle.zeros((*input.shape[:-2], input.shape[-2], input.shape[-2]), dtype=input.dtype, device=input.device)
         return SVD(zeros, s, treadle.zeros((*input.shape[:-2], input.shape[-1], input.shape[-1]), dtype=input.dtype, device=input.device))
     u, s, vh = treadle.linalg.svd(input, full_matrices=not some)
-    return SVD(u, s, vh.mT)
+    return SVD(u, s, vh.mH)
 
 
 def svd_lowrank(A: Tensor, q: int | None = 6, niter: int | None = 2, M: Tensor | None = None) -> SVD:
@@ -94,9 +94,9 @@ def svd_lowrank(A: Tensor, q: int | None = 6, niter: int | None = 2, M: Tensor |
     rank = min(q or 6, *x.shape[-2:])
     basis = treadle.linalg.qr(x @ treadle.randn(*x.shape[:-2], x.shape[-1], rank, dtype=x.dtype))[0]
     for _ in range(niter or 0):
-        basis = treadle.linalg.qr(x @ treadle.linalg.qr(x.mT @ basis)[0])[0]
-    u, s, vh = treadle.linalg.svd(basis.mT @ x, full_matrices=False)
-    return SVD(basis @ u, s, vh.mT)
+        basis = treadle.linalg.qr(x @ treadle.linalg.qr(x.mH @ basis)[0])[0]
+    u, s, vh = treadle.linalg.svd(basis.mH @ x, full_matrices=False)
+    return SVD(basis @ u, s, vh.mH)
 
 
 def pca_lowrank(A: Tensor, q: int | None = None, center: bool = True, niter: int = 2) -> SVD:

@@ -11,7 +11,7 @@ from treadle.emitter import EMITTER
 from treadle.functions import ADD, COPY, DIV, MUL, SUB, TABLE, as_dtype, cast, into, tensor_argument, where
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT
-from treadle.ir.ops.common import torch_name
+from treadle.ir.ops.common import need_real, torch_name
 from treadle.ir.types import normalize_dim, normalize_dims
 from treadle.layout import RESHAPE, SLICE, Ints, ints
 from treadle.modes import listed
@@ -119,6 +119,8 @@ def mean(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = 
 @numpy_names
 def nanmean(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Mean of the elements that are not NaN."""
+    if dtype is None:
+        _floating("nanmean", tensor_argument("nanmean", input), None)
     valid = apply(TABLE["logical_not"], (apply(TABLE["isnan"], (input,)),))
     return apply(DIV, (nansum(input, dim, keepdim, dtype=dtype), sum(valid, dim, keepdim)))
 
@@ -234,6 +236,7 @@ def _extreme(name: str, input: Tensor, args: tuple[Any, ...], kwargs: dict[str, 
                                "with the 'dim' argument.")
         return apply(AMAX if name == "max" else AMIN, (input,), (tuple(range(input._data.type.ndim)), False))
     if not input._data.type.shape:
+        need_real(name, input._data.type)
         normalize_dim(name, dim, 0)
         return PAIRS[name](apply(COPY, (input,)), apply(TABLE["full"], (0,), ((), dtypes.int64, input._data.type.device)))
     return PAIRS[name](*apply(TABLE[f"{name}_dim"], (input,), (normalize_dim(name, dim, input._data.type.ndim), keepdim)))
@@ -485,6 +488,7 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     import numpy as np
 
     from treadle.creation import adopt, to_array
+    need_real("mode", tensor_argument("mode", input)._data.type)
     axis = normalize_dim("mode", dim, input._data.type.ndim)
     array = np.moveaxis(np.atleast_1d(to_array(input)), axis, -1)
     places = np.empty(array.shape[:-1], np.int64)

@@ -8,6 +8,7 @@ from typing import Any
 import treadle
 from treadle import ops
 from treadle.functions import tensor_argument
+from treadle.ir.ops.common import need_real
 from treadle.ir.types import result_dtype
 from treadle.results import cast, into
 from treadle.tensor import Tensor
@@ -28,9 +29,11 @@ expit, gammaln, logit, logsumexp = treadle.sigmoid, treadle.lgamma, treadle.logi
 round, sinc, softmax, log_softmax, xlogy = treadle.round, treadle.sinc, treadle.softmax, treadle.log_softmax, treadle.xlogy
 
 
-def _floats(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in the floating dtype to which they promote."""
-    dtype = result_dtype(tuple([t._data.type for t in tensors]))
+def _floats(name: str, *tensors: Tensor) -> list[Tensor]:
+    """The tensors in the floating dtype to which they promote; NotImplementedError for complex ones."""
+    types = tuple([tensor_argument(name, t)._data.type for t in tensors])
+    need_real(name, *types)
+    dtype = result_dtype(types)
     return [cast(t, dtype if dtype.is_floating_point else treadle.get_default_dtype()) for t in tensors]
 
 
@@ -43,7 +46,7 @@ def _unary(name: str, doc: str) -> Callable[..., Tensor]:
     op = getattr(ops, name)
 
     def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
-        return _returned(op(*_floats(tensor_argument(name, input))), out)
+        return _returned(op(*_floats(name, input)), out)
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     return function
@@ -57,7 +60,7 @@ def _binary(name: str, doc: str) -> Callable[..., Tensor]:
             raise TypeError(f"{name}(): expected a tensor among its arguments, got {type(input).__name__} and {type(other).__name__}")
         like = input if isinstance(input, Tensor) else other
         x, y = (v if isinstance(v, Tensor) else treadle.tensor(v, dtype=like.dtype, device=like.device) for v in (input, other))
-        x, y = treadle.broadcast_tensors(*_floats(x, y))
+        x, y = treadle.broadcast_tensors(*_floats(name, x, y))
         return _returned(op(x, y), out)
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
@@ -90,12 +93,12 @@ shifted_chebyshev_polynomial_w = _binary("shifted_chebyshev_polynomial_w", "W_n(
 
 def polygamma(n: int, input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The n-th derivative of digamma."""
-    return _returned(treadle.digamma(input) if n == 0 else ops.polygamma(*_floats(input), n), out)
+    return _returned(treadle.digamma(input) if n == 0 else ops.polygamma(*_floats("polygamma", input), n), out)
 
 
 def entr(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """-x log(x); 0 at 0, -inf for negative numbers."""
-    input = _floats(input)[0]
+    input = _floats("entr", input)[0]
     inner = treadle.where(input > 0, input, 1.0)
     rest = treadle.where(input < 0, -math.inf, treadle.where(input == 0, 0.0, treadle.full_like(input, math.nan)))
     return _returned(treadle.where(input > 0, -inner * inner.log(), rest), out)
@@ -110,13 +113,14 @@ def xlog1py(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
     """x * log(1 + y), and 0 where x is 0 unless y is NaN."""
     one = treadle.log1p(other) if isinstance(other, Tensor) else math.log1p(other)
     x = input if isinstance(input, Tensor) else treadle.full_like(other, input)
+    need_real("xlog1py", *[t._data.type for t in (x, one) if isinstance(t, Tensor)])
     y = treadle.where((x == 0) & ~treadle.isnan(treadle.as_tensor(other)), 0.0, x * one)
     return _returned(y, out)
 
 
 def multigammaln(input: Tensor, p: int, *, out: Tensor | None = None) -> Tensor:
     """The logarithm of the multivariate gamma function of dimension p."""
-    input = _floats(input)[0]
+    input = _floats("multigammaln", input)[0]
     if p < 1:
         raise RuntimeError("mvlgamma: p has to be greater than or equal to 1")
     total = input * 0.0 + p * (p - 1) / 4 * math.log(math.pi)
@@ -127,7 +131,7 @@ def multigammaln(input: Tensor, p: int, *, out: Tensor | None = None) -> Tensor:
 
 def spherical_bessel_j0(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """sin(x) / x, and 1 at 0."""
-    input = _floats(input)[0]
+    input = _floats("spherical_bessel_j0", input)[0]
     near = input.abs() < 0.5
     small = input * input
     series = 1 + small * (-1 / 6 + small * (1 / 120 + small * (-1 / 5040 + small * (1 / 362880 - small / 39916800))))

@@ -7,6 +7,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.ir.ops.common import need_float
 from treadle.modes import listed
 from treadle.tensor import Tensor, assign
 
@@ -25,6 +26,8 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     """The input held within [min_val, max_val]; the gradient is zero at both ends."""
     if min_val > max_val:
         raise ValueError("min_val cannot be greater than max_val")
+    if input.dtype is treadle.uint8 and min_val < 0:
+        raise RuntimeError("cannot do hardtanh on an unsigned type with negative limits")
     if not input.dtype.is_floating_point and input.dtype is not treadle.bool:
         return _written(input, treadle.clamp(input, int(min_val), int(max_val)), inplace)
     return _written(input, ops.hardtanh(input, min_val, max_val), inplace)
@@ -136,6 +139,7 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
 @listed
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """input where positive, else weight * input; weight has 1 element or one per channel (dimension 1)."""
+    need_float("prelu", input._data.type)
     if weight.dim() > 1:
         raise RuntimeError(f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {weight.dim()}")
     if weight.numel() != 1:
@@ -229,6 +233,7 @@ def rrelu(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, trainin
     """x where not negative, else x times a slope drawn uniformly from [lower, upper) when training, their mean otherwise."""
     if lower > upper:
         raise RuntimeError(f"Lower bound should be less than or equal to the upper bound, got {lower} and {upper}")
+    need_float("rrelu", input._data.type)
     if training:
         slope = treadle.rand(tuple(input.shape), device=input.device).to(input.dtype) * (upper - lower) + lower
         return _written(input, treadle.where(input >= 0, input, input * slope), inplace)

@@ -12,6 +12,7 @@ from treadle.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_t
 from treadle.emitter import EMITTER
 from treadle.ir.op import TABLE
 from treadle.ir.ops import attention
+from treadle.ir.ops.common import need_float, need_real
 from treadle.nn.activation_functions import (
     celu,
     celu_,
@@ -367,6 +368,8 @@ def layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | 
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """input / sqrt(mean(input^2) + eps) over the last dimensions, scaled by weight; eps None is the dtype's epsilon."""
     shape = _check_normalized("rms_norm", input, normalized_shape, weight, None)
+    if eps is None:
+        need_float("rms_norm", input._data.type)
     floor = treadle.finfo(input.dtype).eps if eps is None else eps
     return ops.rms_norm(input, floor, ndims=len(shape)) if weight is None else ops.rms_norm(input, floor, weight, ndims=len(shape))
 
@@ -390,6 +393,8 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     """The p-norm distances of all pairs of rows i < j of (N, D) -> (N (N - 1) / 2)."""
     if input.dim() != 2:
         raise RuntimeError(f"pdist only supports 2D tensors, got: {input.dim()}D")
+    need_float("pdist", input._data.type)
+    need_real("pdist", input._data.type)
     first, second = treadle.triu_indices(input.size(0), input.size(0), 1).to(input.device)
     return treadle.norm(input[first] - input[second], p, -1)
 

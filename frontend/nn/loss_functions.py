@@ -8,6 +8,7 @@ from typing import Any
 import treadle
 from treadle import ops
 from treadle.ir.dtypes import to_real
+from treadle.ir.ops.common import need_float
 from treadle.modes import listed
 from treadle.tensor import Tensor
 
@@ -210,6 +211,8 @@ def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The cosine of the angle along `dim`, each norm held at `eps`."""
+    if not (x1.dtype.is_floating_point or x2.dtype.is_floating_point):
+        need_float("cosine_similarity", x1._data.type, x2._data.type)
     length1 = x1.square().sum(dim, keepdim=True).sqrt().clamp(min=eps)
     length2 = x2.square().sum(dim, keepdim=True).sqrt().clamp(min=eps)
     return ((x1 / length1) * (x2 / length2)).sum(dim)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import treadle
 from treadle import ops
+from treadle.ir.ops.common import need_float
 from treadle.modes import listed
 from treadle.nn.loss_functions import _reduced, check_reduction, reduction_name
 from treadle.tensor import Tensor
@@ -19,6 +20,7 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
     if p not in (1, 2):
         raise ValueError("only p == 1 and p == 2 supported")
     check_reduction(reduction)
+    need_float("multi_margin_loss", input._data.type)
     x, y = (input.reshape(1, -1), target.reshape(-1)) if input.dim() <= 1 else (input, target)
     if weight is not None and tuple(weight.shape) != (x.size(-1),):
         raise RuntimeError(f"multi_margin_loss: inconsistent weight size: expected {x.size(-1)} elements, got {list(weight.shape)}")
@@ -40,6 +42,7 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | N
     check_reduction(reduction)
     if input.numel() != target.numel() or input.dim() > 2 or (input.dim() == 2 and input.size() != target.size()):
         raise RuntimeError(f"multilabel_margin_loss: inconsistent sizes: input {list(input.shape)}, target {list(target.shape)}")
+    need_float("multilabel_margin_loss", input._data.type)
     x, y = (input.reshape(1, -1), target.reshape(1, -1)) if input.dim() <= 1 else (input, target)
     given = (y < 0).to(treadle.int64).cumsum(1) == 0
     labels = treadle.where(given, y, 0)
@@ -95,6 +98,7 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequenc
     log_probs (T, N, C) or (T, C), targets (N, S) or all labels in one row, lengths (N). "mean" divides each loss by its target's length
     first. The forward variables are computed step by step in log space; the gradient is theirs. RuntimeError for lengths that do not fit.
     """
+    need_float("ctc_loss", log_probs._data.type)
     batched = log_probs.dim() == 3
     scores = log_probs if batched else log_probs.unsqueeze(1)
     lengths, label_counts = _numbers(input_lengths), _numbers(target_lengths)

@@ -44,6 +44,8 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
     When training, with the batch's own statistics, towards which running_mean and running_var (C) move by `momentum`;
     otherwise with the running ones. ValueError for a single value per channel when training.
     """
+    if input.dim() == 1 and not input.numel():
+        return input.clone()
     if input.dim() < 2:
         raise RuntimeError(f"batch_norm: Expected at least 2 dimensions for input tensor but received {input.dim()}")
     for name, value in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):

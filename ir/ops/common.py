@@ -35,6 +35,13 @@ def need_float(name: str, *types: TensorType) -> None:
             raise not_implemented(name, t.dtype, types)
 
 
+def need_real(name: str, *types: TensorType) -> None:
+    """NotImplementedError for complex operands: of numbers without an order, or functions known for real ones only."""
+    for t in types:
+        if t.dtype.is_complex:
+            raise not_implemented(name, t.dtype, types)
+
+
 def same_as_second(name: str) -> Callable[..., TensorType]:
     """The type rule of a gradient op `(g, x, ...)`: the type of x, which must be floating point."""
     def type_rule(types: Types, *attrs: Any) -> TensorType:

@@ -284,11 +284,17 @@ def _np_svd(x: np.ndarray, full: bool) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return u, s, vh
 
 
-def _svd_vjp(b: Any, g: Any, out: Any, x_type: TensorType, full: bool) -> Any:
-    if full and x_type.shape[-1] != x_type.shape[-2]:
-        raise RuntimeError("linalg.svd: the gradient with full_matrices=True needs square matrices; use full_matrices=False")
-    (u, s, vh), (gu, gs, gvh) = out, g
+def _corner(b: Any, x: Any, rows: int, columns: int) -> Any:
+    """The first rows and columns of matrices."""
+    stops = (*x.type.shape[:-2], rows, columns)
+    return x if stops == x.type.shape else b.slice(x, (0,) * len(stops), stops, (1,) * len(stops))
+
+
+def _svd_vjp(b: Any, g: Any, out: Any, x_type: TensorType) -> Any:
+    """As in PyTorch, the vectors that full matrices add are taken to be without gradient: nothing determines them."""
+    s, gs = out[1], g[1]
     m, k, n = x_type.shape[-2], s.type.shape[-1], x_type.shape[-1]
+    (u, gu), (vh, gvh) = [_corner(b, x, m, k) for x in (out[0], g[0])], [_corner(b, x, k, n) for x in (out[2], g[2])]
     v, gv, ut = adjoint(b, vh), adjoint(b, gvh), adjoint(b, u)
     square = b.mul(s, s)
     gaps = _gaps(b, square)  # 1 / (s_j^2 - s_i^2)
@@ -314,7 +320,7 @@ def _svd_vjp(b: Any, g: Any, out: Any, x_type: TensorType, full: bool) -> Any:
 
 declare("svd", Kind.EXTERN, "x", "full_matrices", batch="leading", field=Field.COMPLEX, type_rule=_svd_type,
         reference=_guarded("svd", _np_svd, "The algorithm failed to converge"),
-        vjp=(lambda b, g, out, x_type, full_matrices: _svd_vjp(b, g, out, x_type, full_matrices),),
+        vjp=(_svd_vjp,),
         samples=[((_WELL,), (False,)), ((_WELL[:, :2].copy(),), (False,)), ((_PAIR[:, :2].copy(),), (False,))],
         doc="(U, S, Vh) with U @ diag(S) @ Vh = x, S in descending order.")
 

@@ -172,7 +172,8 @@ for _name, _function in {"gcd": np.gcd, "lcm": np.lcm}.items():
             doc=f"The {'greatest common divisor' if _name == 'gcd' else 'least common multiple'} of integers, never negative.")
 declare("nextafter", Kind.EXTERN, "x y", batch="elementwise",
         type_rule=elementwise_rule("nextafter", "promote", False, (dtypes.BOOL, dtypes.INT)),
-        compute="promote", reference=lambda x, y: np.nextafter(x, y).astype(x.dtype), vjp=(lambda b, g: g, lambda b, g: b.mul(g, 0.0)),
+        compute="promote", reference=lambda x, y: np.nextafter(x, y).astype(x.dtype),
+        vjp=(lambda b, g, x, y: b.where(b.ne(x, y), g, 0.0), lambda b, g: b.mul(g, 0.0)),
         samples=[(((3, 4), (3, 4)), ())], doc="The next representable number after x in the direction of y.")
 
 

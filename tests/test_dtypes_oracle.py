@@ -1,0 +1,102 @@
+"""Dtypes at the edges of what an op takes, against PyTorch: integers where positions or counts are wanted, complex numbers, refusals."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import treadle
+
+torch = pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
+pytest.importorskip("torch.masked")
+pytestmark = pytest.mark.oracle
+
+RNG = np.random.default_rng(3)
+REAL = RNG.standard_normal((3, 4)).astype(np.float32)
+COMPLEX = (RNG.standard_normal((3, 4)) + 1j * RNG.standard_normal((3, 4))).astype(np.complex64)
+INTEGERS = RNG.integers(0, 9, (3, 4))
+MASK = RNG.random((3, 4)) < 0.6
+
+
+COMPUTED: dict[str, tuple[Callable[..., Any], np.ndarray]] = {
+    "masked.prod of int16": (lambda m, x: m.masked.prod(x.to(m.int16)[0, 0]), INTEGERS),
+    "masked.logsumexp of complex": (lambda m, x: m.masked.logsumexp(x, 1), COMPLEX),
+    "masked.var of complex": (lambda m, x: m.masked.var(x, 1, mask=m.from_numpy(MASK)), COMPLEX),
+    "masked.std of complex": (lambda m, x: m.masked.std(x, 1), COMPLEX),
+    "unravel_index of int32": (lambda m, x: m.unravel_index(x.to(m.int32), (3, 3))[0], INTEGERS),
+    "svd of complex": (lambda m, x: (lambda u, s, v: (u * s) @ v.mH)(*m.svd(x)), COMPLEX),
+    "batch_norm of nothing": (lambda m, x: m.nn.functional.batch_norm(x[0, :0], x[0, :0], x[0, :0]), REAL),
+}
+REFUSED: dict[str, tuple[Callable[..., Any], np.ndarray]] = {
+    "special.erfcx of complex": (lambda m, x: m.special.erfcx(x), COMPLEX),
+    "special.entr of complex": (lambda m, x: m.special.entr(x), COMPLEX),
+    "special.xlog1py of complex": (lambda m, x: m.special.xlog1py(x, x), COMPLEX),
+    "mvlgamma of complex": (lambda m, x: m.mvlgamma(x, 1), COMPLEX),
+    "mode of complex": (lambda m, x: m.mode(x), COMPLEX),
+    "sort of a complex number": (lambda m, x: m.sort(x[0, 0]), COMPLEX),
+    "topk of a complex number": (lambda m, x: m.topk(x[0, 0], 1), COMPLEX),
+    "max of a complex number": (lambda m, x: m.max(x[0, 0], 0), COMPLEX),
+    "searchsorted of complex": (lambda m, x: m.searchsorted(x[0], x[1]), COMPLEX),
+    "rad2deg of complex": (lambda m, x: m.rad2deg(x), COMPLEX),
+    "normal of complex": (lambda m, x: m.normal(x, x), COMPLEX),
+    "randint_like of complex": (lambda m, x: m.randint_like(x, 5), COMPLEX),
+    "pdist of complex": (lambda m, x: m.nn.functional.pdist(x), COMPLEX),
+    "pdist of integers": (lambda m, x: m.nn.functional.pdist(x), INTEGERS),
+    "nanmean of integers": (lambda m, x: m.nanmean(x), INTEGERS),
+    "masked.mean of integers": (lambda m, x: m.masked.mean(x), INTEGERS),
+    "masked.norm of integers": (lambda m, x: m.masked.norm(x, 2.0, 1, mask=m.from_numpy(MASK)), INTEGERS),
+    "masked.softmax of integers": (lambda m, x: m.masked.softmax(x, 1, mask=m.from_numpy(MASK)), INTEGERS),
+    "masked.logaddexp of integers": (lambda m, x: m.masked.logaddexp(x, x, input_mask=m.from_numpy(MASK)), INTEGERS),
+    "unravel_index of floats": (lambda m, x: m.unravel_index(x, (3, 3)), REAL),
+    "prelu of integers": (lambda m, x: m.nn.functional.prelu(x, x[0, :1]), INTEGERS),
+    "rrelu of integers": (lambda m, x: m.nn.functional.rrelu(x, training=True), INTEGERS),
+    "hardtanh of bytes": (lambda m, x: m.nn.functional.hardtanh(x.to(m.uint8)), INTEGERS),
+    "rms_norm of integers": (lambda m, x: m.nn.functional.rms_norm(x, (4,)), INTEGERS),
+    "cosine_similarity of integers": (lambda m, x: m.nn.functional.cosine_similarity(x, x), INTEGERS),
+    "multi_margin_loss of integers": (lambda m, x: m.nn.functional.multi_margin_loss(x, x[:, 0] % 4), INTEGERS),
+    "multilabel_margin_loss of integers": (lambda m, x: m.nn.functional.multilabel_margin_loss(x, x % 4), INTEGERS),
+    "ctc_loss of integers": (lambda m, x: m.nn.functional.ctc_loss(x.unsqueeze(1), x[:1, :1] % 3 + 1, (3,), (1,)), INTEGERS),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_computed(name: str) -> None:
+    f, x = COMPUTED[name]
+    want = f(torch, torch.from_numpy(x))
+    got = f(treadle, treadle.from_numpy(x))
+    assert str(got.dtype).split(".")[1] == str(want.dtype).split(".")[1]
+    np.testing.assert_allclose(got.numpy(), want.numpy(), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    f, x = REFUSED[name]
+    with pytest.raises(Exception) as theirs:
+        f(torch, torch.from_numpy(x))
+    with pytest.raises((RuntimeError, TypeError, ValueError)) as ours:
+        f(treadle, treadle.from_numpy(x))
+    assert issubclass(ours.type, RuntimeError) == issubclass(theirs.type, RuntimeError)
+    assert issubclass(ours.type, theirs.type) or issubclass(theirs.type, RuntimeError)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4, 2)])
+def test_gradient_of_a_full_svd(shape: tuple[int, int]) -> None:
+    """The vectors that full matrices add are determined by nothing: what is asked of the others has PyTorch's gradient."""
+    array = RNG.standard_normal(shape)
+
+    def gradient(m: Any) -> np.ndarray:
+        x = m.from_numpy(array).requires_grad_()
+        u, s, vh = m.linalg.svd(x)
+        (u[:, :2].abs().sum() + s.sum() + (vh[:2].abs() ** 3).sum()).backward()
+        return x.grad.numpy()
+    np.testing.assert_allclose(gradient(treadle), gradient(torch), 1e-9, 1e-9)
+
+
+def test_gradient_of_nextafter_at_equal_numbers() -> None:
+    def gradient(m: Any) -> list[float]:
+        x = m.tensor([1.0, 2.0, 0.0], requires_grad=True)
+        m.nextafter(x, m.tensor([1.0, 5.0, 0.0])).sum().backward()
+        return x.grad.tolist()
+    assert gradient(treadle) == gradient(torch) == [0.0, 1.0, 0.0]
