@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from treadle.functions import MUL, TABLE, tensor_argument, where
+from treadle.functions import ADD, MUL, SUB, TABLE, WHERE, tensor_argument, where
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT
@@ -155,6 +155,16 @@ def complex(real: Tensor, imag: Tensor) -> Tensor:
     """Complex numbers with these parts, float32 or float64. RuntimeError for other dtypes, or two different ones."""
     parts = tensor_argument("complex", real, "real"), tensor_argument("complex", imag, "imag", 2)
     return apply(COMPLEX, parts)
+
+
+def logaddexp(x: Tensor, y: Tensor) -> Tensor:
+    """`treadle.logaddexp` of complex numbers: the one of larger real part comes first, and its branch is kept."""
+    re, im = apply(TABLE["real"], (x,)), apply(TABLE["real"], (y,))
+    less = apply(TABLE["lt"], (re, im))
+    high, low = apply(WHERE, (less, y, x)), apply(WHERE, (less, x, y))
+    nothing = apply(TABLE["eq"], (apply(TABLE["minimum"], (re, im)), -math.inf))
+    step = apply(WHERE, (nothing, 0.0, apply(SUB, (low, high))))
+    return apply(WHERE, (nothing, high, apply(ADD, (high, apply(TABLE["log1p"], (apply(TABLE["exp"], (step,)),))))))
 
 
 @with_out

@@ -351,6 +351,8 @@ def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, de
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: DType | None = None, device: Any = None,
              requires_grad: bool = False) -> Tensor:
     """`steps` numbers from base ** start to base ** end, at equal ratios."""
+    if dtype is not None and _dtype(dtype).category < FLOAT:  # PyTorch cuts the ends, not what is between
+        start, end = (int(x) for x in (start, end))
     values, dtype = _between(np.logspace, start, end, steps, dtype, base=base)
     return _finish(adopt(values.astype(dtype.np)), requires_grad)
 

@@ -120,8 +120,8 @@ def older_lu(A: Tensor, pivot: bool = True, get_infos: bool = False) -> Any:
 
 @with_out
 def ldl_factor_ex(A: Tensor, *, hermitian: bool = False, check_errors: bool = False) -> Any:
-    """(LD, pivots, info) of symmetric matrices, of which the lower triangle is read."""
-    found = apply(TABLE["ldl_factor"], (tensor_argument("linalg.ldl_factor_ex", A, "A"),))
+    """(LD, pivots, info) of symmetric matrices (`hermitian`: Hermitian ones), of which the lower triangle is read."""
+    found = apply(TABLE["ldl_factor"], (tensor_argument("linalg.ldl_factor_ex", A, "A"),), (bool(hermitian),))
     if check_errors:
         _checked("ldl_factor_ex", found[2], "D's diagonal element")
     return linalg_ldl_factor_ex(*found)
@@ -138,7 +138,7 @@ def ldl_factor(A: Tensor, *, hermitian: bool = False) -> Any:
 @with_out
 def ldl_solve(LD: Tensor, pivots: Tensor, B: Tensor, *, hermitian: bool = False) -> Tensor:
     """X with A @ X = B, given A's LDL factorisation."""
-    found: Tensor = apply(TABLE["ldl_solve"], (LD, pivots, B))
+    found: Tensor = apply(TABLE["ldl_solve"], (LD, pivots, B), (bool(hermitian),))
     return found
 
 

@@ -230,9 +230,10 @@ _SHORT_POWERS = {1: "copy", 2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "recipr
 
 @with_out
 def float_power(input: Any, exponent: Any) -> Tensor:
-    """input ** exponent in float64."""
-    double = [cast(x, dtypes.float64) if isinstance(x, Tensor) else float(x) for x in (input, exponent)]
-    return power(*double)
+    """input ** exponent in float64, or in complex128 when one of them is complex."""
+    complex_ones = any(x._data.type.dtype.is_complex if isinstance(x, Tensor) else isinstance(x, complex) for x in (input, exponent))
+    dtype, number = (dtypes.complex128, complex) if complex_ones else (dtypes.float64, float)
+    return power(*[cast(x, dtype) if isinstance(x, Tensor) else number(x) for x in (input, exponent)])
 
 
 def square(input: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -436,6 +437,9 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 @with_out
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
+    if tensor_argument("logaddexp", input)._data.type.dtype.is_complex or tensor_argument("logaddexp", other)._data.type.dtype.is_complex:
+        from treadle.complex_numbers import logaddexp
+        return logaddexp(input, other)
     return apply(TABLE["logaddexp"], (input, other))
 
 
@@ -516,12 +520,14 @@ def is_nonzero(input: Tensor) -> bool:
 @with_out
 def isposinf(input: Tensor) -> Tensor:
     """Whether an element is +inf."""
+    need_real("isposinf", tensor_argument("isposinf", input)._data.type)
     return apply(TABLE["eq"], (input, math.inf))
 
 
 @with_out
 def isneginf(input: Tensor) -> Tensor:
     """Whether an element is -inf."""
+    need_real("isneginf", tensor_argument("isneginf", input)._data.type)
     return apply(TABLE["eq"], (input, -math.inf))
 
 

@@ -5,13 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 from treadle import functions
+from treadle.ir.dtypes import FLOAT
 from treadle.results import fresh
 from treadle.tensor import Tensor, assign
 
 
 def in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return assign(self, fresh(function(self, *args, **kwargs), self), f"{name}_")
+        found = function(self, *args, **kwargs)
+        if self._data.type.dtype.is_complex and found._data.type.dtype.category == FLOAT:
+            raise RuntimeError(f"In-place {name} is not supported for complex tensors.")
+        return assign(self, fresh(found, self), f"{name}_")
     method.__name__ = f"{name}_"
     method.__doc__ = f"In-place `{name}`."
     return method

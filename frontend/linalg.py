@@ -18,7 +18,8 @@ from treadle.factorizations import (
     lu_solve,
 )
 from treadle.functions import TABLE, as_dtype, cast, into, tensor_argument
-from treadle.ir.dtypes import FLOAT, bfloat16, float16, float32, int32, int64, to_real
+from treadle.ir.dtypes import FLOAT, bfloat16, bool_, float16, float32, int32, int64, to_real
+from treadle.ir.ops.common import torch_name
 from treadle.ir.ops.linalg import LinAlgError
 from treadle.layout import PERMUTE
 from treadle.linear_algebra import matmul
@@ -211,8 +212,8 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     rhs = b.unsqueeze(-1) if vector else b
     found = matmul(pinv(a), rhs) if may_be_differentiated(a) or may_be_differentiated(b) else apply(TABLE["lstsq"], (a, rhs))
     m, n = a._data.type.shape[-2:]
-    residuals = sum((matmul(a, found) - rhs).abs() ** 2, -2) if m > n else found.reshape(-1)[:0]
-    nothing = empty(0, dtype=a._data.type.dtype)
+    nothing = empty(0, dtype=to_real(a._data.type.dtype))
+    residuals = sum((matmul(a, found) - rhs).abs() ** 2, -2) if m > n else found.abs().reshape(-1)[:0]
     rank = empty(0, dtype=int64) if driver == "gels" else matrix_rank(a, rtol=rcond)
     values = svdvals(a).detach() if driver in ("gelsd", "gelss") else nothing
     return linalg_lstsq(found.squeeze(-1) if vector else found, residuals, rank, values)
@@ -286,6 +287,8 @@ def multi_dot(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor
 @listed
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
     """sum(conj(x) * y) over an axis."""
+    if x._data.type.dtype.category < FLOAT:
+        raise RuntimeError(f"linalg.vecdot: Expected a floating point or complex tensor as input. Got {torch_name(x._data.type.dtype)}")
     return into(out, sum(x.conj() * y, dim), "linalg.vecdot")
 
 
@@ -313,6 +316,8 @@ def diagonal(A: Tensor, *, offset: int = 0, dim1: int = -2, dim2: int = -1) -> T
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """Rows of powers 0 .. N - 1 of each element."""
     from treadle.creation import arange
+    if x._data.type.dtype in (float16, bfloat16, bool_):
+        raise RuntimeError(f"linalg.vander supports floating point, complex, and integer tensors, but got {torch_name(x._data.type.dtype)}")
     x = x if x._data.type.shape else x.reshape(1)
     n = x._data.type.shape[-1] if N is None else N
     return x.unsqueeze(-1) ** arange(n)

@@ -10,6 +10,7 @@ from treadle.emitter import fast_path
 from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
+from treadle.ir.ops.common import torch_name
 from treadle.ir.types import normalize_dim
 from treadle.joining import meshgrid, roll
 from treadle.layout import PERMUTE, RESHAPE
@@ -191,7 +192,8 @@ def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, a
 @with_out
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * the sum of the products of two stacks."""
-    return _combine(input, sum(bmm(batch1, batch2), 0), beta, alpha)
+    product = bmm(batch1, batch2)
+    return _combine(input, sum(product, 0, dtype=product.dtype), beta, alpha)
 
 
 def chain_matmul(*matrices: Tensor) -> Tensor:
@@ -311,6 +313,8 @@ def vector_norm(x: Tensor, p: Any, dim: Any, keepdim: bool) -> Tensor:
     """(sum |x|**p) ** (1/p) over axes, with its limits for p = 0 and infinities. RuntimeError for integers."""
     if x._data.type.dtype.category < FLOAT:
         raise RuntimeError(f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {x._data.type.dtype.name}")
+    if x._data.type.dtype.itemsize == 2 and abs(p) not in (0, 1, math.inf):  # sums of powers overflow 16 bits
+        return cast(vector_norm(cast(x, dtypes.float32), p, dim, keepdim), x._data.type.dtype)
     if x._data.type.dtype.is_complex:
         x = apply(TABLE["abs"], (x,))
     if p == 2:
@@ -325,7 +329,11 @@ def vector_norm(x: Tensor, p: Any, dim: Any, keepdim: bool) -> Tensor:
         return sum(count, dim, keepdim)
     if p == 1:
         return sum(size, dim, keepdim)
-    return apply(POW, (sum(apply(POW, (size, float(p))), dim, keepdim), 1.0 / p))
+    powers = apply(POW, (size, float(p)))
+    if p < 1:  # no gradient for zeros, where the slope is infinite
+        zero = apply(TABLE["eq"], (size, 0))
+        powers = apply(WHERE, (zero, 0.0 if p > 0 else math.inf, apply(POW, (apply(WHERE, (zero, 1.0, size)), float(p)))))
+    return apply(POW, (sum(powers, dim, keepdim), 1.0 / p))
 
 
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
@@ -340,6 +348,9 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_fo
     The Euclidean distance of more than 25 rows goes through a matrix product, as in PyTorch.
     """
     a, b = tensor_argument("cdist", x1, "x1")._data.type, tensor_argument("cdist", x2, "x2", 2)._data.type
+    for name, t in (("X1", a), ("X2", b)):
+        if t.dtype.category != FLOAT:
+            raise RuntimeError(f"cdist only supports floating-point dtypes, {name} got: {torch_name(t.dtype)}")
     if a.ndim < 2 or b.ndim < 2:
         raise RuntimeError(f"cdist only supports at least 2D tensors, X1 got: {a.ndim}D, X2 got: {b.ndim}D")
     if a.shape[-1] != b.shape[-1]:

@@ -24,9 +24,11 @@ def _dims(x: Tensor, dim: Any) -> tuple[int, ...]:
     return tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
 
 
-def _extreme(x: Tensor, smallest: bool) -> float:
-    if x.dtype.is_floating_point or x.dtype.is_complex:
+def _extreme(x: Tensor, mask: Tensor | None, smallest: bool) -> float:
+    if mask is None or x.dtype.is_floating_point or x.dtype.is_complex:
         return math.inf if smallest else -math.inf
+    if x.dtype is treadle.bool:
+        return smallest
     info = treadle.iinfo(x.dtype)
     return info.max if smallest else info.min
 
@@ -53,22 +55,22 @@ def prod(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = 
 
 def amax(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The largest element in the mask."""
-    return _filled(_cast(input, dtype), mask, _extreme(input, False)).amax(_dims(input, dim), keepdim=keepdim)
+    return _filled(_cast(input, dtype), mask, _extreme(input, mask, False)).amax(_dims(input, dim), keepdim=keepdim)
 
 
 def amin(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The smallest element in the mask."""
-    return _filled(_cast(input, dtype), mask, _extreme(input, True)).amin(_dims(input, dim), keepdim=keepdim)
+    return _filled(_cast(input, dtype), mask, _extreme(input, mask, True)).amin(_dims(input, dim), keepdim=keepdim)
 
 
 def argmax(input: Tensor, dim: int | None = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The index of the largest element in the mask, in the input's dtype unless another is given, as in PyTorch."""
-    return _filled(input, mask, _extreme(input, False)).argmax(dim, keepdim=keepdim).to(dtype or input.dtype)
+    return _filled(input, mask, _extreme(input, mask, False)).argmax(dim, keepdim=keepdim).to(dtype or input.dtype)
 
 
 def argmin(input: Tensor, dim: int | None = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The index of the smallest element in the mask, in the input's dtype unless another is given, as in PyTorch."""
-    return _filled(input, mask, _extreme(input, True)).argmin(dim, keepdim=keepdim).to(dtype or input.dtype)
+    return _filled(input, mask, _extreme(input, mask, True)).argmin(dim, keepdim=keepdim).to(dtype or input.dtype)
 
 
 def _count(input: Tensor, dim: Any, keepdim: bool, mask: Tensor | None, dtype: Any) -> Tensor:

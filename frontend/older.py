@@ -13,6 +13,7 @@ from treadle.factorizations import geqrf, lu_unpack, orgqr, ormqr
 from treadle.factorizations import older_lu as lu
 from treadle.factorizations import older_lu_solve as lu_solve
 from treadle.functions import tensor_argument
+from treadle.ir.ops.common import not_implemented
 from treadle.ir.types import normalize_dim
 from treadle.per_example import for_each_example
 from treadle.results import into, with_out
@@ -128,6 +129,8 @@ def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: in
         raise RuntimeError(f"gradient: expected spacing to be unspecified, a scalar, or it's spacing and dim arguments to have the same "
                            f"length, but got {len(steps)} for the axes {dims}")
     axes = [normalize_dim("gradient", d, input.dim()) for d in dims]
+    if input.dtype in (treadle.uint8, treadle.bool):
+        raise RuntimeError(f"torch.gradient does not support {input.dtype} input.")
     if not input.dtype.is_floating_point and not input.dtype.is_complex:
         input = input.to(treadle.get_default_dtype())
     return [_over(input, d, h, edge_order) if isinstance(h, Tensor) else _along(input, d, float(h), edge_order)
@@ -192,6 +195,8 @@ def histogramdd(input: Tensor, bins: Any, *, range: Sequence[float] | None = Non
                 density: bool = False) -> HistogramDD:
     """Counts of points (..., D) in a grid of bins: one number for all axes, one each, or their edges; computed by numpy."""
     width = input.shape[-1]
+    if not input.dtype.is_floating_point:
+        raise not_implemented("histogramdd", input.dtype, (input._data.type,))
     points = input.detach().numpy().reshape(-1, width)
     if not isinstance(bins, int) and len(bins) != width:
         raise RuntimeError(f"histogramdd: expected {width} sequences of bin edges for a {width}-dimensional histogram but got {len(bins)}")

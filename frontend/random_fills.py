@@ -18,6 +18,11 @@ def _filled(self: Tensor, value: Tensor, name: str) -> Tensor:
     return assign(self, cast(value, self._data.type.dtype), name)
 
 
+def _need_real(name: str, self: Tensor) -> None:
+    if self._data.type.dtype.is_complex:
+        raise NotImplementedError(f"{name}: a continuous probability distribution of real numbers, but got {self._data.type}")
+
+
 def uniform_(self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Uniform in [a, b). RuntimeError when a > b."""
     if a > b:
@@ -44,6 +49,7 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
     """Exponential with rate `lambd`. RuntimeError unless it is positive."""
     if lambd <= 0:
         raise RuntimeError(f"exponential_ expects lambda > 0.0, but found lambda={lambd}")
+    _need_real("exponential_", self)
     draws = creation.drawn("random_exponential", self, self._data.type.dtype, generator)
     return _filled(self, apply(MUL, (draws, 1.0 / lambd)), "exponential_")
 
@@ -66,6 +72,7 @@ def log_normal_(self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator:
     """exp of normal draws. RuntimeError unless std > 0."""
     if std <= 0:
         raise RuntimeError(f"log_normal_ expects std > 0.0, but found std={std}")
+    _need_real("log_normal_", self)
     return assign(normal_(self, mean, std, generator=generator), apply(TABLE["exp"], (self,)), "log_normal_")
 
 
@@ -73,6 +80,7 @@ def cauchy_(self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator:
     """Draws of a Cauchy distribution. RuntimeError unless sigma > 0."""
     if sigma <= 0:
         raise RuntimeError(f"cauchy_ expects sigma > 0.0, but found sigma={sigma}")
+    _need_real("cauchy_", self)
     draws = creation.drawn("random_cauchy", self, self._data.type.dtype, generator)
     return _filled(self, apply(TABLE["add"], (apply(MUL, (draws, float(sigma))), float(median))), "cauchy_")
 
@@ -81,6 +89,7 @@ def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) ->
     """How many trials of probability p until the first success: 1, 2, ... RuntimeError unless 0 < p < 1."""
     if not 0 < p < 1:
         raise RuntimeError(f"geometric_ expects p to be in (0, 1), but got p={p}")
+    _need_real("geometric_", self)
     dtype = self._data.type.dtype
     wide = dtype if dtype.category == FLOAT and dtype.itemsize > 2 else dtypes.float32
     failures = apply(MUL, (creation.drawn("random_exponential", self, wide, generator), -1.0 / math.log1p(-p)))

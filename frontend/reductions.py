@@ -11,7 +11,8 @@ from treadle.emitter import EMITTER
 from treadle.functions import ADD, COPY, DIV, MUL, SUB, TABLE, as_dtype, cast, into, tensor_argument, where
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT
-from treadle.ir.ops.common import need_real, torch_name
+from treadle.ir.op import Op
+from treadle.ir.ops.common import need_real, not_implemented, torch_name
 from treadle.ir.types import normalize_dim, normalize_dims
 from treadle.layout import RESHAPE, SLICE, Ints, ints
 from treadle.modes import listed
@@ -175,16 +176,21 @@ def sum_to_size(input: Tensor, *size: Any) -> Tensor:
 
 
 # -- tests -------------------------------------------------------------------------------------------------------------------------
+def _truth(op: Op, input: Tensor, dim: Dim, keepdim: bool) -> Tensor:
+    found = apply(op, (input,), (_dims(op.name, dim, input), keepdim))
+    return cast(found, dtypes.uint8) if input._data.type.dtype is dtypes.uint8 else found
+
+
 @numpy_names
 def any(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """Whether any element over the axes is not zero."""
-    return apply(ANY, (input,), (_dims("any", dim, input), keepdim))
+    """Whether any element over the axes is not zero; of uint8 the answer is uint8."""
+    return _truth(ANY, input, dim, keepdim)
 
 
 @numpy_names
 def all(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
-    """Whether all elements over the axes are not zero."""
-    return apply(ALL, (input,), (_dims("all", dim, input), keepdim))
+    """Whether all elements over the axes are not zero; of uint8 the answer is uint8."""
+    return _truth(ALL, input, dim, keepdim)
 
 
 @numpy_names
@@ -393,6 +399,8 @@ def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None
 
 def _steps(y: Tensor, x: Tensor | None, dx: float, dim: int) -> tuple[Tensor, int]:
     """Areas of the trapezoids between neighbours, and the axis."""
+    if y._data.type.dtype.category == BOOL or (x is not None and x._data.type.dtype.category == BOOL):
+        raise RuntimeError("trapezoid: received a bool input for `x` or `y`, but bool is not supported")
     dim = normalize_dim("trapezoid", dim, y._data.type.ndim)
     size = y._data.type.shape[dim]
     pairs = apply(ADD, (_between(y, dim, 1, size), _between(y, dim, 0, size - 1)))
@@ -556,6 +564,8 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
 
     from treadle.creation import adopt, to_array
     array = to_array(input).reshape(-1)
+    if input._data.type.dtype.is_complex or input._data.type.dtype.category == BOOL:
+        raise not_implemented("histc", input._data.type.dtype, (input._data.type,))
     low, high = (float(array.min()), float(array.max())) if min == max == 0 and array.size else (float(min), float(max))
     if low == high:
         low, high = low - 1, high + 1

@@ -5,7 +5,7 @@ import builtins
 from typing import Any
 
 from treadle.functions import DIV, MUL, SUB, TABLE, floating, tensor_argument
-from treadle.ir.dtypes import FLOAT
+from treadle.ir.dtypes import BOOL, FLOAT
 from treadle.linear_algebra import matmul
 from treadle.reductions import any, mean, sum
 from treadle.shaping import unsqueeze
@@ -16,6 +16,8 @@ __all__ = ["corrcoef", "cov"]
 
 def _rows(name: str, input: Tensor) -> Tensor:
     ndim = tensor_argument(name, input)._data.type.ndim
+    if input._data.type.dtype.category == BOOL:
+        raise RuntimeError("cov(): bool dtype is not supported for input")
     if ndim > 2:
         raise RuntimeError(f"{name}(): expected input to have two or fewer dimensions but got an input with {ndim} dimensions")
     return floating(input if ndim == 2 else input.reshape(1, -1))

@@ -18,7 +18,7 @@ NAMES = {getattr(torch, d.name): d.name for d in dtypes.ALL}
 
 
 class Untranslatable(Exception):
-    """The sample holds what Treadle has no counterpart for: a complex or sparse tensor, a device."""
+    """The sample holds what Treadle has no counterpart for: a sparse tensor, a device."""
 
 
 def flat_array(t: torch.Tensor) -> np.ndarray:
@@ -33,6 +33,8 @@ def tensor(t: torch.Tensor) -> treadle.Tensor:
     """The same elements in the same places of a storage."""
     if t.dtype not in NAMES or t.dim() > 64 or t.layout is not torch.strided or t.device.type != "cpu":
         raise Untranslatable(f"{t.dtype}, {t.layout}, {t.device}")
+    if t.is_conj() or t.is_neg():
+        t = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).copy_(t.detach()).requires_grad_(t.requires_grad)
     flat = flat_array(t)
     if t.is_contiguous() and t.storage_offset() == 0 and flat.size == t.numel():
         made = adopt(flat.reshape(tuple(t.shape)))
@@ -68,8 +70,6 @@ def ours(x: Any) -> Any:
         return treadle.Generator().manual_seed(x.initial_seed())
     if isinstance(x, torch.nn.Module):
         return getattr(treadle.nn, type(x).__name__)()
-    if isinstance(x, complex):
-        raise Untranslatable("complex")
     if callable(x) and getattr(x, "__module__", "") and x.__module__.startswith("torch"):
         return function(x, x.__name__)
     return x
@@ -92,6 +92,8 @@ def fresh(x: Any) -> Any:
     if isinstance(x, torch.Tensor):
         if x.layout is not torch.strided:
             raise Untranslatable(str(x.layout))
+        if x.is_conj() or x.is_neg():
+            return x.detach().clone().requires_grad_(x.requires_grad)
         flat = torch.empty(0, dtype=x.dtype).set_(x.detach().untyped_storage()).clone()
         return torch.as_strided(flat, x.shape, x.stride(), x.storage_offset()).detach().requires_grad_(x.requires_grad)
     if isinstance(x, tuple | list) and not hasattr(x, "_fields"):

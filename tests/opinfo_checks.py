@@ -35,15 +35,23 @@ def tensors(x: Any) -> Iterator[Any]:
         yield from tensors(list(x.values()))
 
 
+def inexact(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype.is_floating_point else torch.complex128 if dtype.is_complex else dtype
+
+
 def widened(x: Any) -> Any:
-    """Floating tensors in float64."""
+    """Floating tensors in float64, complex ones in complex128."""
     if isinstance(x, torch.Tensor):
-        return x.detach().double() if x.dtype.is_floating_point else x
+        return x.detach().to(wide_dtype(x.dtype))
     if isinstance(x, list | tuple) and not hasattr(x, "_fields"):
         return type(x)([widened(y) for y in x])
     if isinstance(x, dict):
         return {key: widened(value) for key, value in x.items()}
-    return torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x
+    return wide_dtype(x) if isinstance(x, torch.dtype) else x
 
 
 def mismatch(got: Any, want: Any, exact: Callable[[], Any] | None = None) -> Problem | None:
@@ -59,7 +67,7 @@ def mismatch(got: Any, want: Any, exact: Callable[[], Any] | None = None) -> Pro
     kinds = [[t.dtype for t in tensors(x)] for x in (got, want)]
     if kinds[0] != kinds[1]:
         return "dtype", f"{kinds[0]} instead of {kinds[1]}"
-    if exact is not None and any(t.dtype.is_floating_point for t in tensors(want)):
+    if exact is not None and any(inexact(t.dtype) for t in tensors(want)):
         try:
             truth = list(tensors(exact()))
         except Exception:  # not in float64: the first comparison stands
@@ -70,10 +78,12 @@ def mismatch(got: Any, want: Any, exact: Callable[[], Any] | None = None) -> Pro
 
 
 def _as_near(got: torch.Tensor, want: torch.Tensor, truth: torch.Tensor) -> bool:
-    if not want.dtype.is_floating_point:
+    if not inexact(want.dtype):
         return torch.equal(got, want)
-    if not truth.dtype.is_floating_point or truth.shape != got.shape:
+    if not inexact(truth.dtype) or truth.shape != got.shape:
         return False
+    if want.dtype.is_complex:
+        return _as_near(*[torch.view_as_real(x.detach().resolve_conj()) for x in (got, want, truth.to(torch.complex128))])
     g, w, t = (x.detach().double() for x in (got, want, truth))
     finite = w.isfinite()
     if not torch.equal(finite, g.isfinite()) or not torch.equal(g[~finite].nan_to_num(), w[~finite].nan_to_num()):
@@ -121,7 +131,7 @@ class Case:
             except Exception as error:
                 yield label, error_text(error)
                 return
-            problem = self.differs(process(seen), process(want), f, values)
+            problem = self.differs(process(tuple(seen) if isinstance(want, tuple) else seen), process(want), f, values)
             if problem is not None:
                 yield label if turn == 0 else "compiled", f"{problem[0]}: {problem[1]}"
                 return
@@ -131,21 +141,20 @@ class Case:
     def differs(self, seen: Any, want: Any, f: Any, values: bool) -> Problem | None:
         if isinstance(want, torch.dtype):
             want = str(want).removeprefix("torch.")
-        if isinstance(want, tuple):
-            want = list(want)
+        seen, want = (list(x) if isinstance(x, tuple) else x for x in (seen, want))
         if isinstance(want, torch.Size):
             want, seen = list(want), list(seen)
         if not values:
             seen, want = ([torch.zeros_like(t) for t in tensors(x)] for x in (seen, want))
         return mismatch(seen, want, lambda: self.run_theirs(f, widened))
 
-    def gradient(self, process: Callable[[Any], Any], mine_process: Callable[[Any], Any]) -> Iterator[Problem]:
-        """Gradients of a random projection of the results."""
+    def gradient(self, process: Callable[[Any], Any], mine_process: Callable[[Any], Any], sightings: int = 2) -> Iterator[Problem]:
+        """Gradients of a random projection of the results, several times over."""
         want, wanted = self.their_gradient(self.op.op, process, fresh)
         if want is None:
             return
         try:
-            for turn in range(2):
+            for turn in range(sightings):
                 out, args, kwargs = self.run_ours(self.ours)
                 out = mine_process(out)
                 leaves = [t for t in tensors((args, kwargs)) if t.requires_grad]
@@ -173,7 +182,7 @@ class Case:
         def exact() -> Any:
             def wide(x: Any) -> Any:
                 if isinstance(x, torch.Tensor) and x.requires_grad:
-                    return x.detach().double().requires_grad_()
+                    return x.detach().to(wide_dtype(x.dtype)).requires_grad_()
                 return type(x)([wide(y) for y in x]) if isinstance(x, list | tuple) else (
                     {k: wide(v) for k, v in x.items()} if isinstance(x, dict) else widened(x))
             return [g for g in self.their_gradient(self.op.op, process, wide)[0] if g is not None]
@@ -257,7 +266,7 @@ class Case:
             if any(a is not b for a, b in itertools.zip_longest(tensors(result), tensors(target))):
                 yield "out", "does not return the tensors given"
                 return
-            problem = self.differs(process(seen), process(want), self.op.op, values)
+            problem = self.differs(process(tuple(seen) if isinstance(want, tuple) else seen), process(want), self.op.op, values)
             if problem is not None:
                 yield "out", f"{problem[0]}: {problem[1]}"
                 return

@@ -94,7 +94,7 @@ def check_sample(op: Any, sample: Any, grad: bool, values: bool, sightings: int,
     if grad and values:
         process = sample.output_process_fn_grad
         mine = adapter._rebound(process) if isinstance(process, types.FunctionType) else process
-        yield from case.gradient(process, mine)
+        yield from case.gradient(process, mine, sightings)
     if not variants:
         return
     m = op.method_variant

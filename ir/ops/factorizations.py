@@ -40,7 +40,7 @@ def _each(function: Callable[..., Any], batch: tuple[int, ...], results: list[np
 
 
 def _factor_types(name: str, square: bool) -> Callable[..., tuple[TensorType, TensorType, TensorType]]:
-    def type_rule(types: Types) -> tuple[TensorType, TensorType, TensorType]:
+    def type_rule(types: Types, *attrs: bool) -> tuple[TensorType, TensorType, TensorType]:
         x = types[0]
         need_matrix(name, x, square=square)
         batch = x.shape[:-2]
@@ -115,26 +115,26 @@ declare("permutation_matrix", Kind.EXTERN, "pivots", "rows dtype", batch="leadin
         doc="P with A = P L U for the pivots of `lu_factor`.")
 
 
-def _np_ldl(x: np.ndarray) -> tuple[np.ndarray, ...]:
+def _np_ldl(x: np.ndarray, hermitian: bool) -> tuple[np.ndarray, ...]:
     batch = x.shape[:-2]
     results = [np.empty_like(x), np.empty(x.shape[:-1], np.int32), np.zeros(batch, np.int32)]
     if not x.size:
         return tuple(results)
-    sytrf, = _lapack("sytrf", like=x)
+    factor, = _lapack("hetrf" if hermitian and x.dtype.kind == "c" else "sytrf", like=x)
 
     def one(i: tuple[int, ...]) -> Any:
-        ld, pivots, info = sytrf(x[i], lower=1)
+        ld, pivots, info = factor(x[i], lower=1)
         return np.tril(ld), pivots, info
     return _each(one, batch, results)
 
 
-declare("ldl_factor", Kind.EXTERN, "x", batch="leading",
+declare("ldl_factor", Kind.EXTERN, "x", "hermitian", batch="leading", field=Field.ANALYTIC,
         type_rule=_factor_types("ldl_factor", True), reference=_np_ldl, differentiable=False,
-        samples=[((_MATRIX + _MATRIX.T,), ())],
-        doc="(LD, pivots, info) of symmetric matrices, of which the lower triangle is read (LAPACK's sytrf).")
+        samples=[((_MATRIX + _MATRIX.T,), (False,))],
+        doc="(LD, pivots, info) of symmetric or Hermitian matrices, of which the lower triangle is read (LAPACK's sytrf and hetrf).")
 
 
-def _ldl_solve_type(types: Types) -> TensorType:
+def _ldl_solve_type(types: Types, hermitian: bool) -> TensorType:
     ld, pivots, rhs = types
     need_matrix("ldl_solve", ld)
     if rhs.ndim < 2 or ld.shape[-1] != rhs.shape[-2]:
@@ -162,7 +162,7 @@ def _check_ldl_pivots(pivots: np.ndarray) -> None:
             i += step
 
 
-def _np_ldl_solve(ld: np.ndarray, pivots: np.ndarray, rhs: np.ndarray) -> np.ndarray:
+def _np_ldl_solve(ld: np.ndarray, pivots: np.ndarray, rhs: np.ndarray, hermitian: bool) -> np.ndarray:
     batch = np.broadcast_shapes(ld.shape[:-2], rhs.shape[:-2])
     n, k = rhs.shape[-2:]
     result = np.empty((*batch, n, k), rhs.dtype)
@@ -171,13 +171,13 @@ def _np_ldl_solve(ld: np.ndarray, pivots: np.ndarray, rhs: np.ndarray) -> np.nda
     _check_ldl_pivots(pivots)
     ld, pivots = np.broadcast_to(ld, (*batch, n, n)), np.broadcast_to(pivots, (*batch, n))
     rhs = np.broadcast_to(rhs, (*batch, n, k))
-    sytrs, = _lapack("sytrs", like=result)
-    return _each(lambda i: sytrs(ld[i], pivots[i], rhs[i], lower=1)[:1], batch, [result])[0]
+    solve, = _lapack("hetrs" if hermitian and ld.dtype.kind == "c" else "sytrs", like=result)
+    return _each(lambda i: solve(ld[i], pivots[i], rhs[i], lower=1)[:1], batch, [result])[0]
 
 
-declare("ldl_solve", Kind.EXTERN, "ld pivots rhs", batch="leading",
+declare("ldl_solve", Kind.EXTERN, "ld pivots rhs", "hermitian", batch="leading", field=Field.ANALYTIC,
         type_rule=_ldl_solve_type, reference=_np_ldl_solve, differentiable=False,
-        samples=[((_MATRIX + _MATRIX.T + 9 * np.eye(3, dtype=np.float32), np.array([1, 2, 3], np.int32), (3, 2)), ())],
+        samples=[((_MATRIX + _MATRIX.T + 9 * np.eye(3, dtype=np.float32), np.array([1, 2, 3], np.int32), (3, 2)), (False,))],
         doc="X with A @ X = rhs, given A's LDL factorisation.")
 
 

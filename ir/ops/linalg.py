@@ -305,8 +305,8 @@ def _svd_vjp(b: Any, g: Any, out: Any, x_type: TensorType) -> Any:
     rows = b.reshape(s, (*s.type.shape, 1))
     inner = b.add(_scaled_columns(b, b.mul(gaps, skew(b.matmul(ut, gu))), s), b.mul(rows, b.mul(gaps, skew(b.matmul(vh, gv)))))
     inner = b.add(inner, _diagonal_matrix(b, gs))
-    if x_type.dtype.is_complex:  # a phase of a column of U is one of Vh
-        turn = b.div(skew(b.matmul(ut, gu)), b.mul(rows, 2.0))
+    if x_type.dtype.is_complex:  # a phase of a column of U is one of Vh, unless their singular value is 0
+        turn = b.div(skew(b.matmul(ut, gu)), b.where(b.eq(rows, 0.0), 1.0, b.mul(rows, 2.0)))
         inner = b.add(inner, _diagonal_matrix_of(b, turn))
     result = b.matmul(b.matmul(u, inner), vh)
     if m > k:  # the part of gu outside the range of u
