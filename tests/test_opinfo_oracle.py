@@ -30,7 +30,7 @@ KNOWN: dict[tuple[str, str, str | None], str] = {
     (r"(sort|kthvalue|topk|mode|median|nanmedian)(\..*)?", "forward|compiled|method|out", r"value.*for item \[1\]"): _TIES,
     (r"argsort", "forward|compiled|method", r"value"): _TIES,
     (r"(sort|msort|kthvalue|topk|mode|median|nanmedian)(\..*)?", "grad|compiled", r"value"): _TIES,
-    (r"(bool|byte|char|double|float|half|bfloat16|int|long|short|to|contiguous|clone)(\..*)?", "alias|strides", None): _LAYOUT,
+    (r"(bool|byte|char|c?double|c?float|half|bfloat16|int|long|short|to|contiguous|clone)(\..*)?", "alias|strides", None): _LAYOUT,
     (r"nn\.functional\.(conv.*|avg_pool.*|local_response_norm)", "forward", r"not implemented for"): _INTEGERS,
     (r"nn\.functional\.(avg_pool.*|gelu|hardshrink|linear|logsigmoid|softplus|softshrink)", "out", r"unexpected keyword"): _NO_OUT,
     (r"nn\.functional\.pixel_(un)?shuffle", "alias", None): "by a factor of 1 nothing moves: a view",
