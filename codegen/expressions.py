@@ -13,10 +13,10 @@ import numpy as np
 
 from treadle.codegen.llvm_text import Function, Val, const, lanes_of, scalar_bits, scalar_type, vector_type
 from treadle.codegen.maths import MATHS
-from treadle.ir.dtypes import BOOL, FLOAT, by_name
+from treadle.ir.dtypes import BOOL, FLOAT, INTS, by_name
 
-_REGISTER = {"float16": "float", "bfloat16": "float", "float32": "float", "float64": "double", "bool": "i1",
-             "int8": "i8", "uint8": "i8", "int16": "i16", "int32": "i32", "int64": "i64"}
+_REGISTER = {d.name: f"i{8 * d.itemsize}" for d in INTS} | {
+    "float16": "float", "bfloat16": "float", "float32": "float", "float64": "double", "bool": "i1"}
 _MEMORY = _REGISTER | {"float16": "half", "bfloat16": "i16", "bool": "i8"}
 
 # Codes in the error cell.
@@ -127,11 +127,18 @@ def cast(f: Function, value: Val, source: str, to: str) -> Val:
         return _to_float(f, value, source, to)
     have, want = scalar_bits(scalar_type(value.ty)), scalar_bits(_REGISTER[to])
     if a.category == FLOAT:
-        # By way of int64, so that narrower results wrap.
-        value, have = f.cast("fptosi", value, "i64"), 64
+        # By way of 64 bits, so that narrower results wrap.
+        value, have = _to_uint64(f, value) if to == "uint64" else f.cast("fptosi", value, "i64"), 64
     if want == have:
         return value
     return f.cast("trunc" if want < have else "sext" if a.signed else "zext", value, _REGISTER[to])
+
+
+def _to_uint64(f: Function, value: Val) -> Val:
+    """Numbers from 2**63 on less 2**63, which is then the top bit; negative ones wrap."""
+    high = f.compare("oge", value, const(value.ty, 2.0**63))
+    low = f.cast("fptosi", f.select(high, f.binary("fsub", value, const(value.ty, 2.0**63)), value), "i64")
+    return f.select(high, f.binary("xor", low, const(low.ty, -1 << 63)), low)
 
 
 def _to_float(f: Function, value: Val, source: str, to: str) -> Val:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+from treadle.codegen.expressions import register_type
+from treadle.codegen.llvm_text import scalar_bits
 from treadle.codegen.target import Target
 from treadle.ir.kernel import PARALLEL, REDUCE, RUNTIME, UNIT, ZERO, Instr, Kernel
 
@@ -244,13 +246,15 @@ def sweep_copies(kernel: Kernel, needs: frozenset[int], lane: int) -> int:
     return 4 if sum(instr_cost(kernel.body[i]) for i in needs if varies[i] >> lane & 1) <= 8 else 2
 
 
-_BITS = {"float64": 64, "int64": 64, "int16": 16, "int8": 8, "uint8": 8, "bool": 8}
+def _lane_width(dtype: str) -> int:
+    """Bits of an element in a vector; 16-bit floats are computed with as float."""
+    return 8 if dtype == "bool" else scalar_bits(register_type(dtype))
 
 
 def _lane_bits(kernel: Kernel, moving: list[Instr]) -> int:
     """The element width that decides the lane count: 64 where 64-bit values dominate, below 32 only if nothing is wider."""
-    widths = [_BITS.get(instr.dtype, 32) for instr in moving if instr.opcode != "const"]
-    widths += [_BITS.get(a.dtype, 32) for a in kernel.accesses if a.writes]
+    widths = [_lane_width(instr.dtype) for instr in moving if instr.opcode != "const"]
+    widths += [_lane_width(a.dtype) for a in kernel.accesses if a.writes]
     wide, middle = widths.count(64), widths.count(32)
     if wide > middle:
         return 64

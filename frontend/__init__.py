@@ -18,6 +18,9 @@ from treadle.ir.dtypes import int16 as int16
 from treadle.ir.dtypes import int32 as int32
 from treadle.ir.dtypes import int64 as int64
 from treadle.ir.dtypes import uint8 as uint8
+from treadle.ir.dtypes import uint16 as uint16
+from treadle.ir.dtypes import uint32 as uint32
+from treadle.ir.dtypes import uint64 as uint64
 from treadle.runtime import engine as _engine  # the engine declares the op table and hooks into the recorder
 from treadle.version import __version__
 

@@ -14,7 +14,7 @@ from treadle.functions import as_dtype
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, DType
-from treadle.ir.ops.common import need_real, torch_name
+from treadle.ir.ops.common import need_real
 from treadle.ir.types import tensor_type
 from treadle.random import Generator, reserve
 from treadle.results import into, with_out
@@ -169,13 +169,19 @@ def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, require
     elif array.dtype.kind == "c" and not dtype.is_complex and not isinstance(data, Tensor | np.ndarray):
         raise TypeError("must be real number, not complex")
     elif array.dtype.kind == "f" and dtype.category < FLOAT and dtype is not dtypes.bool_:
-        array = array.astype(np.int64)
+        array = _unrounded(data) if dtype is dtypes.uint64 and isinstance(data, list | tuple) else array.astype(np.int64)
     if isinstance(data, int) and not isinstance(data, bool) and dtype.category == 1 and not _fits(data, dtype):
         raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
     made = adopt(np.array(array, dtype.np, order="C", copy=True))
     if where != "cpu":
         made = apply(op_table.TABLE["to_device"], (made,), (where,))
     return _finish(made.pin_memory() if pin_memory else made, requires_grad)
+
+
+def _unrounded(data: Sequence[Any]) -> np.ndarray:
+    """Integers of which some are beyond int64, which numpy would make floats of."""
+    whole = np.array(data, object)
+    return np.array([int(x) for x in whole.flat], np.uint64).reshape(whole.shape)
 
 
 def _fits(value: int, dtype: DType) -> bool:
@@ -320,7 +326,7 @@ def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_
     size = max(0, math.ceil((stop - begin) / by))
     integral = all(isinstance(v, int) for v in (begin, stop, by))
     if dtype is not None and as_dtype(dtype).is_complex:
-        raise NotImplementedError(f"\"arange\" not implemented for '{torch_name(as_dtype(dtype))}'")
+        raise NotImplementedError(f"\"arange\" not implemented for '{as_dtype(dtype).title}'")
     dtype = as_dtype(dtype) if dtype else (dtypes.int64 if integral else dtypes.default_float())
     if out is not None:
         return into(out, _ramp(size, begin, by, out._data.type.dtype, out._data.type.device), "arange")

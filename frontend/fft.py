@@ -12,7 +12,6 @@ from treadle import creation
 from treadle.functions import TABLE, tensor_argument
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
-from treadle.ir.ops.common import torch_name
 from treadle.ir.types import normalize_dim
 from treadle.joining import roll
 from treadle.results import cast, with_out
@@ -40,9 +39,9 @@ def _operand(name: str, input: Any, real: bool = False) -> Tensor:
     x = tensor_argument(name, input)
     dtype = x._data.type.dtype
     if real and dtype.is_complex:
-        raise RuntimeError(f"{name} expects a real input tensor, but got {torch_name(dtype)}")
+        raise RuntimeError(f"{name} expects a real input tensor, but got {dtype.title}")
     if dtype in (dtypes.float16, dtypes.bfloat16):
-        raise RuntimeError(f"Unsupported dtype {torch_name(dtype)}")
+        raise RuntimeError(f"Unsupported dtype {dtype.title}")
     if dtype.category < FLOAT:
         dtype = dtypes.default_float()
     return cast(x, dtype if real else dtypes.to_complex(dtype))

@@ -15,7 +15,7 @@ from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
-from treadle.ir.ops.common import need_real, torch_name
+from treadle.ir.ops.common import need_real
 from treadle.modes import listed
 from treadle.results import COPY, cast, into, with_out
 from treadle.runtime.symbols import SymFloat, SymInt
@@ -535,7 +535,7 @@ def isclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-
     """|input - other| <= atol + rtol * |other|; equal infinities are close. RuntimeError when dtypes differ, as in PyTorch."""
     x, y = tensor_argument("isclose", input), tensor_argument("isclose", other, "other", 2)
     if x._data.type.dtype is not y._data.type.dtype:
-        raise RuntimeError(f"{torch_name(x._data.type.dtype)} did not match {torch_name(y._data.type.dtype)}")
+        raise RuntimeError(f"{x._data.type.dtype.title} did not match {y._data.type.dtype.title}")
     for bound, value in (("rtol", rtol), ("atol", atol)):
         if value < 0:
             raise RuntimeError(f"{bound} must be greater than or equal to zero, but got {value}")

@@ -45,7 +45,7 @@ def _normalize(item: Any) -> Any:
         return item
     if isinstance(item, Tensor):
         t = item._data.type
-        if t.dtype.category >= dtypes.FLOAT:
+        if t.dtype.category >= dtypes.FLOAT or t.dtype in dtypes.WIDE_UNSIGNED:
             raise IndexError(f"tensors used as indices must be long, int, byte or bool tensors, got {t.dtype.name}")
         return item
     if isinstance(item, np.bool_):

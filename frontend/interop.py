@@ -14,7 +14,6 @@ import numpy as np
 
 from treadle.creation import adopt, from_array, to_array
 from treadle.ir import dtypes
-from treadle.ir.ops.common import torch_name
 from treadle.ir.types import tensor_type
 from treadle.runtime import engine, memory
 from treadle.runtime.recorder import Data, computed
@@ -135,10 +134,10 @@ def from_numpy(array: np.ndarray) -> Tensor:
 def legacy_type(t: Tensor, dtype: Any) -> Any:
     """`Tensor.type()`: its old name; `Tensor.type(dtype)`: cast."""
     if dtype is None:
-        return f"treadle.{torch_name(t._data.type.dtype)}Tensor"
+        return f"treadle.{t._data.type.dtype.title}Tensor"
     if isinstance(dtype, str):
         wanted = dtype.rpartition(".")[2].removesuffix("Tensor")
-        found = [d for d in dtypes.ALL if torch_name(d) == wanted]
+        found = [d for d in dtypes.ALL if d.title == wanted]
         if not found:
             raise ValueError(f"invalid type: '{dtype}'")
         dtype = found[0]

@@ -19,7 +19,6 @@ from treadle.factorizations import (
 )
 from treadle.functions import TABLE, as_dtype, cast, into, tensor_argument
 from treadle.ir.dtypes import FLOAT, bfloat16, bool_, float16, float32, int32, int64, to_real
-from treadle.ir.ops.common import torch_name
 from treadle.ir.ops.linalg import LinAlgError
 from treadle.layout import PERMUTE
 from treadle.linear_algebra import matmul
@@ -288,7 +287,7 @@ def multi_dot(tensors: Sequence[Tensor], *, out: Tensor | None = None) -> Tensor
 def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) -> Tensor:
     """sum(conj(x) * y) over an axis."""
     if x._data.type.dtype.category < FLOAT:
-        raise RuntimeError(f"linalg.vecdot: Expected a floating point or complex tensor as input. Got {torch_name(x._data.type.dtype)}")
+        raise RuntimeError(f"linalg.vecdot: Expected a floating point or complex tensor as input. Got {x._data.type.dtype.title}")
     return into(out, sum(x.conj() * y, dim), "linalg.vecdot")
 
 
@@ -317,7 +316,7 @@ def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """Rows of powers 0 .. N - 1 of each element."""
     from treadle.creation import arange
     if x._data.type.dtype in (float16, bfloat16, bool_):
-        raise RuntimeError(f"linalg.vander supports floating point, complex, and integer tensors, but got {torch_name(x._data.type.dtype)}")
+        raise RuntimeError(f"linalg.vander supports floating point, complex, and integer tensors, but got {x._data.type.dtype.title}")
     x = x if x._data.type.shape else x.reshape(1)
     n = x._data.type.shape[-1] if N is None else N
     return x.unsqueeze(-1) ** arange(n)

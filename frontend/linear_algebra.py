@@ -10,7 +10,6 @@ from treadle.emitter import fast_path
 from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
-from treadle.ir.ops.common import torch_name
 from treadle.ir.types import normalize_dim
 from treadle.joining import meshgrid, roll
 from treadle.layout import PERMUTE, RESHAPE
@@ -350,7 +349,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_fo
     a, b = tensor_argument("cdist", x1, "x1")._data.type, tensor_argument("cdist", x2, "x2", 2)._data.type
     for name, t in (("X1", a), ("X2", b)):
         if t.dtype.category != FLOAT:
-            raise RuntimeError(f"cdist only supports floating-point dtypes, {name} got: {torch_name(t.dtype)}")
+            raise RuntimeError(f"cdist only supports floating-point dtypes, {name} got: {t.dtype.title}")
     if a.ndim < 2 or b.ndim < 2:
         raise RuntimeError(f"cdist only supports at least 2D tensors, X1 got: {a.ndim}D, X2 got: {b.ndim}D")
     if a.shape[-1] != b.shape[-1]:

@@ -12,7 +12,7 @@ from treadle.functions import ADD, COPY, DIV, MUL, SUB, TABLE, as_dtype, cast, i
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT
 from treadle.ir.op import Op
-from treadle.ir.ops.common import need_real, not_implemented, torch_name
+from treadle.ir.ops.common import need_real, not_implemented
 from treadle.ir.types import normalize_dim, normalize_dims
 from treadle.layout import RESHAPE, SLICE, Ints, ints
 from treadle.modes import listed
@@ -105,7 +105,7 @@ def _floating(name: str, x: Tensor, dtype: Any) -> Tensor:
         x = cast(x, as_dtype(dtype))
     if x._data.type.dtype.category < FLOAT:
         raise RuntimeError(f"{name}(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
-                           f"Got: {torch_name(x._data.type.dtype)}")
+                           f"Got: {x._data.type.dtype.title}")
     return x
 
 
@@ -290,7 +290,7 @@ def _softmax(name: str, input: Tensor, dim: int | None, dtype: Any) -> Tensor:
     if dtype is not None:
         x = cast(x, as_dtype(dtype))
     if x._data.type.dtype.category != FLOAT:
-        raise RuntimeError(f'"{name}_kernel_impl" not implemented for \'{torch_name(x._data.type.dtype)}\'')
+        raise RuntimeError(f'"{name}_kernel_impl" not implemented for \'{x._data.type.dtype.title}\'')
     shape = x._data.type.shape
     if dim is None:  # PyTorch's old implicit choice
         dim = 0 if len(shape) in (0, 1, 3) else 1

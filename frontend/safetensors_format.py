@@ -14,10 +14,9 @@ import treadle
 from treadle.ir import dtypes
 from treadle.tensor import Tensor
 
-_NAMES = {
-    dtypes.bool_: "BOOL", dtypes.uint8: "U8", dtypes.int8: "I8", dtypes.int16: "I16", dtypes.int32: "I32", dtypes.int64: "I64",
-    dtypes.float16: "F16", dtypes.bfloat16: "BF16", dtypes.float32: "F32", dtypes.float64: "F64", dtypes.complex64: "C64",
-}
+_LETTERS = {dtypes.INT: "I", dtypes.FLOAT: "F", dtypes.COMPLEX: "C"}
+_NAMES = {d: f"{_LETTERS[d.category] if d.signed else 'U'}{8 * d.itemsize}" for d in dtypes.ALL if d is not dtypes.complex128}
+_NAMES |= {dtypes.bool_: "BOOL", dtypes.bfloat16: "BF16"}
 _BY_NAME = {name: dtype.np for dtype, name in _NAMES.items()}
 _MAX_HEADER = 100_000_000
 

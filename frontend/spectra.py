@@ -4,14 +4,13 @@ from __future__ import annotations
 import treadle
 from treadle import fft
 from treadle.functions import TABLE, tensor_argument
-from treadle.ir.ops.common import torch_name
 from treadle.tensor import Tensor, apply
 
 __all__ = ["istft", "stft"]
 
 
 def _fail(name: str, input: Tensor, text: str) -> RuntimeError:
-    return RuntimeError(f"{name}({torch_name(input.dtype)}{list(input.shape)}): {text}")
+    return RuntimeError(f"{name}({input.dtype.title}{list(input.shape)}): {text}")
 
 
 def _window(name: str, input: Tensor, window: Tensor | None, n_fft: int, hop: int, length: int) -> Tensor | None:

@@ -24,12 +24,8 @@ from treadle.tensor import Tensor
 
 Place = Callable[[Tensor, str], Tensor]
 
-STORAGES: dict[str, DType] = {
-    "FloatStorage": dtypes.float32, "DoubleStorage": dtypes.float64, "HalfStorage": dtypes.float16, "BFloat16Storage": dtypes.bfloat16,
-    "LongStorage": dtypes.int64, "IntStorage": dtypes.int32, "ShortStorage": dtypes.int16, "CharStorage": dtypes.int8,
-    "ByteStorage": dtypes.uint8, "BoolStorage": dtypes.bool_, "ComplexFloatStorage": dtypes.complex64,
-    "ComplexDoubleStorage": dtypes.complex128, "UntypedStorage": dtypes.uint8,
-}
+_UNTYPED = dtypes.WIDE_UNSIGNED  # dtypes without a storage class: the tensor names its dtype, its storage holds bytes
+STORAGES: dict[str, DType] = {f"{d.title}Storage": d for d in dtypes.ALL if d not in _UNTYPED} | {"UntypedStorage": dtypes.uint8}
 _STORAGE_OF = {dtype: name for name, dtype in STORAGES.items() if name != "UntypedStorage"}
 _DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in dtypes.ALL}
 
@@ -97,8 +93,8 @@ class _StorageName(NamedTuple):
 class _SavedTensor:
     """A tensor whose values have been given a storage."""
 
-    def __init__(self, storage: _StorageName, shape: tuple[int, ...], requires_grad: bool) -> None:
-        self.storage, self.shape, self.requires_grad = storage, shape, requires_grad
+    def __init__(self, storage: _StorageName, shape: tuple[int, ...], requires_grad: bool, dtype: DType) -> None:
+        self.storage, self.shape, self.requires_grad, self.dtype = storage, shape, requires_grad, dtype
 
 
 def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -126,7 +122,8 @@ class _Pickler(pickle._Pickler):  # the Python version: the C one insists on imp
 
     def persistent_id(self, obj: Any) -> Any:
         if isinstance(obj, _StorageName):
-            return "storage", self._global("torch", obj.kind), obj.key, obj.location, obj.numel
+            module = "torch.storage" if obj.kind == "UntypedStorage" else "torch"
+            return "storage", self._global(module, obj.kind), obj.key, obj.location, obj.numel
         return None
 
     def reducer_override(self, obj: Any) -> Any:
@@ -135,8 +132,9 @@ class _Pickler(pickle._Pickler):  # the Python version: the C one insists on imp
         if isinstance(obj, Tensor):
             obj = self._saved(obj, obj.requires_grad and obj.is_leaf)
         if isinstance(obj, _SavedTensor):
-            return self._global("torch._utils", "_rebuild_tensor_v2"), (
-                obj.storage, 0, obj.shape, _contiguous_strides(obj.shape), obj.requires_grad, OrderedDict())
+            form, named = ("v3", (obj.dtype,)) if obj.dtype in _UNTYPED else ("v2", ())
+            return self._global("torch._utils", f"_rebuild_tensor_{form}"), (
+                obj.storage, 0, obj.shape, _contiguous_strides(obj.shape), obj.requires_grad, OrderedDict(), *named)
         if isinstance(obj, treadle.device):
             index = () if obj.index is None else (obj.index,)
             return self._global("torch", "device"), (obj.type, *index)
@@ -151,10 +149,11 @@ class _Pickler(pickle._Pickler):  # the Python version: the C one insists on imp
         where = (location, address, array.nbytes, array.dtype) if array.nbytes else (object(),)
         storage = self._known.get(where)
         if storage is None:
-            kind = _STORAGE_OF[dtypes.from_numpy(array.dtype)]
-            storage = self._known[where] = _StorageName(kind, str(len(self.arrays)), location, array.size)
+            kind = _STORAGE_OF.get(tensor.dtype, "UntypedStorage")
+            size = array.nbytes if kind == "UntypedStorage" else array.size
+            storage = self._known[where] = _StorageName(kind, str(len(self.arrays)), location, size)
             self.arrays.append(array)  # also keeps the memory, whose address is the storage's identity
-        return _SavedTensor(storage, tuple(tensor.shape), requires_grad)
+        return _SavedTensor(storage, tuple(tensor.shape), requires_grad, tensor.dtype)
 
 
 def _save_global(pickler: Any, obj: _Global) -> None:

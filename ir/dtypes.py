@@ -9,12 +9,13 @@ BOOL, INT, FLOAT, COMPLEX = 0, 1, 2, 3  # from FLOAT on, numbers have gradients
 
 
 class DType:
-    """An element type. There is one object per type, so `is` and identity hashing are right."""
+    """An element type. There is one object per type, so `is` and identity hashing are right. `title` is its name in PyTorch's messages."""
 
-    __slots__ = ("category", "itemsize", "mlir", "name", "np", "signed")
+    __slots__ = ("category", "itemsize", "mlir", "name", "np", "signed", "title")
 
-    def __init__(self, name: str, np_type: type, category: int, mlir: str, signed: bool = True) -> None:
+    def __init__(self, name: str, title: str, np_type: type, category: int, mlir: str, signed: bool = True) -> None:
         self.name = name
+        self.title = title
         self.np = np.dtype(np_type)
         self.category = category
         self.itemsize = self.np.itemsize
@@ -40,24 +41,28 @@ class DType:
         return by_name, (self.name,)
 
 
-float16 = DType("float16", np.float16, FLOAT, "f16")
-bfloat16 = DType("bfloat16", ml_dtypes.bfloat16, FLOAT, "bf16")
-float32 = DType("float32", np.float32, FLOAT, "f32")
-float64 = DType("float64", np.float64, FLOAT, "f64")
-complex64 = DType("complex64", np.complex64, COMPLEX, "complex<f32>")
-complex128 = DType("complex128", np.complex128, COMPLEX, "complex<f64>")
-int8 = DType("int8", np.int8, INT, "i8")
-int16 = DType("int16", np.int16, INT, "i16")
-int32 = DType("int32", np.int32, INT, "i32")
-int64 = DType("int64", np.int64, INT, "i64")
-uint8 = DType("uint8", np.uint8, INT, "ui8", signed=False)
-bool_ = DType("bool", np.bool_, BOOL, "i1", signed=False)
+float16 = DType("float16", "Half", np.float16, FLOAT, "f16")
+bfloat16 = DType("bfloat16", "BFloat16", ml_dtypes.bfloat16, FLOAT, "bf16")
+float32 = DType("float32", "Float", np.float32, FLOAT, "f32")
+float64 = DType("float64", "Double", np.float64, FLOAT, "f64")
+complex64 = DType("complex64", "ComplexFloat", np.complex64, COMPLEX, "complex<f32>")
+complex128 = DType("complex128", "ComplexDouble", np.complex128, COMPLEX, "complex<f64>")
+int8 = DType("int8", "Char", np.int8, INT, "i8")
+int16 = DType("int16", "Short", np.int16, INT, "i16")
+int32 = DType("int32", "Int", np.int32, INT, "i32")
+int64 = DType("int64", "Long", np.int64, INT, "i64")
+uint8 = DType("uint8", "Byte", np.uint8, INT, "ui8", signed=False)
+uint16 = DType("uint16", "UInt16", np.uint16, INT, "ui16", signed=False)
+uint32 = DType("uint32", "UInt32", np.uint32, INT, "ui32", signed=False)
+uint64 = DType("uint64", "UInt64", np.uint64, INT, "ui64", signed=False)
+bool_ = DType("bool", "Bool", np.bool_, BOOL, "i1", signed=False)
 
-ALL = (float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8, bool_, complex64, complex128)
-FLOATS = (float16, bfloat16, float32, float64)
-COMPLEXES = (complex64, complex128)
-REALS = tuple(d for d in ALL if d not in COMPLEXES)
-INTS = (int8, int16, int32, int64, uint8)
+ALL = (float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64, bool_, complex64, complex128)
+FLOATS = tuple(d for d in ALL if d.category == FLOAT)
+COMPLEXES = tuple(d for d in ALL if d.category == COMPLEX)
+REALS = tuple(d for d in ALL if d.category != COMPLEX)
+INTS = tuple(d for d in ALL if d.category == INT)
+WIDE_UNSIGNED = (uint16, uint32, uint64)  # PyTorch has no promotion of them but to floating-point types
 
 _BY_NAME = {d.name: d for d in ALL} | {"half": float16, "float": float32, "double": float64, "short": int16, "int": int32, "long": int64,
                                          "cfloat": complex64, "cdouble": complex128}
@@ -85,15 +90,20 @@ def _promote_ints(a: DType, b: DType) -> DType:
     if a.signed == b.signed:
         return a if a.itemsize >= b.itemsize else b
     signed, unsigned = (a, b) if a.signed else (b, a)
-    if signed.itemsize > unsigned.itemsize:
-        return signed
-    return {1: int16, 2: int32, 4: int64}[unsigned.itemsize]
+    return signed if signed.itemsize > unsigned.itemsize else int16
+
+
+def check_promotion(a: DType, b: DType) -> None:
+    """RuntimeError in PyTorch's words for a wide unsigned type beside another one that is not floating-point."""
+    if a is not b and (a in WIDE_UNSIGNED or b in WIDE_UNSIGNED) and FLOAT not in (a.category, b.category):
+        raise RuntimeError(f"Promotion for uint16, uint32, uint64 types is not supported, attempted to promote {a.title} and {b.title}")
 
 
 def promote(a: DType, b: DType) -> DType:
-    """The common type of two types of equal standing (PyTorch's `promote_types`)."""
+    """The common type of two types of equal standing (PyTorch's `promote_types`). RuntimeError where there is none."""
     if a is b:
         return a
+    check_promotion(a, b)
     if a.category != b.category:
         high, low = (a, b) if a.category > b.category else (b, a)
         return complex128 if low is float64 else high

@@ -110,7 +110,11 @@ def result_dtype(types: tuple[TensorType, ...]) -> DType:
             dtype = dtypes.default_float()
         if dtype.category == dtypes.COMPLEX:
             dtype = _complex_beside(result, dtype, rank == 2)
-        if result is None or dtype.category > result.category:
+        if result is None:
+            result = dtype
+        elif dtype.category > result.category:
+            if result.category == dtypes.BOOL:
+                dtypes.check_promotion(result, dtype)
             result = dtype
     assert result is not None
     return result

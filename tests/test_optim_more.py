@@ -69,3 +69,47 @@ def test_muon_as_pytorch():
     import torch
     want, got = run(torch, "Muon", {"lr": 0.02}), run(treadle, "Muon", {"lr": 0.02})
     np.testing.assert_allclose(got[0], want[0], rtol=2e-2)  # theirs iterates in bfloat16
+
+
+COMPLEX_CASES = [case for case in CASES if case[0] != "Adafactor"] + [
+    ("SGD", {"lr": 0.1, "momentum": 0.9}), ("Adam", {}), ("AdamW", {}), ("RMSprop", {"momentum": 0.5}), ("Adagrad", {}),
+    ("Adagrad", {"initial_accumulator_value": 0.5, "weight_decay": 0.1}), ("Adadelta", {}), ("Adamax", {"weight_decay": 0.1})]
+
+
+def run_complex(T, name, settings, steps=5):
+    """The parameter after some steps, half of them by an optimizer that took over the first one's state."""
+    rng = np.random.default_rng(0)
+    w, x, y = (T.tensor(rng.standard_normal((4, 3)) + 1j * rng.standard_normal((4, 3)), dtype=T.complex128) for _ in range(3))
+    w.requires_grad_()
+    optimizer = getattr(T.optim, name)([w], **settings)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (w * x - y).abs().square().mean() * 3
+        loss.backward()
+        return loss
+    for step in range(steps):
+        if step == steps // 2:
+            state = optimizer.state_dict()
+            optimizer = getattr(T.optim, name)([w], **settings)
+            optimizer.load_state_dict(state)
+        optimizer.step(closure)
+    kinds = {key: str(value.dtype).split(".")[1] for key, value in optimizer.state[w].items() if T.is_tensor(value) and value.dim() == 2}
+    return w.detach().numpy(), kinds
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("name", "settings"), COMPLEX_CASES)
+def test_complex_parameters_as_pytorch(name, settings):
+    import torch
+    want, got = run_complex(torch, name, settings), run_complex(treadle, name, settings)
+    np.testing.assert_allclose(got[0], want[0], rtol=2e-4, atol=2e-5)
+    assert got[1] == want[1]
+
+
+def test_complex_parameters():
+    before = treadle.ones(4, 3, dtype=treadle.complex64).numpy()
+    assert all(np.abs(run_complex(treadle, name, settings, 2)[0] - before).max() > 0 for name, settings in COMPLEX_CASES[:4])
+    for name in ("Adafactor", "Muon"):
+        with pytest.raises(RuntimeError, match=f"{name} does not support complex parameters"):
+            run_complex(treadle, name, {})

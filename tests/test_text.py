@@ -17,7 +17,7 @@ from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.op import TABLE, Kind, Op, result_types
 from treadle.ir.parse import parse
 from treadle.ir.text import format_attribute, print_graph, print_node, quote
-from treadle.ir.types import TensorType, tensor_type
+from treadle.ir.types import TensorType, result_dtype, tensor_type
 from treadle.ir.verify import verify
 
 F32 = tensor_type((2, 3), dtypes.float32)
@@ -119,6 +119,14 @@ def test_where_survives_the_round_trip() -> None:
 
 
 # -- random graphs -----------------------------------------------------------------------------------------------------
+def promote_together(x: Value, y: Any) -> bool:
+    """Whether two operands have a common dtype."""
+    try:
+        return not isinstance(y, Value) or result_dtype((x.type, y.type)) is not None
+    except RuntimeError:
+        return False
+
+
 def random_graph(seed: int) -> Graph:
     """Inputs, weak scalars and constants through elementwise ops, views and reductions of random dtypes."""
     rng = random.Random(seed)
@@ -131,6 +139,8 @@ def random_graph(seed: int) -> Graph:
         y = rng.choice([*values, *scalars, rng.uniform(-1e3, 1e3), rng.randrange(5), 1e-30, 2.5 - 1e-30j])
         kind = rng.randrange(6)
         if kind < 3:
+            if not promote_together(x, y):
+                y = x
             whole = isinstance(y, complex) or any(isinstance(v, Value) and v.dtype.is_complex for v in (x, y))  # no maximum
             values.append(getattr(b, rng.choice(["add", "mul"] if whole else ["add", "mul", "maximum"]))(x, y))
         elif kind == 3:

@@ -1,7 +1,8 @@
 """The Python array API standard (2024.12, https://data-apis.org/array-api) on Treadle's tensors: what `x.__array_namespace__()` gives.
 
 Differences from PyTorch's functions of the same names: axes are `axis` and `keepdims`, dtypes of 0-d tensors count in promotion, and
-functions take exactly the standard's arguments. The dtypes uint16, uint32 and uint64 do not exist here, so sums of uint8 are int64.
+functions take exactly the standard's arguments. The dtypes uint16, uint32 and uint64 promote to floats
+only and are left out, so sums of uint8 are int64.
 """
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class Adam(PerParameterOptimizer):
     Weight decay is added to the gradient, or with `decoupled_weight_decay` shrinks the parameter (AdamW).
     """
 
-    complex_parameters = True
+    complex_parameters = "as one"
 
     def __init__(self, params: Any, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0, amsgrad: bool = False, *, foreach: bool | None = None, maximize: bool = False,

@@ -16,7 +16,7 @@ def _decayed(param: Tensor, grad: Tensor, group: dict[str, Any]) -> Tensor:
 class RMSprop(PerParameterOptimizer):
     """Steps divided by the running root mean square of the gradient; `centered` uses its running standard deviation."""
 
-    complex_parameters = True
+    complex_parameters = "as one"
 
     def __init__(self, params: Any, lr: float | Tensor = 1e-2, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0,
                  momentum: float = 0, centered: bool = False, capturable: bool = False, foreach: bool | None = None,
@@ -64,7 +64,9 @@ class Adagrad(PerParameterOptimizer):
                 self._start(param, group)
 
     def _start(self, param: Tensor, group: dict[str, Any]) -> None:
-        self.state[param] = {"step": 0.0, "sum": treadle.full_like(param, group["initial_accumulator_value"], requires_grad=False)}
+        value = group["initial_accumulator_value"]
+        value = complex(value, value) if param.is_complex() else value
+        self.state[param] = {"step": 0.0, "sum": treadle.full_like(param, value, requires_grad=False)}
 
     def update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[param]

@@ -258,7 +258,7 @@ def _fitted(param: Tensor, value: Any, key: Hashable = None) -> Any:
     if isinstance(value, Tensor):
         if key == "step":
             return float(value.item())
-        floating = param.is_floating_point() or param.is_complex()
+        floating = param.is_floating_point()
         return value.to(device=param.device, dtype=param.dtype if floating else None)
     if isinstance(value, dict):
         return {k: _fitted(param, v, k) for k, v in value.items()}
@@ -271,10 +271,11 @@ class PerParameterOptimizer(Optimizer):
     """An optimizer that treats each parameter alone.
 
     Updates are one op of the table, or out-of-place expressions with one copy into each tensor that changes. Counts are
-    Python numbers, so a step is recorded without looking at a value. `complex_parameters`: whether it takes these.
+    Python numbers, so a step is recorded without looking at a value. `complex_parameters`: how it takes these: "as one" gives them to
+    `update`, "as pairs" the real numbers they are made of, "" refuses.
     """
 
-    complex_parameters = False
+    complex_parameters = "as pairs"
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; returns the closure's loss."""
@@ -287,11 +288,25 @@ class PerParameterOptimizer(Optimizer):
                 for param in group["params"]:
                     grad = param.grad
                     if grad is not None:
-                        if not self.complex_parameters and param._data.type.dtype.is_complex:
-                            raise NotImplementedError(f"{type(self).__name__} does not support complex parameters; SGD, Adam, AdamW and "
-                                                      "RMSprop do. Or make the parameter real and use view_as_complex of it.")
-                        self.update(param, -grad if group["maximize"] else grad, group)
+                        update = self.update
+                        if self.complex_parameters != "as one" and param._data.type.dtype.is_complex:
+                            update = self._update_pairs
+                        update(param, -grad if group["maximize"] else grad, group)
         return loss
+
+    def _update_pairs(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        """Update the view of a complex parameter as real numbers, with such views of its complex state, which stays complex."""
+        if not self.complex_parameters:
+            raise RuntimeError(f"{type(self).__name__} does not support complex parameters")
+        pairs = treadle.view_as_real(param)
+        kept = self.state.pop(param, {})
+        viewed = {key: treadle.view_as_real(x) if isinstance(x, Tensor) and x.is_complex() else x for key, x in kept.items()}
+        self.state[pairs] = dict(viewed)
+        self.update(pairs, treadle.view_as_real(grad), group)
+        for key, x in self.state.pop(pairs).items():
+            if x is not viewed.get(key):
+                kept[key] = treadle.view_as_complex(x) if isinstance(x, Tensor) and x.shape == pairs.shape else x
+        self.state[param] = kept
 
     def update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         """Write the new values of `param` and of the tensors in its state."""

@@ -152,6 +152,8 @@ class Rprop(PerParameterOptimizer):
 class Adafactor(PerParameterOptimizer):
     """Adam whose second moment of a matrix is kept as a row and a column (Shazeer and Stern, 2018)."""
 
+    complex_parameters = ""
+
     def __init__(self, params: Any, lr: float | Tensor = 1e-2, beta2_decay: float = -0.8, eps: tuple[float | None, float] = (None, 1e-3),
                  d: float = 1.0, weight_decay: float = 0.0, *, foreach: bool | None = None, maximize: bool = False) -> None:
         check_at_least_zero(lr=("learning rate", lr), weight_decay=("weight_decay value", weight_decay))
@@ -193,6 +195,8 @@ class Adafactor(PerParameterOptimizer):
 class Muon(PerParameterOptimizer):
     """Momentum, orthogonalised by a Newton-Schulz iteration: for matrices only (Jordan, 2024)."""
 
+    complex_parameters = ""
+
     def __init__(self, params: Any, lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95, nesterov: bool = True,
                  ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315), eps: float = 1e-7, ns_steps: int = 5,
                  adjust_lr_fn: str | None = None) -> None:
@@ -232,6 +236,10 @@ def _orthogonal(x: Tensor, group: dict[str, Any]) -> Tensor:
     return y.t() if tall else y
 
 
+def _reals(x: Tensor) -> Tensor:
+    return treadle.view_as_real(x) if x.is_complex() else x
+
+
 class LBFGS(Optimizer):
     """Limited-memory BFGS with the two-loop recursion (Nocedal and Wright, algorithm 7.4); fixed steps or a strong Wolfe search.
 
@@ -251,11 +259,12 @@ class LBFGS(Optimizer):
         self._params: list[Tensor] = self.param_groups[0]["params"]
 
     def _gradient(self) -> Tensor:
-        return treadle.cat([(treadle.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in self._params])
+        found = [treadle.zeros_like(p) if p.grad is None else p.grad for p in self._params]
+        return treadle.cat([_reals(g).reshape(-1) for g in found])
 
     def _move(self, direction: Tensor, t: float) -> None:
         offset = 0
-        for p in self._params:
+        for p in map(_reals, self._params):
             p.copy_(p + direction[offset:offset + p.numel()].reshape(p.shape) * t)
             offset += p.numel()
 

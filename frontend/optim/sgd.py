@@ -11,7 +11,7 @@ from treadle.tensor import Tensor
 class SGD(PerParameterOptimizer):
     """p -= lr * g, with weight decay, momentum, dampening and Nesterov's variant. `foreach` and `fused` change nothing."""
 
-    complex_parameters = True
+    complex_parameters = "as one"
 
     def __init__(self, params: Any, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0, weight_decay: float = 0,
                  nesterov: bool = False, *, maximize: bool = False, foreach: bool | None = None, differentiable: bool = False,

@@ -12,20 +12,12 @@ from treadle.ir.types import TensorType, result_dtype
 Types = tuple[TensorType, ...]
 Dims = tuple[int, ...]
 
-_TORCH_NAMES = {"float16": "Half", "bfloat16": "BFloat16", "float32": "Float", "float64": "Double", "int8": "Char", "int16": "Short",
-                "int32": "Int", "int64": "Long", "uint8": "Byte", "bool": "Bool", "complex64": "ComplexFloat",
-                "complex128": "ComplexDouble"}
 _HALVES = (dtypes.float16, dtypes.bfloat16)
-
-
-def torch_name(dtype: DType) -> str:
-    """The dtype as PyTorch's messages spell it: 'Long', 'Half'."""
-    return _TORCH_NAMES[dtype.name]
 
 
 def not_implemented(name: str, dtype: DType, types: Types) -> NotImplementedError:
     """PyTorch's error for an op without a kernel for `dtype` (NotImplementedError is a RuntimeError)."""
-    return NotImplementedError(f'"{name}" not implemented for \'{torch_name(dtype)}\' (operands: {", ".join(map(str, types))})')
+    return NotImplementedError(f'"{name}" not implemented for \'{dtype.title}\' (operands: {", ".join(map(str, types))})')
 
 
 def need_float(name: str, *types: TensorType) -> None:
@@ -52,7 +44,7 @@ def same_as_second(name: str) -> Callable[..., TensorType]:
 
 def need_index(name: str, index: TensorType) -> None:
     """IndexError unless `index` holds integers."""
-    if index.dtype.category != dtypes.INT:
+    if index.dtype.category != dtypes.INT or index.dtype in dtypes.WIDE_UNSIGNED:
         raise IndexError(f"{name}: Expected dtype int32 or int64 for index, but got {index.dtype.name} (index {index})")
 
 

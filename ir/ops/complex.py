@@ -11,7 +11,7 @@ import numpy as np
 
 from treadle.ir import dtypes
 from treadle.ir.op import TABLE, Field, Kind, declare, result_types
-from treadle.ir.ops.common import Types, not_implemented, torch_name
+from treadle.ir.ops.common import Types, not_implemented
 from treadle.ir.types import TensorType, broadcast_shapes, tensor_type
 
 _Z = np.array([[1.5 - 0.5j, -0.75 + 1.25j, 0.5j], [-1.25 + 0.5j, 0.25 - 1.0j, 2.0 + 0.75j]], np.complex64)
@@ -62,10 +62,10 @@ _part("angle", np.angle, _angle_vjp, True, "The argument, in (-pi, pi].")
 def _complex_type(types: Types) -> TensorType:
     re, im = types
     if re.dtype not in (dtypes.float32, dtypes.float64):
-        raise RuntimeError(f"Expected both inputs to be Half, Float or Double tensors but got {torch_name(re.dtype)} and "
-                           f"{torch_name(im.dtype)}")
+        raise RuntimeError(f"Expected both inputs to be Half, Float or Double tensors but got {re.dtype.title} and "
+                           f"{im.dtype.title}")
     if re.dtype is not im.dtype:
-        raise RuntimeError(f"Expected object of scalar type {torch_name(re.dtype)} but got scalar type {torch_name(im.dtype)} for second "
+        raise RuntimeError(f"Expected object of scalar type {re.dtype.title} but got scalar type {im.dtype.title} for second "
                            "argument")
     return re.with_(broadcast_shapes("complex", re.shape, im.shape), dtypes.to_complex(re.dtype))
 
@@ -87,7 +87,7 @@ def _view_as_complex_type(types: Types) -> TensorType:
     x = types[0]
     if x.dtype not in (dtypes.float32, dtypes.float64):
         raise RuntimeError("view_as_complex is only supported for half, float and double tensors, but got a tensor of scalar type: "
-                           f"{torch_name(x.dtype)}")
+                           f"{x.dtype.title}")
     if not x.shape or x.shape[-1] != 2:
         raise RuntimeError("Tensor must have a last dimension of size 2" if x.shape else "Input tensor must have one or more dimensions")
     return x.with_(x.shape[:-1], dtypes.to_complex(x.dtype))

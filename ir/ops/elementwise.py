@@ -279,6 +279,10 @@ def _np_cast(x: np.ndarray, dtype: DType) -> np.ndarray:
         return x != 0
     if x.dtype.kind == "c" and not dtype.is_complex:
         x = x.real
+    if dtype is dtypes.uint64 and x.dtype.kind not in "iub":
+        high = x >= 2.0**63
+        low = np.where(high, np.asarray(x, np.float64) - 2.0**63, x).astype(np.int64)
+        return (low ^ np.where(high, np.int64(-1 << 63), 0)).astype(dtype.np)
     if dtype.category < FLOAT and x.dtype.kind not in "iub":
         return np.asarray(x, np.float64).astype(np.int64).astype(dtype.np)  # wraps as C does, whatever the width
     return x.astype(dtype.np)
