@@ -424,8 +424,14 @@ def copy_(self: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
 
 
 def fill_(self: Tensor, value: Any) -> Tensor:
+    """Write a number everywhere, in an expanded tensor too: each place of its memory takes it once."""
     check_writable(self, "fill_")
-    return assign(self, indexing.broadcast_to(operand(value), self), "fill_")
+    shape, places = self._data.type.shape, self
+    if self._chain and 0 in layout.strides_of(self):
+        strides = layout.strides_of(self)
+        places = shaping.as_strided(self, [n if stride else min(n, 1) for n, stride in zip(shape, strides, strict=True)], strides)
+    assign(places, indexing.broadcast_to(operand(value), places), "fill_")
+    return self
 
 
 def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
@@ -447,14 +453,19 @@ def set_(self: Tensor, source: Tensor) -> Tensor:
 
 
 def resize_(self: Tensor, *sizes: Any) -> Tensor:
-    """Another shape for the same elements in order: the first ones kept, missing ones zero. Views made before keep the old storage."""
+    """Another shape for the same elements in order: the first ones kept, missing ones zero. Views made before keep the old storage.
+
+    A view takes the elements that follow in its storage, as in PyTorch, while these last.
+    """
     shape, old = layout.ints(sizes), self._data.type
     if shape == old.shape:
         return self
     if self._requires_grad or self._node is not None:
         raise RuntimeError("cannot resize variables that require grad")
-    flat = apply(TABLE["reshape"], (self,), ((old.numel,),))
     count = layout.Size(shape).numel()
+    if self._chain and count + layout.layout_of(self)[2] <= storage_of(self).base._data.type.numel:
+        return _become(self, shaping.as_strided(self, shape, layout.contiguous_strides(shape)))
+    flat = apply(TABLE["reshape"], (self,), ((old.numel,),))
     if count <= old.numel:
         flat = apply(TABLE["slice"], (flat,), ((0,), (count,), (1,)))
     else:

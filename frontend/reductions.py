@@ -456,7 +456,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     if dim is None:
         flat = flatten(input)
         if not flat._data.type.numel:
-            return apply(TABLE["full"], (math.nan,), ((), input._data.type.dtype, input._data.type.device))
+            return cast(apply(TABLE["full"], (math.nan,), ((), dtypes.float32, flat._data.type.device)), flat._data.type.dtype)
         return _median(flat, 0, False)[0]
     if not input._data.type.shape:
         return PAIRS["median"](*kthvalue(input, 1, dim))
@@ -477,7 +477,7 @@ def _median(x: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
 @numpy_names
 def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower median of the elements that are not NaN."""
-    if input._data.type.dtype.category != FLOAT:
+    if input._data.type.dtype.category != FLOAT or (dim is None and not input._data.type.numel):
         return median(input, dim, keepdim)
     x, axis = (flatten(input), 0) if dim is None else (input, normalize_dim("nanmedian", dim, input._data.type.ndim))
     from treadle.gathering import gather

@@ -8,7 +8,7 @@ from typing import Any
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import DType
 from treadle.layout import strides_of
-from treadle.tensor import Tensor, apply, assign
+from treadle.tensor import Tensor, apply, assign, refuse_overlap
 
 CAST, COPY = op_table.get("cast"), op_table.get("copy")
 
@@ -44,8 +44,7 @@ def into(out: Any, result: Any, name: str) -> Any:
                            "but one of the arguments requires grad.")
     have, got = out._data.type, result._data.type
     if out._chain and any([n > 1 and s == 0 for n, s in zip(have.shape, strides_of(out), strict=True)]):
-        raise RuntimeError("unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
-                           "Please clone() the tensor before performing the operation.")
+        refuse_overlap()
     if have.shape == got.shape:
         return assign(out, fresh(result, out), name)
     if out._chain and have.numel:

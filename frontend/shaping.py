@@ -320,8 +320,14 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     return tuple([select(input, dim, i) for i in range(input._data.type.shape[dim])])
 
 
+def _need_axis(name: str, x: Tensor) -> None:
+    if not x._data.type.shape:
+        raise RuntimeError(f"{name} expects at least a 1-dimensional tensor, but got one without dimensions")
+
+
 def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """Views of `split_size` elements each (the last may be smaller), or of the sizes listed."""
+    _need_axis("split", tensor)
     dim = normalize_dim("split", dim, tensor._data.type.ndim)
     if not isinstance(split_size_or_sections, int):
         return split_with_sizes(tensor, split_size_or_sections, dim)
@@ -335,6 +341,7 @@ def split(tensor: Tensor, split_size_or_sections: int | Sequence[int], dim: int 
 
 def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """Views of the sizes listed, which must add up to the axis."""
+    _need_axis("split_with_sizes", input)
     dim = normalize_dim("split_with_sizes", dim, input._data.type.ndim)
     sizes = ints((tuple(split_sizes),))
     size = input._data.type.shape[dim]
@@ -349,6 +356,7 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` views of equal size (the last may be smaller)."""
     if chunks <= 0:
         raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
+    _need_axis("chunk", input)
     dim = normalize_dim("chunk", dim, input._data.type.ndim)
     size = input._data.type.shape[dim]
     if size == 0:
@@ -358,6 +366,7 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
 
 def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """`n` views whose sizes differ by at most one, or the pieces between the indices listed."""
+    _need_axis("tensor_split", input)
     dim = normalize_dim("tensor_split", dim, input._data.type.ndim)
     size = input._data.type.shape[dim]
     if isinstance(indices_or_sections, Tensor):

@@ -509,11 +509,22 @@ def _inverse_permute(whole: Tensor, value: Tensor, attrs: Attrs) -> Tensor:
     return apply(op_table.get("permute"), (value,), (inverse_permutation(attrs[0]),))
 
 
+def refuse_overlap() -> None:
+    """PyTorch's error for writing to a tensor some of whose elements are one place of memory."""
+    raise RuntimeError("unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
+                       "Please clone() the tensor before performing the operation.")
+
+
 def _inverse_expand(whole: Tensor, value: Tensor, attrs: Attrs) -> Tensor:
     if whole._data.type.numel != value._data.type.numel:
-        raise RuntimeError("unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
-                           "Please clone() the tensor before performing the operation.")
+        refuse_overlap()
     return apply(op_table.get("reshape"), (value,), (whole._data.type.shape,))
+
+
+def _inverse_as_strided(whole: Tensor, value: Tensor, attrs: Attrs) -> Tensor:
+    if any([n > 1 and not stride for n, stride in zip(attrs[0], attrs[1], strict=True)]):  # as PyTorch, which looks no further
+        refuse_overlap()
+    return apply(op_table.get("as_strided_scatter"), (whole, value), attrs)
 
 
 # How a write through a view changes the whole: one inverse per view op.
@@ -522,7 +533,7 @@ INVERSES = {
     "permute": _inverse_permute,
     "expand": _inverse_expand,
     "slice": lambda whole, value, attrs: apply(op_table.get("slice_scatter"), (whole, value), attrs),
-    "as_strided": lambda whole, value, attrs: apply(op_table.get("as_strided_scatter"), (whole, value), attrs),
+    "as_strided": _inverse_as_strided,
     "view_as_real": lambda whole, value, attrs: apply(op_table.get("view_as_complex"), (value,)),
     "view_as_complex": lambda whole, value, attrs: apply(op_table.get("view_as_real"), (value,)),
     "conj": lambda whole, value, attrs: apply(op_table.get("conj"), (value,)),

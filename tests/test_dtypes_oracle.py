@@ -1,6 +1,7 @@
 """Dtypes at the edges of what an op takes, against PyTorch: integers where positions or counts are wanted, complex numbers, refusals."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -100,3 +101,57 @@ def test_gradient_of_nextafter_at_equal_numbers() -> None:
         m.nextafter(x, m.tensor([1.0, 5.0, 0.0])).sum().backward()
         return x.grad.tolist()
     assert gradient(treadle) == gradient(torch) == [0.0, 1.0, 0.0]
+
+
+def _repeated(m: Any) -> tuple[Any, Any]:
+    x = m.arange(6.0)
+    return x, m.as_strided(x, (2, 3), (0, 2), 1)
+
+
+def test_writing_to_repeated_places() -> None:
+    """What reads one place several times takes a number, and nothing else."""
+    for m in (torch, treadle):
+        x, view = _repeated(m)
+        view.fill_(9)
+        assert x.tolist() == [0.0, 9.0, 2.0, 9.0, 4.0, 9.0]
+        assert view.tolist() == [[9.0] * 3] * 2
+        wide = m.zeros(1, 3).expand(2, 3)
+        wide.fill_(4)
+        assert wide.sum().item() == 24.0
+        for write in (lambda t: t.add_(1), lambda t: t.sqrt_(), lambda t: t.copy_(t.new_zeros(2, 3))):
+            for target in (view, wide):
+                with pytest.raises(RuntimeError, match="more than one element"):
+                    write(target)
+
+
+def test_resizing_a_view_shows_more_of_its_storage() -> None:
+    def sizes(m: Any) -> list[Any]:
+        x = m.arange(24.0)
+        view = x[3:9]
+        view.resize_(2, 5)
+        columns = x.reshape(4, 6).t()
+        columns.resize_(5, 2)
+        view.zero_()
+        return [view.tolist(), columns.tolist(), columns.stride(), x.sum().item()]
+    assert sizes(treadle) == sizes(torch)
+
+
+@pytest.mark.parametrize("function", [
+    lambda m, x: m.split(x.reshape(()), 1), lambda m, x: m.chunk(x.reshape(()), 1), lambda m, x: m.tensor_split(x.reshape(()), 1),
+    lambda m, x: m.split(x.reshape(()), [1]),
+    lambda m, x: m.nn.functional.cosine_embedding_loss(x, x, x.reshape(()))])
+def test_errors_of_numbers_without_axes(function: Callable[..., Any]) -> None:
+    for m in (torch, treadle):
+        with pytest.raises(RuntimeError):
+            function(m, m.ones(1, 1))
+
+
+def test_empty_tensors_keep_their_place_on_the_tape() -> None:
+    def gradient(m: Any) -> Any:
+        x = m.zeros(0, 2, 4, 4, requires_grad=True)
+        up = m.nn.functional.interpolate(x, (8, 8), mode="bilinear")
+        flat = m.zeros(0, 2, 3)
+        out = m.nn.functional.max_unpool1d(flat, flat.long(), 2)
+        up.sum().backward()
+        return tuple(up.shape), tuple(x.grad.shape), tuple(out.shape), math.isnan(m.nanmedian(flat).item())
+    assert gradient(treadle) == gradient(torch)

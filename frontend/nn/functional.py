@@ -179,6 +179,8 @@ def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, *
     linear_weight (C, in), or (C, d1, ..., in) for a loss over further axes. `options` chooses among PyTorch's ways to compute it, which
     are one here.
     """
+    if not input.dim():
+        raise RuntimeError("linear_cross_entropy: expected input with dimensionality 1 or 2, got 0")
     if linear_weight.dim() > 2 and input.dim() < 2:
         raise RuntimeError(f"linear_cross_entropy: K-dimensional loss defined by linear_weight shape {list(linear_weight.shape)} requires "
                            f"batched input, got input of shape {list(input.shape)}")

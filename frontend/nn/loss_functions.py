@@ -222,6 +222,10 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,
                           reduce: bool | None = None, reduction: str = "mean") -> Tensor:
     """1 - cos where target is 1, max(0, cos - margin) where it is -1; inputs (N, D) or (D)."""
+    wanted = {0: 1, 1: 2}.get(target.dim())
+    if wanted is None or input1.dim() != wanted or input2.dim() != wanted:
+        raise RuntimeError(f"cosine_embedding_loss: a 0D target expects 1D inputs, a 1D target 2D inputs; got target {list(target.shape)}, "
+                           f"inputs {list(input1.shape)} and {list(input2.shape)}")
     epsilon = 1e-12
     product = (input1 * input2).sum(-1)
     cosine = product / ((input1.square().sum(-1) + epsilon) * (input2.square().sum(-1) + epsilon)).sqrt()

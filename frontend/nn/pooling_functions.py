@@ -249,8 +249,8 @@ def _max_unpool(name: str, input: Tensor, indices: Tensor, rank: int, kernel: In
     window = Windows(k, s, spread(name, "padding", padding, rank), (1,) * rank, ())
     size = _unpool_size(name, input, rank, window, output_size)
     lead = tuple(input.shape[:-rank])
-    flat = input.new_zeros((*lead, math.prod(size)))
-    return flat.scatter(len(lead), indices.reshape(*lead, -1), input.reshape(*lead, -1)).reshape(*lead, *size)
+    flat, rows = input.new_zeros((*lead, math.prod(size))), (*lead, math.prod(input.shape[-rank:]))
+    return flat.scatter(len(lead), indices.reshape(rows), input.reshape(rows)).reshape(*lead, *size)
 
 
 def max_unpool1d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0,

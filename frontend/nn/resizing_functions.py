@@ -67,7 +67,7 @@ def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode:
         raise RuntimeError(f"Input and output sizes should be greater than 0, but got input of shape {list(input.shape)} and output "
                            f"sizes {list(sizes)}")
     if not input.numel():
-        return input.new_empty((*input.shape[:2], *sizes))
+        return input[:0].reshape(*input.shape[:2], *sizes)  # no elements, but a place on the tape
     if mode == "area":
         return _AREA[input.dim()](input, sizes)
     if mode not in _LINEAR:
