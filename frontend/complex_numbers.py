@@ -187,7 +187,7 @@ def _lazily(module: str, name: str) -> Callable[..., Any]:
     """A method whose module is imported when it is first called."""
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         return getattr(importlib.import_module(f"treadle.{module}"), name)(self, *args, **kwargs)
-    method.__name__ = name
+    method.__name__, method.__doc__ = name, f"`treadle.{name}` of this tensor."
     return method
 
 

@@ -19,6 +19,7 @@ from treadle import (
     layout,
     legacy,
     linear_algebra,
+    method_docs,
     printing,
     random_fills,
     reductions,
@@ -577,3 +578,4 @@ def install() -> None:
         setattr(Tensor, name, method)
     _install_functions()
     later_methods.install()
+    method_docs.install(CASTS)

@@ -34,7 +34,6 @@ class Tensor:
     _grad: Tensor | None = None
     _hooks: Any = None
     _writes: int = 0                  # version while there is no storage
-    _is_inference: bool = False
     _detached: bool = False           # shares a storage but stays off the tape
     __array_priority__ = 1000
 

@@ -75,3 +75,12 @@ def test_the_list_of_pytorchs_names_is_of_the_version_compared_with() -> None:
 
 def test_every_op_says_what_it_computes() -> None:
     assert [name for name, op in TABLE.items() if len(op.doc) < 4] == []
+
+
+def test_every_public_function_and_method_says_what_it_does() -> None:
+    import treadle
+    from treadle import nn
+    places = (treadle, treadle.Tensor, nn, nn.functional, treadle.linalg, treadle.special, treadle.fft, treadle.optim)
+    silent = [f"{place.__name__}.{name}" for place in places for name in dir(place) if not name.startswith("_") and name != "Callable"
+              and callable(getattr(place, name)) and not (getattr(place, name).__doc__ or "").strip()]
+    assert not silent

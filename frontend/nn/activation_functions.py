@@ -202,30 +202,37 @@ def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: floa
 
 
 def relu_(input: Tensor) -> Tensor:
+    """In-place `relu`."""
     return relu(input, inplace=True)
 
 
 def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """In-place `leaky_relu`."""
     return leaky_relu(input, negative_slope, inplace=True)
 
 
 def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """In-place `elu`."""
     return elu(input, alpha, inplace=True)
 
 
 def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """In-place `hardtanh`."""
     return hardtanh(input, min_val, max_val, inplace=True)
 
 
 def selu_(input: Tensor) -> Tensor:
+    """In-place `selu`."""
     return selu(input, inplace=True)
 
 
 def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """In-place `celu`."""
     return celu(input, alpha, inplace=True)
 
 
 def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
+    """In-place `threshold`."""
     return _written(input, treadle.where(input > threshold, input, value), True)
 
 
@@ -241,4 +248,5 @@ def rrelu(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, trainin
 
 
 def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False) -> Tensor:
+    """In-place `rrelu`."""
     return rrelu(input, lower, upper, training, inplace=True)

@@ -148,26 +148,38 @@ class _LazyConv(LazyModuleMixin, convolution._ConvNd):
 
 
 class LazyConv1d(_LazyConv, convolution.Conv1d):
+    """`Conv1d` whose `in_channels` is the number of channels of its first input."""
+
     cls_to_become = convolution.Conv1d
 
 
 class LazyConv2d(_LazyConv, convolution.Conv2d):
+    """`Conv2d` whose `in_channels` is the number of channels of its first input."""
+
     cls_to_become = convolution.Conv2d
 
 
 class LazyConv3d(_LazyConv, convolution.Conv3d):
+    """`Conv3d` whose `in_channels` is the number of channels of its first input."""
+
     cls_to_become = convolution.Conv3d
 
 
 class LazyConvTranspose1d(_LazyConv, convolution.ConvTranspose1d):
+    """`ConvTranspose1d` whose `in_channels` is the number of channels of its first input."""
+
     cls_to_become = convolution.ConvTranspose1d
 
 
 class LazyConvTranspose2d(_LazyConv, convolution.ConvTranspose2d):
+    """`ConvTranspose2d` whose `in_channels` is the number of channels of its first input."""
+
     cls_to_become = convolution.ConvTranspose2d
 
 
 class LazyConvTranspose3d(_LazyConv, convolution.ConvTranspose3d):
+    """`ConvTranspose3d` whose `in_channels` is the number of channels of its first input."""
+
     cls_to_become = convolution.ConvTranspose3d
 
 
@@ -212,24 +224,36 @@ class _LazyNorm(LazyModuleMixin, batch_normalization._NormBase):
 
 
 class LazyBatchNorm1d(_LazyNorm, batch_normalization.BatchNorm1d):
+    """`BatchNorm1d` whose `num_features` is the number of channels of its first input."""
+
     cls_to_become = batch_normalization.BatchNorm1d
 
 
 class LazyBatchNorm2d(_LazyNorm, batch_normalization.BatchNorm2d):
+    """`BatchNorm2d` whose `num_features` is the number of channels of its first input."""
+
     cls_to_become = batch_normalization.BatchNorm2d
 
 
 class LazyBatchNorm3d(_LazyNorm, batch_normalization.BatchNorm3d):
+    """`BatchNorm3d` whose `num_features` is the number of channels of its first input."""
+
     cls_to_become = batch_normalization.BatchNorm3d
 
 
 class LazyInstanceNorm1d(_LazyNorm, batch_normalization.InstanceNorm1d):
+    """`InstanceNorm1d` whose `num_features` is the number of channels of its first input."""
+
     cls_to_become = batch_normalization.InstanceNorm1d
 
 
 class LazyInstanceNorm2d(_LazyNorm, batch_normalization.InstanceNorm2d):
+    """`InstanceNorm2d` whose `num_features` is the number of channels of its first input."""
+
     cls_to_become = batch_normalization.InstanceNorm2d
 
 
 class LazyInstanceNorm3d(_LazyNorm, batch_normalization.InstanceNorm3d):
+    """`InstanceNorm3d` whose `num_features` is the number of channels of its first input."""
+
     cls_to_become = batch_normalization.InstanceNorm3d
