@@ -110,7 +110,7 @@ class KernelEmitter(Points):
 
     # -- units -------------------------------------------------------------------------------------------------------
     def units(self, low: Val, high: Val) -> None:
-        """The loop over units: one counter per outer axis, then chunks of the lane axis, then blocks of rows."""
+        """The loops over units: one counter per outer axis, then chunks of the lane axis, then blocks of rows."""
         f, nest = self.f, self.nest
         if nest.chunk and not nest.outer and nest.rows < 0 and not nest.folds:
             begin, end = f.mul(low, nest.chunk), f.smin(f.mul(high, nest.chunk), self.sizes[self.lane])
@@ -121,21 +121,47 @@ class KernelEmitter(Points):
         counts += [odometer.pieces(f, self.sizes[self.lane], nest.chunk)] if nest.chunk else []
         # Blocks of rows run fastest: the next one is the next cache line in the same pages.
         counts += [odometer.pieces(f, self.sizes[nest.rows], TRANSPOSE_ROWS)] if nest.rows >= 0 else []
+        slow = len(nest.outer) - 1 if self.phases is None and len(nest.outer) > 1 else 0
+        self._runs(low, high, counts[:slow], counts[slow:])
+
+    def _runs(self, low: Val, high: Val, slow: list[Val], fast: list[Val]) -> None:
+        """The units [low, high) with counters `slow` and `fast`: what follows from the slow ones is computed once for a run of units."""
+        f = self.f
+        if not slow:
+            self._run(low, high, 0, fast)
+            return
+        length = const("i64", 1)
+        for count in fast:
+            length = f.mul(length, count)
+        first = f.binary("udiv", low, length)
+        last = f.binary("udiv", f.sub(f.add(high, length), 1), length)
+        with f.loop(first, last, 1, odometer.decode(f, first, slow)) as runs:
+            with self.scope():
+                for axis, counter in zip(self.nest.outer, runs.values, strict=False):
+                    self.enter(axis, counter)
+                start = f.mul(runs.index, length)
+                self._run(f.smax(f.sub(low, start), const("i64", 0)), f.smin(f.sub(high, start), length), len(slow), fast)
+            runs.next(odometer.advance(f, runs.values, slow))
+
+    def _run(self, low: Val, high: Val, entered: int, counts: list[Val]) -> None:
+        f = self.f
         with f.loop(low, high, 1, odometer.decode(f, low, counts)) as loop:
             with self.scope():
-                self.unit(loop.values, counts)
+                self.unit(loop.values, counts, entered)
             loop.next(odometer.advance(f, loop.values, counts))
 
-    def unit(self, counters: list[Val], counts: list[Val]) -> None:
+    def unit(self, counters: list[Val], counts: list[Val], entered: int) -> None:
+        """One unit; `entered` of the outer axes are bound already."""
         f, nest = self.f, self.nest
         if self.phases is not None:
             self.part, *counters = counters
-        for axis, counter in zip(nest.outer, counters, strict=False):
+        outer = nest.outer[entered:]
+        for axis, counter in zip(outer, counters, strict=False):
             self.enter(axis, counter)
         if not nest.chunk:
             self.program()
             return
-        chunk, count = counters[len(nest.outer)], counts[len(counts) - len(counters) + len(nest.outer)]
+        chunk, count = counters[len(outer)], counts[len(counts) - len(counters) + len(outer)]
         if nest.rows >= 0:
             first = f.mul(counters[-1], TRANSPOSE_ROWS)
             self.row_range = (first, f.smin(f.add(first, TRANSPOSE_ROWS), self.sizes[nest.rows]))
@@ -281,8 +307,7 @@ class KernelEmitter(Points):
                 self.copies = 1 if self.info.kept and not self.keeping else sweep_copies(self.kernel, needs, self.lane)
             self.sweep(sweep, needs, end)
             self.evaluate(self.needs)
-        for access, value in self.info.row_stores:
-            self.write(access, value)
+        self.write_all(self.info.row_stores)
         if self.phases is not None:
             self.f.branch(end)
             self.f.start(end)
@@ -297,8 +322,7 @@ class KernelEmitter(Points):
             for k in fresh:
                 self._keep(k)
             state = self._accumulate(state)
-            for access, value in stores:
-                self.write(access, value)
+            self.write_all(stores)
             return state
 
         def compute() -> list[State]:

@@ -25,9 +25,21 @@ from treadle.codegen.llvm_text import Function, Val, const, scalar_bits, vector_
 from treadle.codegen.phases import Phases, has_phases
 from treadle.codegen.philox import random_bits
 from treadle.codegen.schedule import Schedule, access_bits, analyse, is_load, reduce_bits
-from treadle.codegen.vector_memory import gather, lane_numbers, load_vector, scatter, store_vector, stream_vector
-from treadle.ir.kernel import RUNTIME, UNIT, ZERO, Instr, Kernel, argument_layout
+from treadle.codegen.vector_memory import (
+    gather,
+    lane_numbers,
+    load_every,
+    load_vector,
+    scatter,
+    store_pairs,
+    store_reversed,
+    store_vector,
+    stream_vector,
+)
+from treadle.ir.kernel import PAIRED, REVERSED, RUNTIME, UNIT, ZERO, Instr, Kernel, argument_layout
 
+# Strides known to the emitter, besides 1.
+_STEPS = {REVERSED: -1, PAIRED: 2}
 _LEAVES = frozenset(("const", "slot", "scalar", "index"))
 
 
@@ -269,6 +281,8 @@ class Points:
         pointer = self._copy_pointer(access, pointer, copy, element)
         if offsets is None and self.kernel.accesses[access].strides[self.lane] == UNIT:
             return from_memory(f, load_vector(f, pointer, ty, mask), dtype)
+        if offsets is None and self.width > 1 and self.kernel.accesses[access].strides[self.lane] in _STEPS:
+            return from_memory(f, load_every(f, pointer, ty, _STEPS[self.kernel.accesses[access].strides[self.lane]], mask), dtype)
         return from_memory(f, gather(f, self._places(access, pointer, offsets, element), ty, mask), dtype)
 
     def _copy_pointer(self, access: int, pointer: Val, copy: int, element: str) -> Val:
@@ -276,7 +290,7 @@ class Points:
         if copy == 0 or kind == ZERO:
             return pointer
         step = const("i64", copy * self.width)
-        return self.f.gep(pointer, self.f.mul(step, self.strides[access, self.lane]) if kind == RUNTIME else step, element)
+        return self.f.gep(pointer, self.f.mul(step, self.strides[access, self.lane]) if kind >= RUNTIME else step, element)
 
     def _places(self, access: int, pointer: Val, offsets: Val | None, element: str) -> Val:
         """One address per lane."""
@@ -285,6 +299,45 @@ class Points:
         if total is None:
             return f.splat(pointer, self.width)
         return f.op(f"getelementptr {element}, {pointer}, {total}", vector_type("ptr", self.width))
+
+    def write_all(self, stores: Iterable[tuple[int, int]]) -> None:
+        """Store computed values at the current point. Two of every second element may fill each other's gaps: parts of complex numbers."""
+        left: list[tuple[int, int]] = []
+        for access, value in stores:
+            mate = next((o for o in left if self._may_pair(o[0], access)), None)
+            if mate is None:
+                left.append((access, value))
+            else:
+                left.remove(mate)
+                self._write_pair(mate, (access, value))
+        for access, value in left:
+            self.write(access, value)
+
+    def _may_pair(self, a: int, b: int) -> bool:
+        one, other = self.kernel.accesses[a], self.kernel.accesses[b]
+        return one == other and self.lane >= 0 and one.strides[self.lane] == PAIRED and self.mask is None and self.width > 1
+
+    def _write_pair(self, a: tuple[int, int], b: tuple[int, int]) -> None:
+        """Interleaved, if one access is found to be the next element of the other."""
+        f = self.f
+        element = memory_type(self.kernel.accesses[a[0]].dtype)
+        size = scalar_bits(element) // 8
+        one, other = (f.op(f"ptrtoint {self.pointers[access]} to i64", "i64") for access, _ in (a, b))
+        apart = f.sub(other, one)
+        behind, before = (f.compare("eq", apart, const("i64", d)) for d in (size, -size))
+        joined, alone, end = f.label("joined"), f.label("alone"), f.label("written")
+        f.branch_if(f.binary("or", behind, before), joined, alone)
+        f.start(joined)
+        first = f.select(behind, self.pointers[a[0]], self.pointers[b[0]])
+        for u in range(self.copies):
+            x, y = (to_memory(f, self.operand(value, u, self.width), self.kernel.accesses[access].dtype) for access, value in (a, b))
+            store_pairs(f, f.select(behind, x, y), f.select(behind, y, x), f.gep(first, 2 * u * self.width, element))
+        f.branch(end)
+        f.start(alone)
+        for access, value in (a, b):
+            self.write(access, value)
+        f.branch(end)
+        f.start(end)
 
     def write(self, access: int, value: int) -> None:
         """Store a computed value at the current point, as vectors when the access moves along the lanes."""
@@ -301,5 +354,7 @@ class Points:
         pointer = self._copy_pointer(access, self.pointers[access], copy, element)
         if record.strides[self.lane] == UNIT:
             (stream_vector if self.streaming else store_vector)(f, value, pointer, self.mask)
+        elif self.mask is None and record.strides[self.lane] == REVERSED and self.width > 1:
+            store_reversed(f, value, pointer)
         else:
             scatter(f, value, self._places(access, pointer, None, element), self.mask)

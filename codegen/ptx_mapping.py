@@ -120,7 +120,7 @@ def _aligned(kernel: Kernel, access: int, width: int, given: dict) -> bool:
         return False
     if kernel.accesses[access].strides.count(UNIT) > 1:
         return False  # the windows of an unfold
-    strides = [given["stride", access, a] for a, c in enumerate(kernel.accesses[access].strides) if c == RUNTIME]
+    strides = [given["stride", access, a] for a, c in enumerate(kernel.accesses[access].strides) if c >= RUNTIME]
     strides += [given["slot", i.params[2]] for i in kernel.body if i.opcode == "load_at" and i.params[0] == access]
     return all(isinstance(s, int) and s % width == 0 for s in strides)
 

@@ -209,7 +209,7 @@ def _lane_score(kernel: Kernel, axis: int) -> float:
         weight = 0.1 if folded and not access_bits(kernel, i) & folded else 1.0
         if access.strides[axis] == UNIT:
             score += weight * (3 if access.writes else 2)
-        elif access.strides[axis] == RUNTIME:
+        elif access.strides[axis] >= RUNTIME:
             score -= weight * (1.5 if access.writes else 0.5)
     return score
 
@@ -219,7 +219,7 @@ def _transposed(kernel: Kernel, lane: int) -> int:
     if any(a.writes and a.strides[lane] != UNIT for a in kernel.accesses):
         return -1
     for access in kernel.accesses:
-        if not access.writes and access.strides[lane] == RUNTIME and UNIT in access.strides:
+        if not access.writes and access.strides[lane] >= RUNTIME and UNIT in access.strides:
             return access.strides.index(UNIT)
     return -1
 

@@ -28,6 +28,45 @@ def gather(f: Function, places: Val, ty: str, mask: Val | None) -> Val:
     return f.op(f"call {ty} @{name}({places.ty} align {_align(ty)} {places.name}, {mask}, {ty} zeroinitializer)", ty)
 
 
+def _shuffle(f: Function, a: Val, b: Val, lanes: list[int]) -> Val:
+    """The lanes of two vectors side by side, in this order."""
+    places = ", ".join([f"i32 {i}" for i in lanes])
+    return f.op(f"shufflevector {a}, {b}, <{len(lanes)} x i32> <{places}>", vector_type(scalar_type(a.ty), len(lanes)))
+
+
+def load_every(f: Function, pointer: Val, ty: str, step: int, mask: Val | None) -> Val:
+    """Every second element from `pointer` on (`step` 2), or neighbours in reverse, back from it (-1). Without a mask nothing else is
+    touched than what lies between them; lanes not set in `mask` touch nothing and read 0."""
+    lanes, scalar = lanes_of(ty), scalar_type(ty)
+    back = list(range(lanes - 1, -1, -1))
+    if step == -1:
+        whole = load_vector(f, f.gep(pointer, 1 - lanes, scalar), ty, None if mask is None else _shuffle(f, mask, mask, back))
+        return _shuffle(f, whole, whole, back)
+    assert step == 2 and lanes % 2 == 0
+    halves = []
+    for at in (0, lanes - 1):  # both vectors hold the element in the middle
+        chosen = None
+        if mask is not None:  # element `at + i` is the lane `(at + i) / 2`, or none
+            none = const(mask.ty, 0)
+            chosen = _shuffle(f, mask, none, [lanes if (at + i) % 2 else (at + i) // 2 for i in range(lanes)])
+        halves.append(load_vector(f, f.gep(pointer, at, scalar), ty, chosen))
+    return _shuffle(f, *halves, [*range(0, lanes, 2), *range(lanes + 1, 2 * lanes, 2)])
+
+
+def store_pairs(f: Function, x: Val, y: Val, pointer: Val) -> None:
+    """x0 y0 x1 y1 ... from `pointer` on."""
+    lanes = lanes_of(x.ty)
+    order = [i for pair in zip(range(lanes), range(lanes, 2 * lanes), strict=True) for i in pair]
+    for at in (0, lanes):
+        f.store(_shuffle(f, x, y, order[at:at + lanes]), f.gep(pointer, at, scalar_type(x.ty)), _align(x.ty))
+
+
+def store_reversed(f: Function, value: Val, pointer: Val) -> None:
+    """Neighbouring elements, the first lane's last, which is at `pointer`."""
+    lanes = lanes_of(value.ty)
+    f.store(_shuffle(f, value, value, list(range(lanes - 1, -1, -1))), f.gep(pointer, 1 - lanes, scalar_type(value.ty)), _align(value.ty))
+
+
 def store_vector(f: Function, value: Val, pointer: Val, mask: Val | None) -> None:
     """Neighbouring elements, for the lanes set in `mask`."""
     if mask is None:

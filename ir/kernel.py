@@ -18,7 +18,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # Stride classes of an access along an axis. UNIT: consecutive elements, known when the kernel is built. RUNTIME: an argument.
-ZERO, UNIT, RUNTIME = 0, 1, 2
+# REVERSED and PAIRED are arguments too, known to be -1 and 2: whole vectors can be read and their lanes chosen.
+ZERO, UNIT, RUNTIME, REVERSED, PAIRED = 0, 1, 2, 3, 4
 
 PARALLEL, REDUCE = "parallel", "reduce"
 
@@ -91,14 +92,14 @@ def may_fail(kernel: Kernel) -> bool:
 def argument_layout(kernel: Kernel) -> list[tuple]:
     """What the i64 argument table holds, in order.
 
-    ("error",): pointer to the error cell, int64[8]; ("size", axis); ("pointer", access); ("stride", access, axis) for RUNTIME
-    strides, in elements; ("slot", k); ("scalar", k): the number's bits, in the low bytes.
+    ("error",): pointer to the error cell, int64[8]; ("size", axis); ("pointer", access); ("stride", access, axis) from
+    RUNTIME on, in elements; ("slot", k); ("scalar", k): the number's bits, in the low bytes.
     """
     layout: list[tuple] = [("error",)]
     layout += [("size", a) for a in range(len(kernel.axes))]
     for i, access in enumerate(kernel.accesses):
         layout.append(("pointer", i))
-        layout += [("stride", i, a) for a, cls in enumerate(access.strides) if cls == RUNTIME]
+        layout += [("stride", i, a) for a, cls in enumerate(access.strides) if cls >= RUNTIME]
     layout += [("slot", k) for k in range(kernel.slots)]
     layout += [("scalar", k) for k in range(len(kernel.scalars))]
     return layout
@@ -109,7 +110,8 @@ def print_kernel(kernel: Kernel, name: str = "kernel") -> str:
     letters = [("p" if a.kind == PARALLEL else "r") + str(i) for i, a in enumerate(kernel.axes)]
 
     def place(access: Access) -> str:
-        terms = [v if c == UNIT else f"{v}*s" for v, c in zip(letters, access.strides, strict=True) if c != ZERO]
+        steps = {UNIT: "", REVERSED: "*-1", PAIRED: "*2"}
+        terms = [v + steps.get(c, "*s") for v, c in zip(letters, access.strides, strict=True) if c != ZERO]
         return f"[{' + '.join(terms) or '0'}]"
 
     lines = [f"kernel @{name}({', '.join(f'{v}: {a.kind}' for v, a in zip(letters, kernel.axes, strict=True))}) {{"]

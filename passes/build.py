@@ -14,7 +14,7 @@ import numpy as np
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
 from treadle.ir.graph import Node, Value
-from treadle.ir.kernel import PARALLEL, REDUCE, RUNTIME, UNIT, ZERO, Access, Axis, Instr, Kernel, argument_layout
+from treadle.ir.kernel import PAIRED, PARALLEL, REDUCE, REVERSED, RUNTIME, UNIT, ZERO, Access, Axis, Instr, Kernel, argument_layout
 from treadle.ir.op import Kind
 from treadle.ir.size import Size
 from treadle.passes.demand import GATHERS, Read, is_reduce, is_view, own_conditions, reads
@@ -40,6 +40,13 @@ class Place(NamedTuple):
 
     buffer: Callable[[Value], int]
     scalar: Callable[[Value, DType], int]
+
+
+def _stride_classes(strides: list[int]) -> tuple[int, ...]:
+    """What a kernel knows of an access's strides. One that has neighbours along some axis is no stranger for a step of 2 along another."""
+    if any([s == 1 for s in strides]):
+        return tuple([ZERO if s == 0 else UNIT if s == 1 else RUNTIME for s in strides])
+    return tuple([ZERO if s == 0 else PAIRED if s == 2 else REVERSED if s == -1 else RUNTIME for s in strides])
 
 
 def scalar_bits(value: float | int | bool, dtype: DType) -> int:
@@ -192,10 +199,11 @@ class KernelBuilder:
         total: int | None = None
         for c in conditions:
             at = self.affine(c.expr)
-            tests = [self.emit("ge", "bool", (at, self.const(0, dtypes.int64)))] if c.low else []
+            test = self.emit("ge", "bool", (at, self.const(0, dtypes.int64))) if c.low else None
             if c.bound >= 0:
-                tests.append(self.emit("lt", "bool", (at, self.emit("slot", "int64", (), (self.slot(("bound", c), c.bound),)))))
-            for test in tests:
+                below = self.emit("lt", "bool", (at, self.emit("slot", "int64", (), (self.slot(("bound", c), c.bound),))))
+                test = below if test is None else self.emit("logical_and", "bool", (test, below))
+            if test is not None:  # of both sides first: neighbours share it
                 total = test if total is None else self.emit("logical_and", "bool", (total, test))
         return total
 
@@ -206,7 +214,7 @@ class KernelBuilder:
             return number
         number = self.access_of[key] = len(self.accesses)
         strides = self.strides(form)
-        self.accesses.append(Access(dtype.name, writes, tuple([ZERO if s == 0 else UNIT if s == 1 else RUNTIME for s in strides])))
+        self.accesses.append(Access(dtype.name, writes, _stride_classes(strides)))
         self.arguments["pointer", number] = Ref(buffer, form.const * dtype.itemsize)
         for axis, s in enumerate(strides):
             self.arguments["stride", number, axis] = s

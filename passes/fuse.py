@@ -334,7 +334,8 @@ class Fuser:
 
     # -- cat -----------------------------------------------------------------------------------------------------------
     def visit_cat(self, node: Node) -> bool:
-        """A cat that goes to memory is written by one unit per operand; True when that was done."""
+        """A cat that goes to memory is written by one unit per operand, or by one for all if their elements lie in turn; True when
+        that was done."""
         value = node.out
         sites = self.current_sites(value)
         if value not in self.wanted and len(sites) == 1 and len(node.inputs) <= MAX_INLINE_CAT and self.can_absorb(sites[0], node):
@@ -342,15 +343,16 @@ class Fuser:
         self.merge_readers(value)
         sites = self.current_sites(value)
         self.sites.pop(value, None)
-        writers = []
+        writers: list[Unit] = []
         for operand, start in zip(node.inputs, cat_starts(node), strict=True):
-            unit = Unit(self.axes, None, self.position)
-            index, unit.parallel = self.axes.fresh(operand.shape)
+            if not writers or not _interleaves(node):
+                unit = Unit(self.axes, None, self.position)
+                index, unit.parallel = self.axes.fresh(operand.shape)
+                self.units.append(unit)
+                self.follow(unit, node)
+                writers.append(unit)
             place = tuple([shifted(e, start) if d == node.attr("dim") else e for d, e in enumerate(index)])
             unit.stores.append(Store(operand, index, value, linearize(place, value.shape)))
-            self.units.append(unit)
-            self.follow(unit, node)
-            writers.append(unit)
             self.sites.setdefault(operand, []).append(Site(unit, index, ()))
         self.load_everywhere(value, sites, writers)
         return True
@@ -441,6 +443,12 @@ class Fuser:
                     seen.add(following)
                     stack.append((following, iter(following.neighbours())))
         return ready
+
+
+def _interleaves(node: Node) -> bool:
+    """Whether a cat puts single elements in turn: parts of complex numbers, a stack along a last axis."""
+    dim = node.attr("dim")
+    return len(node.inputs) <= MAX_STORES and dim == len(node.out.shape) - 1 and all([v.shape[dim] == 1 for v in node.inputs])
 
 
 def _product(sizes: tuple[int, ...]) -> int:

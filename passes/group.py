@@ -87,7 +87,7 @@ def _kernel_spans(step: KernelStep, buffers: list[BufferInfo]) -> Iterator[Span]
         low = high = ref.offset
         size = by_name(access.dtype).itemsize
         for axis, (n, kind) in enumerate(zip(step.sizes, access.strides, strict=True)):
-            stride = table["stride", number, axis] if kind == RUNTIME else int(kind != ZERO)
+            stride = table["stride", number, axis] if kind >= RUNTIME else int(kind != ZERO)
             assert isinstance(stride, int | Size)
             reach = (n - 1) * stride * size
             low, high = low + min(reach, 0), high + max(reach, 0)

@@ -253,7 +253,7 @@ def _zeros(c: _Pairs, node: Node) -> Value | None:
 
 
 _JOINED: dict[str, Callable[[_Pairs, Node], Value | None]] = {
-    **dict.fromkeys("add sub neg copy reshape permute expand slice flip cat slice_scatter cumsum cast".split(), _each),
+    **dict.fromkeys("add sub neg copy reshape permute slice flip cat slice_scatter cumsum cast".split(), _each),
     **dict.fromkeys("index_select index_add index_copy index_put".split(), _indexed),
     "where": _chosen, "full": _zeros,
 }

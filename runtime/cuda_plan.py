@@ -284,7 +284,7 @@ class CudaPlan(CompiledPlan):
                 dtype, base = by_name(access.dtype).np, words[count + i]
                 if base not in flat:
                     flat[base] = bytearray(cuda_memory.read_bytes(device, base, sizes[i]))
-                strides = [words[at["stride", i, a]] if c == RUNTIME else int(c == UNIT) for a, c in enumerate(access.strides)]
+                strides = [words[at["stride", i, a]] if c >= RUNTIME else int(c == UNIT) for a, c in enumerate(access.strides)]
                 start = (words[at["pointer", i]] - base) // dtype.itemsize
                 operands.append(kernel_reference.Operand(np.frombuffer(flat[base], dtype), start, tuple(strides)))
             slots = [words[at["slot", k]] for k in range(kernel.slots)]

@@ -81,7 +81,7 @@ class Runner:
         operands = []
         for number, access in enumerate(step.kernel.accesses):
             buffer, start = self.flat(table["pointer", number], by_name(access.dtype).np, iteration)
-            strides = [table["stride", number, a] if c == RUNTIME else int(c == UNIT) for a, c in enumerate(access.strides)]
+            strides = [table["stride", number, a] if c >= RUNTIME else int(c == UNIT) for a, c in enumerate(access.strides)]
             operands.append(Operand(buffer, start, tuple(strides)))
         slots = [table["slot", k] for k in range(step.kernel.slots)]
         scalars = []

@@ -20,7 +20,7 @@ from treadle.codegen.llvm_text import Module
 from treadle.codegen.schedule import TRANSPOSE_ROWS, analyse, loops, schedule
 from treadle.codegen.target import Target, describe, host
 from treadle.ir.dtypes import BOOL, FLOAT, by_name
-from treadle.ir.kernel import PARALLEL, REDUCE, RUNTIME, UNIT, ZERO, Access, Axis, Instr, Kernel, print_kernel
+from treadle.ir.kernel import PAIRED, PARALLEL, REDUCE, REVERSED, RUNTIME, UNIT, ZERO, Access, Axis, Instr, Kernel, print_kernel
 from treadle.ir.op import TABLE, Kind
 from treadle.ir.types import TensorType, tensor_type
 
@@ -176,6 +176,29 @@ def test_strided_lanes_and_offsets() -> None:
         want = np.zeros(400, np.float32)
         want[5:5 + 2 * n:2] = -x[399:399 - 3 * n:-3]
         np.testing.assert_array_equal(out, want)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "bool", "uint8", "int16", "int64"])
+def test_known_strides_of_lanes(dtype: str) -> None:
+    """Every second element and neighbours in reverse, read and written; parts of pairs are written together, in either order."""
+    kind = by_name(dtype).np
+    body = (load(0, dtype), load(1, dtype))
+    pairs = Kernel((P,), tuple(Access(dtype, w, (PAIRED,)) for w in (False, False, True, True)), (), 0, body, ((2, 1), (3, 0)))
+    back = Kernel((P,), (Access(dtype, False, (REVERSED,)), Access(dtype, True, (REVERSED,))), (), 0, body[:1], ((1, 0),))
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 15, 16, 63, 64, 65, 300):
+        x = rng.integers(0, 2, 2 * n).astype(kind)
+        for starts in ((0, 1), (1, 0), (0, 0)):  # the last pair does not join: the one written later stays
+            out = np.zeros(2 * n, kind)
+            operands = [Operand(x, at, (2,)) for at in (0, 1)] + [Operand(out, at, (2,)) for at in starts]
+            assert launch(pairs, (n,), operands, among=(pairs, back))[0] == 0
+            want = np.zeros(2 * n, kind)
+            want[starts[0]::2], want[starts[1]::2] = x[1::2], x[0::2]
+            np.testing.assert_array_equal(out, want)
+        out = np.zeros(2 * n + 1, kind)
+        assert launch(back, (n,), [Operand(x, 2 * n - 1, (-1,)), Operand(out, n, (-1,))], among=(pairs, back))[0] == 0
+        np.testing.assert_array_equal(out[1:n + 1], x[n:])
+        assert not out[0] and not out[n + 1:].any()
 
 
 def test_long_sums_stay_accurate() -> None:

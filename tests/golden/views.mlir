@@ -41,7 +41,7 @@
 }) : () -> ()
 // step 0: KernelStep
 kernel @kernel(p0: parallel, p1: parallel, p2: parallel) {
-  memory m0 : float32 in [p0*s + p1*s + p2*s]
+  memory m0 : float32 in [p0*2 + p1*s + p2*s]
   memory m1 : float32 out [p0*s + p1*s + p2]
   %0 = const 1.0 : float32
   %1 = load m0 : float32
