@@ -23,7 +23,8 @@ NAMESPACES = (
     "treadle.array_api.fft", "treadle.ops",
 )
 # Sections of the top namespace: the modules its functions stand in.
-SECTIONS = ("creation", "functions", "reductions", "shaping", "gathering", "linear_algebra", "convolution", "random", "legacy", "older")
+SECTIONS = ("creation", "functions", "reductions", "shaping", "gathering", "linear_algebra", "convolution", "random", "legacy", "older",
+            "aten")
 
 
 def public(space: str) -> list[str]:
@@ -32,7 +33,8 @@ def public(space: str) -> list[str]:
     listed = getattr(module, "__all__", None)
     names = set(listed or [n for n in vars(module) if not n.startswith("_")])
     if module is treadle:
-        names |= set(importlib.import_module("treadle.older").__all__)
+        for late in ("older", "aten"):
+            names |= {n for n in importlib.import_module(f"treadle.{late}").__all__ if not n.startswith("_")}
     theirs = torch_names.load().get(space.removeprefix("treadle").lstrip("."), {})
     found = []
     for name in sorted(names - {"Tensor"}):

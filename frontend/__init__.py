@@ -158,8 +158,8 @@ def __getattr__(name: str) -> Any:
         return foreach(name.removeprefix("_foreach_"))
     if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):  # in-place methods are functions too
         return getattr(Tensor, name)
-    if not name.startswith("_"):
-        older = importlib.import_module("treadle.older")
-        if name in older.__all__:
-            return getattr(older, name)
+    if not name.startswith("__"):
+        for module in map(importlib.import_module, ("treadle.aten",) if name.startswith("_") else ("treadle.older", "treadle.aten")):
+            if name in module.__all__:
+                return getattr(module, name)
     raise AttributeError(f"module 'treadle' has no attribute {name!r}")

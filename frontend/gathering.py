@@ -49,7 +49,11 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False,
     if not tensor_argument("gather", index, "index", 3)._data.type.numel:  # of any rank
         dtype = tensor_argument("gather", input)._data.type.dtype
         return into(out, input.reshape(-1)[:0].reshape(index._data.type.shape).to(dtype), "gather")
-    return into(out, apply(TABLE["gather"], (tensor_argument("gather", input), index), (_axis("gather", input, dim),)), "gather")
+    shape = index._data.type.shape
+    if {tensor_argument("gather", input).dim(), len(shape)} == {0, 1}:  # a 0-d tensor counts as having one element along one axis
+        input, index = input.reshape(-1), index.reshape(-1)
+    found = apply(TABLE["gather"], (tensor_argument("gather", input), index), (_axis("gather", input, dim),))
+    return into(out, found if found._data.type.shape == shape else found.reshape(shape), "gather")
 
 
 @with_out

@@ -40,8 +40,8 @@ def polygamma(self: Tensor, n: int) -> Tensor:
 
 # Functions defined above the tensor that are methods too; those after the bar have in-place forms.
 LATER, LATER_IN_PLACE = (part.split() for part in """as_strided_scatter bernoulli cholesky cholesky_inverse cholesky_solve det frexp geqrf
-    histogram inverse logdet lu lu_solve matrix_exp narrow_copy nonzero_static orgqr ormqr pinverse qr slogdet svd triangular_solve
-    unsafe_chunk unsafe_split | addbmm gcd i0 igamma igammac index_reduce lcm mvlgamma nextafter renorm""".split("|"))
+    hash_tensor histogram inverse logdet lu lu_solve matrix_exp narrow_copy nonzero_static orgqr ormqr pinverse qr slogdet svd
+    triangular_solve unsafe_chunk unsafe_split | addbmm gcd i0 igamma igammac index_reduce lcm mvlgamma nextafter renorm""".split("|"))
 
 def float_power_(self: Tensor, exponent: Any) -> Tensor:
     """In-place `float_power`. RuntimeError unless the tensor is float64 or complex128, which the result is."""

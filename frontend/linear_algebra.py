@@ -440,7 +440,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
     pick = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     rows = list(pick(range(input._data.type.numel), r))
     if not rows:
-        return input.new_empty((0, r))
+        return reshape(input[:0], 0, r)
     index = tensor(rows).reshape(-1)
     return reshape(apply(TABLE["index_select"], (input, index), (0,)), len(rows), r)
 

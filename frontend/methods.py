@@ -96,6 +96,7 @@ def _install_operators() -> None:
         "__floordiv__": lambda self, other: _floor_divide(self, other), "__rfloordiv__": lambda self, other: _floor_divide(other, self),
         "__ifloordiv__": lambda self, other: assign(self, functions.floor_divide(self, other), "floor_divide_"),
         "__pow__": power, "__rpow__": _reflected("pow"), "__ipow__": lambda self, n: assign(self, power(self, n), "pow_"),
+        "__rdiv__": _reflected("div"),
         "__matmul__": linear_algebra.matmul, "__rmatmul__": lambda self, other: linear_algebra.matmul(other, self),
         "__neg__": functions.neg, "__invert__": functions.bitwise_not, "__pos__": lambda self: self, "__abs__": functions.abs,
         "__getitem__": _getitem, "__setitem__": indexing.setitem, "__repr__": printing.tensor_repr, "__hash__": lambda self: id(self),

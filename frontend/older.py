@@ -27,7 +27,7 @@ __all__ = [
     *(f"{name}_copy" for name in _COPIED), "alias_copy", "as_strided_scatter", "bartlett_window", "blackman_window",
     "constant_pad_nd", "fill", "histogramdd", "empty_permuted", "frexp", "gcd", "gradient", "grid_sampler_2d", "geqrf", "grid_sampler_3d",
     "hamming_window", "hann_window", "histogram", "i0", "igamma", "igammac", "kaiser_window", "lcm", "lu", "lu_solve", "lu_unpack",
-    "mvlgamma", "native_group_norm", "native_layer_norm", "nextafter", "nonzero_static", "orgqr", "ormqr", "pca_lowrank", "polygamma",
+    "mvlgamma", "nextafter", "nonzero_static", "orgqr", "ormqr", "pca_lowrank", "polygamma",
     "renorm", "svd", "svd_lowrank", "triangular_solve", "unsafe_chunk", "unsafe_split",
 ]
 i0, igamma, igammac = special.i0, special.gammainc, special.gammaincc
@@ -243,22 +243,6 @@ def grid_sampler_2d(input: Tensor, grid: Tensor, interpolation_mode: int, paddin
 
 
 grid_sampler_3d = grid_sampler_2d
-
-
-def native_layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor | None,
-                      eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(layer_norm, mean, 1 / standard deviation)."""
-    dims = tuple(range(input.dim() - len(normalized_shape), input.dim()))
-    mean, var = input.mean(dims, keepdim=True), input.var(dims, correction=0, keepdim=True)
-    return treadle.nn.functional.layer_norm(input, tuple(normalized_shape), weight, bias, eps), mean, (var + eps).rsqrt()
-
-
-def native_group_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, N: int, C: int, HxW: int, group: int,
-                      eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(group_norm, mean, 1 / standard deviation)."""
-    rows = input.reshape(N, group, C // group * HxW)
-    mean, var = rows.mean(-1), rows.var(-1, correction=0)
-    return treadle.nn.functional.group_norm(input, group, weight, bias, eps), mean, (var + eps).rsqrt()
 
 
 # -- copies, and windows -------------------------------------------------------------------------------------------------------------

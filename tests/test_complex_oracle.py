@@ -72,6 +72,11 @@ FAMILIES: dict[str, list[tuple[Callable[..., Any], tuple[np.ndarray, ...]]]] = {
     "norms": [(lambda m, x, p=p: m.linalg.vector_norm(x, p), (A,)) for p in (1, 2, 3, float("inf"), -float("inf"))]
     + [(lambda m, x: m.linalg.norm(x), (A,)), (lambda m, x: x.norm(dim=0), (A,)), (lambda m, x: m.linalg.matrix_norm(x, 1), (A,)),
        (lambda m, x: m.nn.functional.normalize(x), (A,)), (lambda m, x, y: m.nn.functional.l1_loss(x, y), (A, B))],
+    "activations": [
+        (lambda m, x: m.nn.functional.silu(x.detach()), (A,)), (lambda m, x: m.nn.functional.rms_norm(x, (4,)), (A,)),
+        (lambda m, x, w: m.nn.functional.rms_norm(x, (4,), w, 0.1), (A, V)), (lambda m, x: m.logcumsumexp(x, 1), (A,)),
+        (lambda m, x: m.logcumsumexp(x.imag * 3 + x, 0), (A,)), (lambda m, x: m.combinations(x, 2), (V,)),
+        (lambda m, x: m.gather(x.sum(), 0, m.tensor([0])), (V,))],
     "reductions": [
         (lambda m, x: x.sum(1, keepdim=True), (A,)), (lambda m, x: x.mean(0), (A,)), (lambda m, x: x.prod(1), (A,)),
         (lambda m, x: x.cumsum(1), (A,)), (lambda m, x: x.cumprod(1), (A,)), (lambda m, x: x.logsumexp(1), (A,)),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import treadle
-from treadle import older
+from treadle import aten, older
 
 torch = pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
 pytestmark = pytest.mark.oracle
@@ -47,5 +47,21 @@ def test_errors(text: str) -> None:
 
 def test_names() -> None:
     """All of them are reached through the package, and PyTorch has them too."""
-    for name in older.__all__:
-        assert getattr(treadle, name) is getattr(older, name) and hasattr(torch, name)
+    for module in (older, aten):
+        for name in module.__all__:
+            assert getattr(treadle, name) is getattr(module, name)
+            assert hasattr(torch, name) or hasattr(torch.ops.aten, name)
+
+
+def test_segments_and_hashes() -> None:
+    x, lengths = A.astype(np.float32), np.array([2, 0, 3])
+    for name in ("sum", "mean", "max", "min", "prod"):
+        for initial in (None, 2.0):
+            got, want = (m.segment_reduce(m.from_numpy(x), name, lengths=m.from_numpy(lengths), initial=initial) for m in (treadle, torch))
+            np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-6)
+    with pytest.raises(RuntimeError, match="sum to data"):
+        treadle.segment_reduce(treadle.ones(5), "sum", lengths=treadle.tensor([2, 2]))
+    for dim in ((), 0, 1, (0, 1)):
+        assert treadle.hash_tensor(treadle.from_numpy(A), dim).tolist() == torch.hash_tensor(torch.from_numpy(A), dim).tolist()
+    kept, mask = treadle.native_dropout(treadle.ones(1000), 0.25, True)
+    assert kept[mask].unique().tolist() == [treadle.tensor(4 / 3).item()] and 600 < mask.sum().item() < 900

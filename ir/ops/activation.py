@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from treadle.ir.dtypes import BOOL, INT
-from treadle.ir.op import Kind, Op, declare
+from treadle.ir.op import Field, Kind, Op, declare
 from treadle.ir.ops.common import in_float32, same_as_second
 from treadle.ir.ops.elementwise import elementwise_rule
 
@@ -87,7 +87,7 @@ def _mish_backward(b: Any, g: Any, x: Any) -> Any:
     return b.mul(g, b.add(t, b.mul(x, b.mul(b.sigmoid(x), b.sub(1.0, b.mul(t, t))))))
 
 
-_activation("silu", lambda b, x: b.mul(x, b.sigmoid(x)), _silu_backward, doc="x * sigmoid(x)")
+_activation("silu", lambda b, x: b.mul(x, b.sigmoid(x)), _silu_backward, field=Field.ANALYTIC, doc="x * sigmoid(x)")
 _activation("mish", lambda b, x: b.mul(x, b.tanh(_softplus_of(b, x))), _mish_backward, doc="x * tanh(softplus(x))", onnx="Mish")
 
 

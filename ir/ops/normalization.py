@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from treadle.ir import dtypes
-from treadle.ir.op import Kind, declare
+from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.common import Dims, Types, in_float32, need_float
 from treadle.ir.types import TensorType
 
@@ -148,11 +148,12 @@ _NORMS: dict[str, Any] = {"layer_norm": (_layer_norm, _layer_norm_backward, 2, "
 for _name, (_forward, _backward, _most, _doc) in _NORMS.items():
     _cases: list[Any] = [((3, 4), 1), ((2, 3, 4), 2), ((0, 4), 1)]
     _samples = [((shape, 1e-3, *((shape[-n:],) * k)), (n,)) for shape, n in _cases for k in range(_most + 1)]
-    declare(_name, Kind.COMPOSITE, "x eps affine*", "ndims", batch="rows",
+    _field = Field.ANALYTIC if _name == "rms_norm" else Field.REAL
+    declare(_name, Kind.COMPOSITE, "x eps affine*", "ndims", batch="rows", field=_field,
             type_rule=_norm_type(_name, _most), decompose=_forward, vjp=_norm_vjp(_name),
             samples=_samples, doc=f"{_doc} over the last `ndims` axes, times a weight and plus a bias if given.",
             onnx="LayerNormalization" if _name == "layer_norm" else "")
-    declare(f"{_name}_backward", Kind.COMPOSITE, "g x eps affine*", "ndims", type_rule=_backward_type, decompose=_backward,
+    declare(f"{_name}_backward", Kind.COMPOSITE, "g x eps affine*", "ndims", field=_field, type_rule=_backward_type, decompose=_backward,
             samples=[((s[0][0], *s[0]), s[1]) for s in _samples if math.prod(s[0][0])],
             doc=f"Gradients of `{_name}` in x and in the weight and bias if given.")
 

@@ -99,6 +99,8 @@ def _logcumsumexp_type(types: Types, dim: int) -> TensorType:
 
 def _logcumsumexp_vjp(b: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
     """dx_k = sum over i >= k of g_i exp(x_k - out_i), by the logarithms of the positive and the negative g, so that no term overflows."""
+    if x.type.dtype.is_complex:
+        return b.exp(b.add(_backwards(b, "logcumsumexp", _log_ratio(b, g, out), dim), x))
     def part(signed: Any) -> Any:
         positive = b.gt(signed, 0)
         kept = b.logical_and(positive, b.logical_not(b.isinf(out)))
@@ -110,6 +112,8 @@ def _logcumsumexp_vjp(b: Any, g: Any, x: Any, out: Any, dim: int) -> Any:
 def _logcumsumexp_jvp(b: Any, tangents: tuple[Any, ...], operands: tuple[Any, ...], outs: tuple[Any, ...], dim: int) -> Any:
     """sum over k <= i of t_k exp(x_k - out_i), by logarithms as in the gradient."""
     (t,), (x,), (out,) = tangents, operands, outs
+    if x.type.dtype.is_complex:
+        return b.exp(b.sub(b.logcumsumexp(b.add(b.log(t), x), dim), _finite(b, out)))
     safe = b.where(b.isinf(out), 0.0, out)
 
     def part(signed: Any) -> Any:
@@ -119,7 +123,30 @@ def _logcumsumexp_jvp(b: Any, tangents: tuple[Any, ...], operands: tuple[Any, ..
     return b.sub(part(t), part(b.neg(t)))
 
 
-declare("logcumsumexp", Kind.SCAN, "x", "dim", routine="scan", type_rule=_logcumsumexp_type, jvp=_logcumsumexp_jvp,
+def _finite(b: Any, out: Any) -> Any:
+    return b.where(b.isinf(out), 0.0, out)
+
+
+def _log_ratio(b: Any, g: Any, out: Any) -> Any:
+    """log(g / exp(out)) of complex numbers; nothing of a sum that is zero."""
+    return b.where(b.isinf(out), complex(-math.inf, 0.0), b.sub(b.log(g), _finite(b, out)))
+
+
+def _np_logcumsumexp(x: np.ndarray, dim: int) -> np.ndarray:
+    """The larger real part leads; a term whose real part is -inf adds nothing."""
+    x = np.atleast_1d(x)
+    if x.dtype.kind != "c":
+        return np.logaddexp.accumulate(x.astype(np.float64), axis=dim).astype(x.dtype)
+    out = np.moveaxis(x.astype(np.complex128), dim, 0).copy()
+    for i in range(1, len(out)):
+        first = (out[i - 1].real >= out[i].real) | np.isnan(out[i - 1].real)
+        high, low = np.where(first, out[i - 1], out[i]), np.where(first, out[i], out[i - 1])
+        ratio = np.where(low.real == -np.inf, 0.0, np.exp(low - high))
+        out[i] = np.where(np.isinf(high.real) & (high.real == low.real) & (high.real < 0), low, high + np.log1p(ratio))
+    return np.moveaxis(out, 0, dim).astype(x.dtype)
+
+
+declare("logcumsumexp", Kind.SCAN, "x", "dim", routine="scan", field=Field.ANALYTIC, type_rule=_logcumsumexp_type, jvp=_logcumsumexp_jvp,
         vjp=(_logcumsumexp_vjp,), samples=_SAMPLES,
-        reference=lambda x, dim: np.logaddexp.accumulate(np.atleast_1d(x).astype(np.float64), axis=dim).astype(x.dtype),
+        reference=_np_logcumsumexp,
         doc="log(cumsum(exp(x))) without overflow.")
