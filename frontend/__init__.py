@@ -27,6 +27,7 @@ from treadle.version import __version__
 # isort: split
 from treadle import autograd as autograd
 from treadle import tensor as _tensor_module
+from treadle.arguments import guard as _guard
 from treadle.complex_numbers import *
 from treadle.convolution import *
 from treadle.creation import *
@@ -68,6 +69,7 @@ from treadle.tensor import Tensor as Tensor
 from treadle.types import *
 
 _install()
+_guard(globals(), [name for name in globals() if not name.startswith("_")])
 
 # isort: split
 from treadle import amp as amp

@@ -319,6 +319,10 @@ def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_
     by = step if step is not None else (numbers.pop(0) if numbers else 1)
     if by == 0:
         raise RuntimeError("arange: step must be nonzero")
+    if (out._data.type.dtype if out is not None else dtype) is dtypes.int64 and all(map(math.isfinite, (begin, stop, by))):
+        begin, stop, by = int(begin), int(stop), int(by)
+        if by == 0:
+            raise ValueError("arange: step must be nonzero, also as an integer")
     if not all(map(math.isfinite, (begin, stop))):
         raise RuntimeError(f"arange: unsupported range: {begin} -> {stop}")
     if (stop - begin) / by < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from treadle.arguments import direct
 from treadle.ir import op as op_table
 from treadle.ir.builder import Emitter
 from treadle.ir.op import Attrs, Kind, Op
@@ -16,7 +17,8 @@ def fast_path(op: Op, foreign: Callable[..., Any]) -> Callable[..., Any] | None:
     """`unary` or `binary` of an op, None when it needs more than they do."""
     if op.attrs or op.kind not in _ONE_RESULT or not op.operands or op.operands[-1].endswith("*"):
         return None
-    return unary(op, foreign) if len(op.operands) == 1 else binary(op, foreign) if len(op.operands) == 2 else None
+    make = (unary, binary)[len(op.operands) - 1] if len(op.operands) < 3 else None
+    return None if make is None else direct(make(op, foreign))
 
 
 class TensorEmitter(Emitter):

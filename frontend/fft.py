@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from treadle import creation
+from treadle.arguments import guard
 from treadle.functions import TABLE, tensor_argument
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
@@ -225,3 +226,6 @@ def fftshift(input: Tensor, dim: Any = None) -> Tensor:
 def ifftshift(input: Tensor, dim: Any = None) -> Tensor:
     """The inverse of `fftshift`."""
     return _shifted("ifftshift", input, dim, lambda n: (n + 1) // 2)
+
+
+guard(globals(), __all__)

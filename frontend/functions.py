@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 import treadle.ir.ops  # noqa: F401  (declares the op table)
+from treadle.arguments import direct, misfit, of_tensors
 from treadle.emitter import fast_path
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
@@ -56,14 +57,14 @@ def checked(name: str, x: Any, argument: str = "other", position: int = 2) -> An
     """`operand(x)`, or TypeError naming the argument."""
     found = operand(x)
     if found is NotImplemented:
-        raise TypeError(f"{name}(): argument '{argument}' (position {position}) must be Tensor, not {type(x).__name__}")
+        raise misfit(name, argument, position, "Tensor", x)
     return found
 
 
 def tensor_argument(name: str, x: Any, argument: str = "input", position: int = 1) -> Tensor:
     """`x` itself when it is a Tensor, else TypeError naming the argument."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name}(): argument '{argument}' (position {position}) must be Tensor, not {type(x).__name__}")
+        raise misfit(name, argument, position, "Tensor", x)
     return x
 
 
@@ -107,7 +108,7 @@ def _binary(op: Op, name: str) -> Callable[..., Tensor]:
         return into(out, apply(op, (input, other)), name)
     fast = fast_path(op, function)
     assert fast is not None
-    return fast
+    return of_tensors(name, fast, op.tensors == "x y") if op.tensors else fast
 
 
 def publish(function: Callable[..., Any], name: str, doc: str) -> Callable[..., Any]:
@@ -156,11 +157,13 @@ def _scaled(name: str, other: Any, alpha: Any) -> Any:
     return apply(MUL, (other, alpha)) if isinstance(other, Tensor) else other * alpha
 
 
+@direct
 def add(input: Any, other: Any, *, alpha: float | int = 1, out: Tensor | None = None) -> Tensor:
     """input + alpha * other."""
     return into(out, apply(ADD, (checked("add", input, "input", 1), _scaled("add", other, alpha))), "add")
 
 
+@direct
 def sub(input: Any, other: Any, *, alpha: float | int = 1, out: Tensor | None = None) -> Tensor:
     """input - alpha * other."""
     return into(out, apply(SUB, (checked("sub", input, "input", 1), _scaled("sub", other, alpha))), "sub")
@@ -168,9 +171,10 @@ def sub(input: Any, other: Any, *, alpha: float | int = 1, out: Tensor | None = 
 
 def rsub(input: Tensor, other: Any, *, alpha: float | int = 1) -> Tensor:
     """other - alpha * input."""
-    return apply(SUB, (checked("rsub", other), _scaled("rsub", input, alpha)))
+    return apply(SUB, (checked("rsub", other), _scaled("rsub", tensor_argument("rsub", input), alpha)))
 
 
+@direct
 def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor | None = None) -> Tensor:
     """input / other; `rounding_mode` "floor" or "trunc" rounds and keeps integers integers."""
     if rounding_mode is None:
@@ -196,11 +200,14 @@ def without_derivative(op: Op, *operands: Any) -> Tensor:
     return result
 
 
+@direct
 def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
     """input ** exponent. Common number exponents become products and roots.
 
     RuntimeError for an integer tensor to a negative integer number, as in PyTorch.
     """
+    if not isinstance(exponent, Tensor):
+        tensor_argument("pow", input)
     return into(out, power(checked("pow", input, "input", 1), checked("pow", exponent, "exponent")), "pow")
 
 
@@ -231,6 +238,8 @@ _SHORT_POWERS = {1: "copy", 2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "recipr
 @with_out
 def float_power(input: Any, exponent: Any) -> Tensor:
     """input ** exponent in float64, or in complex128 when one of them is complex."""
+    if not isinstance(exponent, Tensor):
+        tensor_argument("float_power", input)
     complex_ones = any(x._data.type.dtype.is_complex if isinstance(x, Tensor) else isinstance(x, complex) for x in (input, exponent))
     dtype, number = (dtypes.complex128, complex) if complex_ones else (dtypes.float64, float)
     return power(*[cast(x, dtype) if isinstance(x, Tensor) else number(x) for x in (input, exponent)])
@@ -282,6 +291,7 @@ def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Tensor | None = None) 
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------------
+@direct
 def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None = None) -> Tensor:
     """Elements moved into [min, max]; numbers or tensors, at least one of them."""
     tensor_argument("clamp", input)
@@ -309,7 +319,8 @@ def clamp_max(input: Tensor, max: Any, *, out: Tensor | None = None) -> Tensor:
 @with_out
 def fmax(input: Tensor, other: Tensor) -> Tensor:
     """The larger element; a NaN gives way to the other."""
-    best = apply(TABLE["maximum"], (input, other))
+    tensor_argument("fmax", input)
+    best = apply(TABLE["maximum"], (input, tensor_argument("fmax", other, "other", 2)))
     isnan = TABLE["isnan"]
     return where(apply(isnan, (input,)), other, where(apply(isnan, (other,)), input, best))
 
@@ -317,7 +328,8 @@ def fmax(input: Tensor, other: Tensor) -> Tensor:
 @with_out
 def fmin(input: Tensor, other: Tensor) -> Tensor:
     """The smaller element; a NaN gives way to the other."""
-    best = apply(TABLE["minimum"], (input, other))
+    tensor_argument("fmin", input)
+    best = apply(TABLE["minimum"], (input, tensor_argument("fmin", other, "other", 2)))
     isnan = TABLE["isnan"]
     return where(apply(isnan, (input,)), other, where(apply(isnan, (other,)), input, best))
 
@@ -337,6 +349,7 @@ def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neg
 
 
 # -- further functions, composed --------------------------------------------------------------------------------------------
+@direct
 def where(condition: Tensor, input: Any = None, other: Any = None, *, out: Tensor | None = None) -> Any:
     """`input` where `condition` holds and `other` elsewhere; with the condition alone, the indices of its true elements."""
     if input is None and other is None:
@@ -398,7 +411,7 @@ def rad2deg(input: Tensor) -> Tensor:
 @with_out
 def hypot(input: Tensor, other: Tensor) -> Tensor:
     """sqrt(input**2 + other**2), scaled so that squares do not overflow."""
-    a, b = apply(TABLE["abs"], (input,)), apply(TABLE["abs"], (other,))
+    a, b = abs(input), abs(tensor_argument("hypot", other, "other", 2))
     high, low = apply(TABLE["maximum"], (a, b)), apply(TABLE["minimum"], (a, b))
     ratio = apply(DIV, (low, where(apply(TABLE["eq"], (high, 0)), 1.0, high)))
     return apply(MUL, (high, apply(TABLE["sqrt"], (apply(ADD, (apply(MUL, (ratio, ratio)), 1)),))))
@@ -408,13 +421,14 @@ def hypot(input: Tensor, other: Tensor) -> Tensor:
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
     """0 below zero, 1 above, `values` at zero."""
     step = cast(apply(TABLE["gt"], (input, 0)), input._data.type.dtype)
-    return where(apply(TABLE["eq"], (input, 0)), values, step)
+    return where(apply(TABLE["eq"], (input, 0)), tensor_argument("heaviside", values, "values", 2), step)
 
 
 @with_out
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2**other."""
-    return apply(MUL, (input, apply(POW, (2.0, other))))
+    tensor_argument("ldexp", other, "other", 2)
+    return apply(MUL, (tensor_argument("ldexp", input), apply(POW, (2.0, other))))
 
 
 @with_out
@@ -437,7 +451,8 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 @with_out
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
-    if tensor_argument("logaddexp", input)._data.type.dtype.is_complex or tensor_argument("logaddexp", other)._data.type.dtype.is_complex:
+    x, y = tensor_argument("logaddexp", input), tensor_argument("logaddexp", other, "other", 2)
+    if x._data.type.dtype.is_complex or y._data.type.dtype.is_complex:
         from treadle.complex_numbers import logaddexp
         return logaddexp(input, other)
     return apply(TABLE["logaddexp"], (input, other))
@@ -447,12 +462,15 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2**input + 2**other) without overflow."""
     ln2 = math.log(2.0)
+    tensor_argument("logaddexp2", other, "other", 2)
     return apply(DIV, (apply(TABLE["logaddexp"], (apply(MUL, (input, ln2)), apply(MUL, (other, ln2)))), ln2))
 
 
 @with_out
 def xlogy(input: Any, other: Any) -> Tensor:
     """input * log(other), 0 where input is 0 and other is not NaN."""
+    if not isinstance(other, Tensor):
+        tensor_argument("xlogy", input)
     return apply(TABLE["xlogy"], (checked("xlogy", input, "input", 1), checked("xlogy", other)))
 
 

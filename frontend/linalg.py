@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from treadle import linear_algebra as _products
+from treadle.arguments import guard
 from treadle.factorizations import (
     householder_product,
     ldl_factor,
@@ -374,3 +375,5 @@ __all__ = [
     "matrix_exp", "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv", "qr", "slogdet", "solve", "solve_ex",
     "solve_triangular", "svd", "svdvals", "tensorinv", "tensorsolve", "vander", "vecdot", "vector_norm",
 ]
+
+guard(globals(), __all__)

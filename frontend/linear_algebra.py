@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from treadle.arguments import direct
 from treadle.emitter import fast_path
 from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
@@ -41,6 +42,7 @@ _matrices = fast_path(MATMUL, _matrices_into) or _matrices_into  # with `out` by
 
 
 # -- products ----------------------------------------------------------------------------------------------------------------
+@direct
 def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The matrix product with PyTorch's rules: vectors act as rows or columns, leading axes broadcast.
 
@@ -83,11 +85,13 @@ def _need(name: str, x: Tensor, ndim: int, argument: str) -> Tensor:
     return x
 
 
+@direct
 def mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The product of two matrices."""
     return into(out, apply(MATMUL, (_need("mm", input, 2, "self"), _need("mm", mat2, 2, "mat2"))), "mm")
 
 
+@direct
 def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Products of two equally long stacks of matrices."""
     x, y = _need("bmm", input, 3, "batch1"), _need("bmm", mat2, 3, "batch2")

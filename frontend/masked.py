@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import treadle
+from treadle.arguments import guard
 from treadle.ir.dtypes import to_real
 from treadle.tensor import Tensor
 
@@ -159,3 +160,6 @@ def normalize(input: Tensor, ord: float, dim: int, *, eps: float = 1e-12, dtype:
     """The elements in the mask divided by their norm."""
     x = _cast(input, dtype)
     return _filled(x, mask, 0.0) / norm(x, ord, dim, keepdim=True, mask=mask).clamp(min=eps)
+
+
+guard(globals(), __all__)

@@ -26,6 +26,7 @@ from treadle import (
     shaping,
     statistics,
 )
+from treadle.arguments import guarded_method
 from treadle.complex_numbers import as_real
 from treadle.creation import to_array
 from treadle.device import device, device_name
@@ -53,7 +54,10 @@ def _reflected(name: str) -> Callable[..., Any]:
     op = TABLE[name]
 
     def method(self: Tensor, other: Any) -> Any:
-        other = operand(other)
+        if not isinstance(self, Tensor):
+            raise TypeError(f"the reflected operator of '{name}' for Tensor objects doesn't apply to a {type(self).__name__}")
+        if other.__class__ not in functions.PLAIN:
+            other = operand(other)
         return other if other is NotImplemented else apply(op, (other, self))
     return method
 
@@ -559,7 +563,7 @@ def _install_functions() -> None:
             if isinstance(function, type) or not _is_method(function):
                 continue
             if not hasattr(Tensor, name):
-                setattr(Tensor, name, function)
+                setattr(Tensor, name, guarded_method(function))
             wanted = (module is functions or name in ALSO_IN_PLACE) and name not in NOT_IN_PLACE
             if wanted and not hasattr(Tensor, f"{name}_"):
                 setattr(Tensor, f"{name}_", in_place(name, function))

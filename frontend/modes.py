@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from treadle.arguments import refuse_misfits
 from treadle.ir.op import Attrs, Op
 from treadle.runtime.recorder import STATE
 
@@ -41,5 +42,9 @@ def listed(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         mode = STATE.here.autocast
-        return function(*args, **kwargs) if mode is None else mode.call(function, args, kwargs)
+        try:
+            return function(*args, **kwargs) if mode is None else mode.call(function, args, kwargs)
+        except Exception as error:
+            refuse_misfits(function, args, kwargs, error)
+            raise
     return call

@@ -9,6 +9,7 @@ import numpy as np
 
 import treadle
 from treadle import ops, special
+from treadle.arguments import guard
 from treadle.factorizations import geqrf, lu_unpack, orgqr, ormqr
 from treadle.factorizations import older_lu as lu
 from treadle.factorizations import older_lu_solve as lu_solve
@@ -340,3 +341,6 @@ def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
     """(mantissa, exponent) with input = mantissa * 2^exponent and 0.5 <= |mantissa| < 1."""
     mantissa, exponent = ops.frexp(input)
     return mantissa, exponent
+
+
+guard(globals(), __all__)

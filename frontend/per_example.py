@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from treadle.arguments import refuse_misfits
 from treadle.ir import op as op_table
 from treadle.runtime.recorder import STATE
 from treadle.tensor import Tensor, apply, is_batched
@@ -18,7 +19,11 @@ def for_each_example(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         if STATE.here.levels and any(isinstance(x, Tensor) and is_batched(x) for x in (*args, *kwargs.values())):
             return _one_by_one(run, args, kwargs)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            refuse_misfits(function, args, kwargs, error)
+            raise
     return run
 
 

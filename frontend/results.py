@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from treadle.arguments import refuse_misfits
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import DType
 from treadle.layout import strides_of
@@ -63,7 +64,11 @@ def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def wrapper(*args: Any, out: Any = None, **kwargs: Any) -> Any:
-        result = function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs) if kwargs else function(*args)
+        except Exception as error:
+            refuse_misfits(function, args, kwargs, error)
+            raise
         return result if out is None else into(out, result, name)
     return wrapper
 
@@ -75,6 +80,7 @@ def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        out = None
         if kwargs:
             if "axis" in kwargs:
                 kwargs["dim"] = kwargs.pop("axis")
@@ -82,6 +88,10 @@ def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
                 kwargs["keepdim"] = kwargs.pop("keepdims")
             if not has_out and "out" in kwargs:
                 out = kwargs.pop("out")
-                return into(out, function(*args, **kwargs), name)
-        return function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs) if kwargs else function(*args)
+        except Exception as error:
+            refuse_misfits(function, args, kwargs, error)
+            raise
+        return result if out is None else into(out, result, name)
     return wrapper

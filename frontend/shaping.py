@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from operator import index
 from typing import Any
 
+from treadle.arguments import direct
 from treadle.functions import tensor_argument
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import INT, DType
@@ -280,7 +281,7 @@ def sliced(x: Tensor, dim: int, start: int, stop: int, step: int = 1) -> Tensor:
     return view(SLICE, x, (tuple(starts), tuple(stops), tuple(steps)))
 
 
-def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
+def narrow(input: Tensor, dim: int, start: int | Tensor, length: int) -> Tensor:
     """`length` elements of axis `dim` from `start` on."""
     ndim = input._data.type.ndim
     if ndim == 0:
@@ -468,6 +469,7 @@ def numel(input: Tensor) -> int:
 
 
 # -- joining and repeating -----------------------------------------------------------------------------------------------------
+@direct
 def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Tensor:
     """Tensors joined along an existing axis. Legacy empty vectors of shape (0,) are skipped, as in PyTorch."""
     if isinstance(tensors, Tensor):
@@ -485,6 +487,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out
 concat = concatenate = cat
 
 
+@direct
 def stack(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Tensor:
     """Tensors of one shape joined along a new axis."""
     xs = list(tensors)

@@ -7,6 +7,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.arguments import guard
 from treadle.functions import tensor_argument
 from treadle.ir.ops.common import need_real
 from treadle.ir.types import result_dtype
@@ -52,12 +53,15 @@ def _unary(name: str, doc: str) -> Callable[..., Tensor]:
     return function
 
 
-def _binary(name: str, doc: str) -> Callable[..., Tensor]:
+def _binary(name: str, doc: str, numbers: bool = True) -> Callable[..., Tensor]:
+    """`numbers`: whether one of the operands may be a number."""
     op = getattr(ops, name)
 
     def function(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
-        if not isinstance(input, Tensor) and not isinstance(other, Tensor):
-            raise TypeError(f"{name}(): expected a tensor among its arguments, got {type(input).__name__} and {type(other).__name__}")
+        if not isinstance(input, Tensor) and (not numbers or not isinstance(other, Tensor)):
+            tensor_argument(name, input)
+        if not numbers:
+            tensor_argument(name, other, "other", 2)
         like = input if isinstance(input, Tensor) else other
         x, y = (v if isinstance(v, Tensor) else treadle.tensor(v, dtype=like.dtype, device=like.device) for v in (input, other))
         x, y = treadle.broadcast_tensors(*_floats(name, x, y))
@@ -80,7 +84,8 @@ scaled_modified_bessel_k0 = _unary("scaled_modified_bessel_k0", "exp(x) K0(x).")
 scaled_modified_bessel_k1 = _unary("scaled_modified_bessel_k1", "exp(x) K1(x).")
 airy_ai = _unary("airy_ai", "Airy function Ai.")
 zeta = _binary("zeta", "Hurwitz zeta function.")
-gammainc, gammaincc = _binary("igamma", "Regularised lower incomplete gamma function."), _binary("igammac", "1 - gammainc.")
+gammainc, gammaincc = (_binary(*names, numbers=False) for names in (
+    ("igamma", "Regularised lower incomplete gamma function."), ("igammac", "1 - gammainc.")))
 chebyshev_polynomial_t, chebyshev_polynomial_u = _binary("chebyshev_polynomial_t", "T_n(x)."), _binary("chebyshev_polynomial_u", "U_n(x).")
 chebyshev_polynomial_v, chebyshev_polynomial_w = _binary("chebyshev_polynomial_v", "V_n(x)."), _binary("chebyshev_polynomial_w", "W_n(x).")
 hermite_polynomial_h, hermite_polynomial_he = _binary("hermite_polynomial_h", "H_n(x)."), _binary("hermite_polynomial_he", "He_n(x).")
@@ -136,3 +141,6 @@ def spherical_bessel_j0(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     small = input * input
     series = 1 + small * (-1 / 6 + small * (1 / 120 + small * (-1 / 5040 + small * (1 / 362880 - small / 39916800))))
     return _returned(treadle.where(near, series, treadle.sin(input) / treadle.where(near, 1.0, input)), out)
+
+
+guard(globals(), __all__)

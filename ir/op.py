@@ -73,6 +73,7 @@ class Op:
     batch: how the op is applied to a batch of operands at once (`treadle.ir.batching`): the name of a family of rules, or a rule;
         None derives it from the kind, or from the decomposition.
     field: whether it takes complex operands, and what its vjp rules say of them.
+    tensors: operands that the function of this name takes as tensors only, and never as numbers.
     samples: example calls `[(operand shapes or arrays, attrs)]` from which tests are made.
     """
 
@@ -97,6 +98,7 @@ class Op:
     batch: str | Callable[..., Any] | None = None
     jvp: Callable[..., Any] | None = None
     field: Field = Field.REAL
+    tensors: str = ""
     routine: str = ""  # the family of `treadle.ir.routine` that computes it
     rules: tuple[VjpRule | None, ...] | VjpRule | None = None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.arguments import direct
 from treadle.ir.ops.common import need_float
 from treadle.modes import listed
 from treadle.tensor import Tensor, assign
@@ -17,6 +18,7 @@ def _written(input: Tensor, result: Tensor, inplace: bool) -> Tensor:
     return assign(input, result, "in-place activation") if inplace else result
 
 
+@direct
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(input, 0)."""
     return _written(input, ops.relu(input), inplace)
@@ -38,11 +40,13 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     return hardtanh(input, 0.0, 6.0, inplace)
 
 
+@direct
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """input where positive, else input * negative_slope."""
     return _written(input, ops.leaky_relu(input, negative_slope), inplace)
 
 
+@direct
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """input where positive, else alpha * (exp(input) - 1)."""
     return _written(input, ops.elu(input, alpha), inplace)
@@ -60,11 +64,13 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     return _written(input, ops.celu(input, alpha), inplace)
 
 
+@direct
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """input times the normal distribution function of input; `approximate` is "none" or "tanh"."""
     return ops.gelu(input, approximate)
 
 
+@direct
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """input * sigmoid(input)."""
     return _written(input, ops.silu(input), inplace)
@@ -75,11 +81,13 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     return _written(input, ops.mish(input), inplace)
 
 
+@direct
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-input))."""
     return ops.sigmoid(input)
 
 
+@direct
 def tanh(input: Tensor) -> Tensor:
     """The hyperbolic tangent."""
     return ops.tanh(input)

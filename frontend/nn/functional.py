@@ -8,6 +8,7 @@ from typing import Any
 
 import treadle
 from treadle import ops, random
+from treadle.arguments import direct, guard
 from treadle.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, fold, unfold
 from treadle.emitter import EMITTER
 from treadle.ir.op import TABLE
@@ -166,6 +167,7 @@ __all__ += [
 ]
 
 
+@direct
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input (..., in) @ weight (out, in).T + bias (out) -> (..., out)."""
     return ops.linear(input, weight) if bias is None else ops.linear_bias(input, weight, bias)
@@ -207,6 +209,7 @@ def _check_probability(p: float) -> None:
         raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
 
 
+@direct
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero each element with probability `p` when training, scaling the others by 1 / (1 - p)."""
     _check_probability(p)
@@ -276,6 +279,7 @@ def _alpha_dropped(input: Tensor, choices: tuple[int, ...], p: float, inplace: b
     return input.copy_(result) if inplace else result
 
 
+@direct
 def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None, norm_type: float = 2.0,
               scale_grad_by_freq: bool = False, sparse: bool = False) -> Tensor:
     """Rows of `weight` (V, D) at the integer indices `input` (...) -> (..., D).
@@ -520,3 +524,6 @@ def _rnn_step(mode: str, projected: Tensor, h: Tensor, c: Tensor | None, w_hh: T
         return candidate + update * (h - candidate), None
     total = projected + recurrent
     return total.tanh() if mode == "RNN_TANH" else relu(total), None
+
+
+guard(globals(), __all__)

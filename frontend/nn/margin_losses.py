@@ -5,12 +5,24 @@ from collections.abc import Callable, Sequence
 
 import treadle
 from treadle import ops
-from treadle.ir.ops.common import need_float
+from treadle.ir.ops.common import need_float, torch_name
 from treadle.modes import listed
 from treadle.nn.loss_functions import _reduced, check_reduction, reduction_name
 from treadle.tensor import Tensor
 
 _NEVER = -1e30  # stands for log(0): sums of it stay finite, so that gradients have no NaN
+
+
+def _need_classes(name: str, input: Tensor) -> None:
+    shape = list(input.shape)
+    if len(shape) > 2 or (len(shape) > 0 and shape[-1] == 0):
+        raise RuntimeError(f"{name}: Expected non-empty vector or matrix with optional 0-dim batch size, but got: {shape}")
+
+
+def need_labels(target: Tensor) -> None:
+    """RuntimeError unless classes are given as int64."""
+    if target.dtype is not treadle.int64:
+        raise RuntimeError(f"expected scalar type Long but found {torch_name(target.dtype)}")
 
 
 @listed
@@ -20,12 +32,16 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
     if p not in (1, 2):
         raise ValueError("only p == 1 and p == 2 supported")
     check_reduction(reduction)
+    if weight is not None and weight.dim() != 1:
+        raise ValueError("weight must be one-dimensional")
+    _need_classes("multi_margin_loss", input)
     need_float("multi_margin_loss", input._data.type)
     x, y = (input.reshape(1, -1), target.reshape(-1)) if input.dim() <= 1 else (input, target)
     if weight is not None and tuple(weight.shape) != (x.size(-1),):
         raise RuntimeError(f"multi_margin_loss: inconsistent weight size: expected {x.size(-1)} elements, got {list(weight.shape)}")
     if x.dim() != 2 or tuple(y.shape) != (x.size(0),):
         raise RuntimeError(f"multi_margin_loss: inconsistent sizes: input {list(input.shape)}, target {list(target.shape)}")
+    need_labels(target)
     short = (margin - x.gather(1, y.unsqueeze(1)) + x).clamp(min=0)
     short = short if p == 1 else short.square()
     if weight is not None:
@@ -40,10 +56,12 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | N
                            reduction: str = "mean") -> Tensor:
     """sum over labels j and other classes i of max(0, 1 - x[j] + x[i]) / C; target (N, C) lists the labels up to the first -1."""
     check_reduction(reduction)
+    _need_classes("multilabel_margin_loss", input)
     if input.numel() != target.numel() or input.dim() > 2 or (input.dim() == 2 and input.size() != target.size()):
         raise RuntimeError(f"multilabel_margin_loss: inconsistent sizes: input {list(input.shape)}, target {list(target.shape)}")
     need_float("multilabel_margin_loss", input._data.type)
     x, y = (input.reshape(1, -1), target.reshape(1, -1)) if input.dim() <= 1 else (input, target)
+    need_labels(target)
     given = (y < 0).to(treadle.int64).cumsum(1) == 0
     labels = treadle.where(given, y, 0)
     is_label = treadle.zeros(tuple(x.shape), dtype=x.dtype, device=x.device).scatter_add(1, labels, given.to(x.dtype)) > 0

@@ -126,7 +126,7 @@ elementwise("remainder", "x y", special.remainder,
             doc="x - y * floor(x / y): the remainder with the sign of y, as Python's %.")
 elementwise("fmod", "x y", special.fmod,
              (lambda b, g: g, lambda b, g, x, y: b.neg(b.mul(g, b.trunc_divide(x, y)))), refuse=(BOOL,),
-            doc="x - y * trunc(x / y): the remainder with the sign of x, as C's fmod.")
+            tensors="x", doc="x - y * trunc(x / y): the remainder with the sign of x, as C's fmod.")
 
 
 def _pow_dx(b: Any, g: Any, x: Any, y: Any) -> Any:
@@ -146,15 +146,15 @@ elementwise("pow", "x y", _np_pow, (_pow_dx, _pow_dy), refuse=(BOOL,), domain=(0
 elementwise("maximum", "x y", np.maximum, (
     lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.gt(x, y), g.type.dtype))),
     lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.lt(x, y), g.type.dtype)))), onnx="Max",
-            doc="The larger of x and y; NaN where either is NaN. Equal operands share the gradient.")
+            tensors="x y", doc="The larger of x and y; NaN where either is NaN. Equal operands share the gradient.")
 elementwise("minimum", "x y", np.minimum, (
     lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.lt(x, y), g.type.dtype))),
     lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.gt(x, y), g.type.dtype)))), onnx="Min",
-            doc="The smaller of x and y; NaN where either is NaN. Equal operands share the gradient.")
+            tensors="x y", doc="The smaller of x and y; NaN where either is NaN. Equal operands share the gradient.")
 elementwise("atan2", "x y", np.arctan2, (
     lambda b, g, x, y: b.mul(g, b.div(y, b.add(b.mul(x, x), b.mul(y, y)))),
     lambda b, g, x, y: b.neg(b.mul(g, b.div(x, b.add(b.mul(x, x), b.mul(y, y)))))), compute="float",
-            doc="arctan(x / y), in (-pi, pi] by the quadrant that the signs of x and y say.")
+            tensors="x y", doc="arctan(x / y), in (-pi, pi] by the quadrant that the signs of x and y say.")
 
 _unary("neg", np.negative, lambda b, g: b.neg(g), check=_no_bool_negation, onnx="Neg",
        doc="-x; unsigned integers wrap. RuntimeError for bools.")
@@ -244,11 +244,11 @@ _BITWISE: dict[str, Any] = {"bitwise_and": np.bitwise_and, "bitwise_or": np.bitw
 _SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 for _name, _ufunc in _COMPARISONS.items():
     _nan = "true" if _name == "ne" else "false"
-    elementwise(_name, "x y", _ufunc, to_bool=True, commutative=_name in ("eq", "ne"),
+    elementwise(_name, "x y", _ufunc, to_bool=True, commutative=_name in ("eq", "ne"), tensors="x",
                 doc=f"x {_SIGNS[_name]} y as bool, broadcast, in the dtype both promote to; {_nan} where one is NaN.")
 for _name, _ufunc in _LOGICAL.items():
     _word = {"and": "both are", "or": "at least one is", "xor": "exactly one is"}[_name[8:]]
-    elementwise(_name, "x y", _ufunc, compute="same", to_bool=True, commutative=True,
+    elementwise(_name, "x y", _ufunc, compute="same", to_bool=True, commutative=True, tensors="x y",
                 doc=f"Whether {_word} other than 0, as bool. The dtypes may differ.")
 for _name, _ufunc in _BITWISE.items():
     elementwise(_name, "x y", _ufunc, refuse=(FLOAT,), commutative=True,

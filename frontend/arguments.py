@@ -1,0 +1,122 @@
+"""Arguments of the wrong type: found after a call has failed, by the function's annotations, so that calls that succeed pay nothing."""
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from treadle.ir.dtypes import FLOAT, DType
+from treadle.tensor import Tensor
+
+
+def misfit(name: str, argument: str, position: int, wanted: str, value: Any) -> TypeError:
+    """PyTorch's error for an argument of the wrong type."""
+    return TypeError(f"{name}(): argument '{argument}' (position {position}) must be {wanted}, not {type(value).__name__}")
+
+
+def _is_int(x: Any) -> bool:
+    if isinstance(x, Tensor):
+        return x._data.type.numel == 1 and x._data.type.dtype.category < FLOAT
+    return hasattr(x, "__index__")
+
+
+def _is_number(x: Any) -> bool:
+    return x._data.type.numel == 1 if isinstance(x, Tensor) else isinstance(x, int | float | complex | np.number) or hasattr(x, "__float__")
+
+
+def _several(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda x: isinstance(x, tuple | list) and all([fits(y) for y in x])
+
+
+def _is_tensor(x: Any) -> bool:
+    return isinstance(x, Tensor)
+
+
+# What annotations ask for; what is not here is not looked at.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "Tensor": _is_tensor, "None": lambda x: x is None, "int": _is_int, "float": _is_number, "str": lambda x: isinstance(x, str),
+    "bool": lambda x: isinstance(x, bool | int | np.bool_), "DType": lambda x: isinstance(x, DType) or x in (float, int, bool, complex),
+    "Sequence[Tensor]": _several(_is_tensor), "Sequence[int]": _several(_is_int),
+    "Ints": lambda x: _is_int(x) or _several(_is_int)(x), "Sizes": lambda x: _is_int(x) or _several(_is_int)(x),
+    "Dim": lambda x: x is None or _is_int(x) or _several(_is_int)(x),
+}
+
+
+Wanted = tuple[int, str, tuple[Callable[[Any], bool], ...]]
+
+
+@functools.cache
+def _wanted(code: types.CodeType, annotations: tuple[tuple[str, str], ...]) -> dict[str, Wanted]:
+    """By parameter: its position, its annotation, and what fits it."""
+    found = {}
+    given = dict(annotations)
+    for position, name in enumerate(code.co_varnames[:code.co_argcount + code.co_kwonlyargcount], 1):
+        parts = [part.strip() for part in given.get(name, "Any").split("|")]
+        if all([part in _FITS for part in parts]):
+            found[name] = position, " or ".join(parts), tuple([_FITS[part] for part in parts])
+    return found
+
+
+def refuse_misfits(function: Callable[..., Any], args: Any, kwargs: dict[str, Any], error: Exception) -> None:
+    """After a call failed with `error`: TypeError when an argument is not of the annotated type."""
+    plain: Any = function
+    while hasattr(plain, "__wrapped__"):
+        plain = plain.__wrapped__
+    code = plain.__code__
+    wanted = _wanted(code, tuple(plain.__annotations__.items()))
+    for name, value in (*zip(code.co_varnames[:code.co_argcount], args, strict=False), *kwargs.items()):
+        if name in wanted:
+            position, what, fits = wanted[name]
+            if not any([fit(value) for fit in fits]):
+                raise misfit(function.__name__, name, position, what, value) from error
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose failures are TypeErrors where an argument is not of the annotated type."""
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs) if kwargs else function(*args)
+        except Exception as error:
+            refuse_misfits(function, args, kwargs, error)
+            raise
+    return call
+
+
+def direct(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a function that is called often and looks at its arguments itself."""
+    function.__dict__["direct"] = True
+    return function
+
+
+def _guardable(function: Any) -> bool:
+    """Neither `direct` nor decorated with something that guards it."""
+    return isinstance(function, types.FunctionType) and not hasattr(function, "__wrapped__") and not function.__dict__.get("direct")
+
+
+def guard(namespace: dict[str, Any], names: list[str]) -> None:
+    """Put guarded functions in the place of plain ones."""
+    for name in names:
+        if _guardable(namespace[name]):
+            namespace[name] = guarded(namespace[name])
+
+
+def guarded_method(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as a method: `self` is a tensor, so it is guarded only when it takes others."""
+    others = list(function.__annotations__.items())[1:]
+    return guarded(function) if _guardable(function) and any([name != "return" and "Tensor" in a for name, a in others]) else function
+
+
+def of_tensors(name: str, fast: Callable[..., Any], both: bool) -> Callable[..., Any]:
+    """`fast`, a function of two operands, where the first one, or both, may not be a number."""
+    @direct
+    def function(input: Tensor, other: Any, *, out: Tensor | None = None) -> Any:
+        if not isinstance(input, Tensor):
+            raise misfit(name, "input", 1, "Tensor", input)
+        if both and not isinstance(other, Tensor):
+            raise misfit(name, "other", 2, "Tensor", other)
+        return fast(input, other) if out is None else fast(input, other, out=out)
+    return function
