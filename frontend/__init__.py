@@ -69,7 +69,6 @@ from treadle.tensor import Tensor as Tensor
 from treadle.types import *
 
 _install()
-_guard(globals(), [name for name in globals() if not name.startswith("_")])
 
 # isort: split
 from treadle import amp as amp
@@ -123,6 +122,7 @@ for _name, _value in {"Function": _Function, "gradcheck": _gradcheck, "gradgradc
                       "enable_grad": enable_grad, "set_grad_enabled": set_grad_enabled, "Variable": _Variable,
                       "detect_anomaly": _detect_anomaly, "set_detect_anomaly": _set_detect_anomaly}.items():
     setattr(autograd, _name, _value)
+_guard(globals(), [name for name in globals() if not name.startswith("_")])
 dtype = _DType
 bool = _bool
 half, float, double = float16, float32, float64

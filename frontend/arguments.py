@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import itertools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +12,8 @@ import numpy as np
 
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.tensor import Tensor
+
+Tensors = Any  # as an annotation: a tensor, or a sequence of tensors
 
 
 def misfit(name: str, argument: str, position: int, wanted: str, value: Any) -> TypeError:
@@ -41,6 +45,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "bool": lambda x: isinstance(x, bool | int | np.bool_), "DType": lambda x: isinstance(x, DType) or x in (float, int, bool, complex),
     "Sequence[Tensor]": _several(_is_tensor), "Sequence[int]": _several(_is_int),
     "Ints": lambda x: _is_int(x) or _several(_is_int)(x), "Sizes": lambda x: _is_int(x) or _several(_is_int)(x),
+    "Tensors": lambda x: _is_tensor(x) or _several(_is_tensor)(x),
     "Dim": lambda x: x is None or _is_int(x) or _several(_is_int)(x),
 }
 
@@ -53,7 +58,8 @@ def _wanted(code: types.CodeType, annotations: tuple[tuple[str, str], ...]) -> d
     """By parameter: its position, its annotation, and what fits it."""
     found = {}
     given = dict(annotations)
-    for position, name in enumerate(code.co_varnames[:code.co_argcount + code.co_kwonlyargcount], 1):
+    count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    for position, name in enumerate(code.co_varnames[:count], 1):
         parts = [part.strip() for part in given.get(name, "Any").split("|")]
         if all([part in _FITS for part in parts]):
             found[name] = position, " or ".join(parts), tuple([_FITS[part] for part in parts])
@@ -67,7 +73,9 @@ def refuse_misfits(function: Callable[..., Any], args: Any, kwargs: dict[str, An
         plain = plain.__wrapped__
     code = plain.__code__
     wanted = _wanted(code, tuple(plain.__annotations__.items()))
-    for name, value in (*zip(code.co_varnames[:code.co_argcount], args, strict=False), *kwargs.items()):
+    rest = code.co_varnames[code.co_argcount + code.co_kwonlyargcount] if code.co_flags & inspect.CO_VARARGS else ""
+    given = itertools.zip_longest(code.co_varnames[:code.co_argcount][:len(args)], args, fillvalue=rest)
+    for name, value in (*given, *kwargs.items()):
         if name in wanted:
             position, what, fits = wanted[name]
             if not any([fit(value) for fit in fits]):

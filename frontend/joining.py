@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from treadle.arguments import Tensors
 from treadle.ir import op as op_table
 from treadle.ir.types import normalize_dim
 from treadle.layout import EXPAND, RESHAPE, ints
@@ -129,7 +130,7 @@ def roll(input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] |
     return apply(COPY, (input,)) if out is input else out
 
 
-def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
+def meshgrid(*tensors: Tensors, indexing: str = "ij") -> tuple[Tensor, ...]:
     """Coordinate grids of vectors, by matrix ("ij") or by Cartesian ("xy") order of the first two axes."""
     if indexing not in ("ij", "xy"):
         raise RuntimeError(f"treadle.meshgrid: indexing must be one of \"xy\" or \"ij\", but received: {indexing}")

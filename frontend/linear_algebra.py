@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from treadle.arguments import direct
+from treadle.arguments import Tensors, direct
 from treadle.emitter import fast_path
 from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
@@ -259,7 +259,7 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) ->
     return into(out, _shaped(apply(MATMUL, (x, y)), (*rows, *columns)), "tensordot")
 
 
-def einsum(equation: str, *operands: Any) -> Tensor:
+def einsum(equation: str, *operands: Tensors) -> Tensor:
     """Einstein summation, `einsum("bij,bjk->bik", x, y)`, as a sequence of products of two operands."""
     from treadle.contraction import evaluate
     xs = operands[0] if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else operands

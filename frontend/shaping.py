@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from operator import index
 from typing import Any
 
-from treadle.arguments import direct
+from treadle.arguments import Tensors, direct
 from treadle.functions import tensor_argument
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import INT, DType
@@ -243,24 +243,24 @@ def broadcast_shapes(*shapes: Any) -> Size:
     return Size(common("broadcast_shapes", *[(s,) if isinstance(s, int) else tuple(s) for s in shapes]))
 
 
-def broadcast_tensors(*tensors: Any) -> tuple[Tensor, ...]:
+def broadcast_tensors(*tensors: Tensors) -> tuple[Tensor, ...]:
     """All tensors expanded to their common shape."""
     xs = tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors
     shape = broadcast_shapes(*[x._data.type.shape for x in xs])
     return tuple([expand(x, shape) for x in xs])
 
 
-def atleast_1d(*tensors: Any) -> Any:
+def atleast_1d(*tensors: Tensors) -> Any:
     """Numbers become vectors."""
     return _at_least(tensors, lambda x: reshape(x, 1) if x._data.type.ndim == 0 else x)
 
 
-def atleast_2d(*tensors: Any) -> Any:
+def atleast_2d(*tensors: Tensors) -> Any:
     """Numbers and vectors become matrices of one row."""
     return _at_least(tensors, lambda x: unsqueeze(atleast_1d(x), 0) if x._data.type.ndim < 2 else x)
 
 
-def atleast_3d(*tensors: Any) -> Any:
+def atleast_3d(*tensors: Tensors) -> Any:
     """At least three axes; a matrix gets its new axis last."""
     return _at_least(tensors, lambda x: unsqueeze(atleast_2d(x), -1) if x._data.type.ndim < 3 else x)
 
@@ -487,7 +487,6 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out
 concat = concatenate = cat
 
 
-@direct
 def stack(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out: Tensor | None = None) -> Tensor:
     """Tensors of one shape joined along a new axis."""
     xs = list(tensors)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import treadle
 from treadle import ops
-from treadle.ir.ops.common import need_float, torch_name
+from treadle.ir.ops.common import need_float
 from treadle.modes import listed
 from treadle.nn.loss_functions import _reduced, check_reduction, reduction_name
 from treadle.tensor import Tensor
@@ -22,7 +22,7 @@ def _need_classes(name: str, input: Tensor) -> None:
 def need_labels(target: Tensor) -> None:
     """RuntimeError unless classes are given as int64."""
     if target.dtype is not treadle.int64:
-        raise RuntimeError(f"expected scalar type Long but found {torch_name(target.dtype)}")
+        raise RuntimeError(f"expected scalar type Long but found {target.dtype.title}")
 
 
 @listed
