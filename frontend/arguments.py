@@ -66,7 +66,7 @@ def _wanted(code: types.CodeType, annotations: tuple[tuple[str, str], ...]) -> d
     return found
 
 
-def refuse_misfits(function: Callable[..., Any], args: Any, kwargs: dict[str, Any], error: Exception) -> None:
+def refuse_misfits(function: Callable[..., Any], args: Any, kwargs: dict[str, Any], error: Exception | None) -> None:
     """After a call failed with `error`: TypeError when an argument is not of the annotated type."""
     plain: Any = function
     while hasattr(plain, "__wrapped__"):
@@ -82,10 +82,25 @@ def refuse_misfits(function: Callable[..., Any], args: Any, kwargs: dict[str, An
                 raise misfit(function.__name__, name, position, what, value) from error
 
 
+def takes_tensor(function: Callable[..., Any]) -> bool:
+    """Whether the first parameter is annotated as a tensor."""
+    return next(iter(function.__annotations__.values()), None) == "Tensor"
+
+
+def refuse_first(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """TypeError when the first argument, which is to be a tensor, is something else."""
+    if args and not isinstance(args[0], Tensor):
+        refuse_misfits(function, args, {}, None)
+
+
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, whose failures are TypeErrors where an argument is not of the annotated type."""
+    first = takes_tensor(function)
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if first and (not args or args[0].__class__ is not Tensor):
+            refuse_first(function, args)
         try:
             return function(*args, **kwargs) if kwargs else function(*args)
         except Exception as error:

@@ -13,7 +13,7 @@ from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, INT
 from treadle.ir.ops.common import need_real
-from treadle.ir.types import normalize_dim
+from treadle.ir.types import broadcast_shapes, normalize_dim
 from treadle.layout import EXPAND, RESHAPE, SLICE
 from treadle.per_example import for_each_example
 from treadle.reductions import PAIRS
@@ -253,7 +253,7 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where the mask (broadcast) holds, as a vector."""
     if mask._data.type.dtype is not dtypes.bool_:
         raise RuntimeError("masked_select: expected BoolTensor for mask")
-    shape = np.broadcast_shapes(input._data.type.shape, mask._data.type.shape)
+    shape = broadcast_shapes("masked_select", input._data.type.shape, mask._data.type.shape)
     places = np.flatnonzero(np.broadcast_to(_array(mask), shape))
     count = int(np.prod(shape, dtype=np.int64))
     flat = apply(RESHAPE, (apply(EXPAND, (input,), (tuple(shape),)),), ((count,),))

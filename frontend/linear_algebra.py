@@ -281,6 +281,8 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """The cross product of vectors of three elements along an axis (the first of size 3 unless given)."""
     from treadle.shaping import broadcast_tensors
+    if input._data.type.ndim != other._data.type.ndim:
+        raise RuntimeError(f"linalg.cross: inputs must have the same number of dimensions, got {input._data.type} and {other._data.type}")
     x, y = broadcast_tensors(input, other)
     shape = x._data.type.shape
     if dim is None:
@@ -441,6 +443,8 @@ def trace(input: Tensor) -> Tensor:
 def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
     """All combinations of r elements of a vector, one a row."""
     from treadle.creation import tensor
+    if input._data.type.ndim != 1 or r < 0:
+        raise RuntimeError(f"combinations: Expect a 1D vector and r >= 0, but got shape {list(input._data.type.shape)} and r = {r}")
     pick = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     rows = list(pick(range(input._data.type.numel), r))
     if not rows:
@@ -451,6 +455,9 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
 
 def cartesian_prod(*tensors: Tensor) -> Tensor:
     """All combinations of elements of vectors, one a row."""
+    for x in tensors:
+        if x._data.type.ndim != 1:
+            raise RuntimeError(f"cartesian_prod: Expect a 1D vector, but got shape {list(x._data.type.shape)}")
     if len(tensors) == 1:
         return tensors[0]
     return stack([reshape(g, -1) for g in meshgrid(*tensors)], 1)
@@ -460,7 +467,9 @@ def block_diag(*tensors: Tensor) -> Tensor:
     """A matrix with the given matrices along its diagonal."""
     blocks = [atleast_2d(x) for x in tensors]
     columns = 0
-    for b in blocks:
+    for i, b in enumerate(blocks):
+        if b._data.type.ndim != 2:
+            raise RuntimeError(f"block_diag: Input tensors must have 2 or fewer dimensions. Input {i} has {b._data.type.ndim} dimensions")
         columns += b._data.type.shape[1]
     rows, at = [], 0
     for b in blocks:

@@ -78,7 +78,7 @@ def _dims(name: str, dim: Dim, x: Tensor) -> Ints:
 @numpy_names
 def sum(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
     """Sum over axes (all of them unless given); integers and booleans sum to int64."""
-    dims = _dims("sum", dim, tensor_argument("sum", input))
+    dims = _dims("sum", dim, input)
     return into(out, apply(SUM, (input,), (dims, keepdim, None if dtype is None else as_dtype(dtype))), "sum")
 
 
@@ -91,7 +91,7 @@ def nansum(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any 
 @numpy_names
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Product over one axis, or all."""
-    dims = _dims("prod", dim, tensor_argument("prod", input))
+    dims = _dims("prod", dim, input)
     return apply(PROD, (input,), (dims, keepdim, None if dtype is None else as_dtype(dtype)))
 
 
@@ -112,7 +112,7 @@ def _floating(name: str, x: Tensor, dtype: Any) -> Tensor:
 @numpy_names
 def mean(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
     """Mean over axes. RuntimeError for integers unless a floating `dtype` is given, as in PyTorch."""
-    dims = _dims("mean", dim, tensor_argument("mean", input))
+    dims = _dims("mean", dim, input)
     x = _floating("mean", input, dtype)
     return into(out, apply(TABLE["mean"], (x,), (dims, keepdim, None)), "mean")
 
@@ -223,19 +223,20 @@ def amin(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
 @with_out
 def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     """(min, max)"""
-    if not tensor_argument("aminmax", input)._data.type.numel and dim is None:
+    if not input._data.type.numel and dim is None:
         raise RuntimeError("cannot compute aminmax over an empty dimension as the operation has no identity.")
     return _aminmax(amin(input, dim, keepdim), amax(input, dim, keepdim))
 
 
 def _extreme(name: str, input: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`max(x)`, `max(x, other)` and `max(x, dim, keepdim)`."""
-    tensor_argument(name, input)
     other = kwargs.pop("other", args[0] if args and isinstance(args[0], Tensor) else None)
     if other is not None:
         return apply(TABLE["maximum" if name == "max" else "minimum"], (input, other))
     dim = kwargs.pop("dim", args[0] if args else None)
     keepdim = kwargs.pop("keepdim", args[1] if len(args) > 1 else False)
+    if kwargs or len(args) > 2:
+        raise TypeError(f"{name}() received an invalid combination of arguments: {len(args)} more, and {', '.join(kwargs) or 'none'}")
     if dim is None:
         if not input._data.type.numel:
             raise RuntimeError(f"{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim "
@@ -261,8 +262,7 @@ def min(input: Tensor, *args: Any, **kwargs: Any) -> Any:
 
 
 def _arg(name: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
-    x = tensor_argument(name, input)
-    shape = x._data.type.shape
+    x, shape = input, input._data.type.shape
     if dim is not None:
         return apply(TABLE[name], (x,), (normalize_dim(name, dim, len(shape)), keepdim and bool(shape)))
     if not x._data.type.numel:

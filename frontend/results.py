@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from treadle.arguments import refuse_misfits
+from treadle.arguments import refuse_first, refuse_misfits, takes_tensor
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import DType
 from treadle.layout import strides_of
@@ -60,10 +60,12 @@ def into(out: Any, result: Any, name: str) -> Any:
 
 def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which makes new tensors, with PyTorch's `out=` to put them into."""
-    name = function.__name__
+    name, first = function.__name__, takes_tensor(function)
 
     @wraps(function)
     def wrapper(*args: Any, out: Any = None, **kwargs: Any) -> Any:
+        if first and (not args or args[0].__class__ is not Tensor):
+            refuse_first(function, args)
         try:
             result = function(*args, **kwargs) if kwargs else function(*args)
         except Exception as error:
@@ -76,11 +78,13 @@ def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
 def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
     """Accept numpy's `axis` and `keepdims` for `dim` and `keepdim`, as PyTorch does; and `out=` where the function has none itself."""
     name, code = function.__name__, function.__code__
-    has_out = "out" in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+    has_out, first = "out" in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount], takes_tensor(function)
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         out = None
+        if first and (not args or args[0].__class__ is not Tensor):
+            refuse_first(function, args)
         if kwargs:
             if "axis" in kwargs:
                 kwargs["dim"] = kwargs.pop("axis")

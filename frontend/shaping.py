@@ -113,6 +113,8 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     """Axis `dim` as several; one of them may be -1."""
     shape = input._data.type.shape
+    if not shape:
+        raise RuntimeError(f"unflatten: Dimension specified as {dim} but tensor has no dimensions")
     dim = normalize_dim("unflatten", dim, len(shape))
     sizes = ints((sizes,))
     if -1 in sizes:
@@ -220,6 +222,8 @@ def expand(input: Tensor, *sizes: Any, implicit: bool = False) -> Tensor:
         if -1 in shape[:lead]:
             raise RuntimeError(f"The expanded size of the tensor (-1) isn't allowed in a leading, non-existing dimension {shape.index(-1)}")
         shape = tuple([have[i - lead] if n == -1 else n for i, n in enumerate(shape)])
+    if min(shape, default=0) < 0:
+        raise RuntimeError(f"expand: sizes must not be negative, got {list(shape)}")
     for i, n in enumerate(have):
         if n != 1 and n != shape[i + lead]:
             raise RuntimeError(f"The expanded size of the tensor ({shape[i + lead]}) must match the existing size ({n}) at non-singleton "
@@ -453,8 +457,13 @@ def _whole(x: Tensor) -> Tensor:
 
 def as_strided(input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
     """A view of `input`'s storage with any sizes and strides."""
-    offset = layout_of(input)[2] if storage_offset is None else storage_offset
-    return view(AS_STRIDED, _whole(input), (ints((size,)), ints((stride,)), offset))
+    offset = layout_of(input)[2] if storage_offset is None else index(storage_offset)
+    sizes, steps = ints((size,)), ints((stride,))
+    if len(sizes) != len(steps):
+        raise RuntimeError(f"as_strided: mismatch in length of strides and shape: {list(steps)} and {list(sizes)}")
+    if min((*sizes, *steps, offset), default=0) < 0:
+        raise RuntimeError(f"as_strided: Negative sizes, strides and offsets are not supported, got {list(sizes)}, {list(steps)}, {offset}")
+    return view(AS_STRIDED, _whole(input), (sizes, steps, offset))
 
 
 def detach(input: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import treadle
 from treadle import ops, random
-from treadle.arguments import direct, guard
+from treadle.arguments import direct, guard, misfit
 from treadle.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, fold, unfold
 from treadle.emitter import EMITTER
 from treadle.ir.op import TABLE
@@ -212,6 +212,8 @@ def _check_probability(p: float) -> None:
 @direct
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero each element with probability `p` when training, scaling the others by 1 / (1 - p)."""
+    if not isinstance(input, Tensor):
+        raise misfit("dropout", "input", 1, "Tensor", input)
     _check_probability(p)
     if not training or p == 0.0:
         return input

@@ -202,10 +202,17 @@ def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = 
     return _reduced(-ops.logsigmoid(target * input), size_average, reduce, reduction)
 
 
+def _same_rank(name: str, *tensors: Tensor) -> None:
+    if len({t.dim() for t in tensors}) > 1:
+        raise RuntimeError(f"{name}: All input tensors should have same dimension but got sizes: "
+                           f"{', '.join(str(list(t.shape)) for t in tensors)}")
+
+
 @listed
 def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,
                         reduce: bool | None = None, reduction: str = "mean") -> Tensor:
     """max(0, -target * (input1 - input2) + margin)."""
+    _same_rank("margin_ranking_loss", input1, input2, target)
     return _reduced((-target * (input1 - input2) + margin).clamp(min=0), size_average, reduce, reduction)
 
 
@@ -246,6 +253,7 @@ def triplet_margin_loss(anchor: Tensor, positive: Tensor, negative: Tensor, marg
     """max(0, d(anchor, positive) - d(anchor, negative) + margin) with the p-norm distance d."""
     if margin <= 0:
         raise ValueError(f"margin must be greater than 0, got {margin}")
+    _same_rank("triplet_margin_loss", anchor, positive, negative)
     near = pairwise_distance(anchor, positive, p, eps)
     far = pairwise_distance(anchor, negative, p, eps)
     if swap:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 
 from treadle import ops
 from treadle.modes import listed
@@ -13,7 +14,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
 
     Modes: "constant", and for one to three whole dimensions "reflect", "replicate", "circular".
     """
-    sizes = [int(n) for n in pad]
+    sizes = [index(n) for n in pad]
     if len(sizes) % 2:
         raise RuntimeError("Padding length must be divisible by 2")
     if len(sizes) // 2 > input.dim():

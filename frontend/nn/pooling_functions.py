@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import index
 from typing import Any, TypeAlias
 
 import treadle
@@ -128,7 +129,7 @@ def _target(name: str, input: Tensor, rank: int, output_size: Any) -> tuple[int,
     given = (output_size,) * rank if output_size is None or isinstance(output_size, int) else tuple(output_size)
     if len(given) != rank:
         raise RuntimeError(f"{name}: output_size must have {rank} elements, got {list(given)}")
-    size = tuple([n if o is None else int(o) for o, n in zip(given, input.shape[-rank:], strict=True)])
+    size = tuple([n if o is None else index(o) for o, n in zip(given, input.shape[-rank:], strict=True)])
     if min(size) < 0:
         raise RuntimeError(f"{name}: elements of output_size must be greater than or equal to 0, but received {list(size)}")
     return size

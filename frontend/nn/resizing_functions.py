@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import treadle
@@ -33,7 +34,7 @@ def _sizes(input: Tensor, size: Any, scale_factor: Any, recompute: bool | None) 
     if size is not None:
         if recompute:
             raise ValueError("interpolate: recompute_scale_factor is not meaningful with an explicit size.")
-        return tuple([int(n) for n in _sequence("output_size", size, rank)]), (None,) * rank
+        return tuple([index(n) for n in _sequence("output_size", size, rank)]), (None,) * rank
     if scale_factor is None:
         raise ValueError("interpolate: either size or scale_factor should be defined")
     factors = [float(f) for f in _sequence("scale_factor", scale_factor, rank)]

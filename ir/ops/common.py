@@ -43,9 +43,10 @@ def same_as_second(name: str) -> Callable[..., TensorType]:
 
 
 def need_index(name: str, index: TensorType) -> None:
-    """IndexError unless `index` holds integers."""
+    """RuntimeError, as PyTorch's, unless `index` holds integers; IndexError where it stands in brackets."""
     if index.dtype.category != dtypes.INT or index.dtype in dtypes.WIDE_UNSIGNED:
-        raise IndexError(f"{name}: Expected dtype int32 or int64 for index, but got {index.dtype.name} (index {index})")
+        raise (IndexError if name in ("index", "index_put") else RuntimeError)(
+            f"{name}: Expected dtype int32 or int64 for index, but got {index.dtype.name} (index {index})")
 
 
 def need_dim(name: str, dim: int, ndim: int) -> None:
