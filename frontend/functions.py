@@ -582,9 +582,7 @@ def allclose(input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e
 
 def equal(input: Tensor, other: Tensor) -> bool:
     """Whether two tensors have the same shape and elements."""
-    if input._data.type.shape != other._data.type.shape:
-        return False
-    return _everywhere(apply(TABLE["eq"], (input, other)))
+    return input._data.type.shape == other._data.type.shape and _everywhere(apply(TABLE["eq"], (input, other)))
 
 
 # -- PyTorch's other names -------------------------------------------------------------------------------------------------
