@@ -275,7 +275,7 @@ def arrays(specs: tuple[Any, ...]) -> list[np.ndarray]:
 
 
 def forward(library: Any, call: Call, data: list[np.ndarray]) -> Run:
-    operands = [library.from_numpy(a.copy()) for a in data]
+    operands = [library.tensor(a) for a in data]
 
     def run() -> Any:
         return finish(library, call(library, *operands))
@@ -284,7 +284,7 @@ def forward(library: Any, call: Call, data: list[np.ndarray]) -> Run:
 
 def gradient(library: Any, call: Call, data: list[np.ndarray]) -> Run | None:
     """One forward and backward pass, or None where no result takes part in derivatives."""
-    operands = [library.from_numpy(a.copy()) for a in data]
+    operands = [library.tensor(a) for a in data]
     wanted = [x.requires_grad_() for x in operands if x.dtype.is_floating_point or x.dtype.is_complex]
     out = call(library, *operands)
     if not getattr(out, "requires_grad", False):

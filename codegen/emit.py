@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from treadle.codegen import odometer, reductions
 from treadle.codegen.expressions import cast, memory_type
-from treadle.codegen.llvm_text import Function, Module, Val, const, scalar_bits
+from treadle.codegen.llvm_text import Function, Module, Val, const, scalar_bits, vector_type
 from treadle.codegen.phases import Partial, fold_of
 from treadle.codegen.points import Points
 from treadle.codegen.reductions import Fold
@@ -30,9 +30,10 @@ from treadle.codegen.schedule import (
     schedule,
     sweep_copies,
     sweep_roots,
+    turned_accesses,
 )
 from treadle.codegen.target import Target
-from treadle.codegen.vector_memory import STREAM_ALIGNMENT, first_lanes
+from treadle.codegen.vector_memory import STREAM_ALIGNMENT, first_lanes, transposed
 from treadle.ir.kernel import PARALLEL, UNIT, Kernel
 
 __all__ = ["emit_kernel", "emit_module", "emit_tile", "parallel_units"]
@@ -43,6 +44,8 @@ SUM_BLOCK = 256
 STREAM_BYTES = 32 << 20
 # Kernels with more work than this for each element wait for arithmetic, not for memory.
 STREAM_COST = 48
+# A square of elements as wide as a vector.
+TILE_BYTES = TRANSPOSE_ROWS * TRANSPOSE_ROWS * 8
 # Rows whose kept values need more scratch bytes than this compute them again instead.
 KEEP_BYTES = 1 << 20
 
@@ -220,14 +223,45 @@ class KernelEmitter(Points):
         def body(state: State) -> State:
             if self.nest.rows < 0:
                 self.program()
-                return state
-            with self.f.loop(*self.row_range) as rows:
-                with self.scope():
-                    self.enter(self.nest.rows, rows.index)
-                    self.program()
-                rows.next([])
+            else:
+                self._rows(self._tiles(*self.row_range), self.row_range[1])
             return state
         self.lanes_over(low, high, [], self.needs, body)
+
+    def _rows(self, low: Val, high: Val) -> None:
+        with self.f.loop(low, high) as rows:
+            with self.scope():
+                self.enter(self.nest.rows, rows.index)
+                self.program()
+            rows.next([])
+
+    def _tiles(self, low: Val, high: Val) -> Val:
+        """Rows in squares as wide as a vector: what is contiguous along them is read so and turned in registers. Returns where they end."""
+        f, accesses = self.f, turned_accesses(self.kernel, self.nest)
+        if self.mask is not None or not accesses or not 2 <= self.width <= TRANSPOSE_ROWS:
+            return low
+        end = f.add(low, f.binary("and", f.sub(high, low), const("i64", -self.width)))
+        with f.loop(low, end, self.width) as tiles:
+            with self.scope():
+                for number, access in enumerate(accesses):
+                    self.tiles[access] = f.gep(Val("ptr", "%scratch"), number * TILE_BYTES, "i8")
+                    self._turn(access, tiles.index)
+                self.tile_start = tiles.index
+                self._rows(tiles.index, f.add(tiles.index, self.width))
+                self.tiles.clear()
+            tiles.next([])
+        return end
+
+    def _turn(self, access: int, row: Val) -> None:
+        """A square of an access, its lane axis across, in scratch memory."""
+        f = self.f
+        element = memory_type(self.kernel.accesses[access].dtype)
+        ty, align = vector_type(element, self.width), scalar_bits(element) // 8
+        corner = f.gep(self.pointers[access], row, element)
+        stride = self.strides[access, self.lane]
+        columns = [f.load(f.gep(corner, f.mul(stride, u), element), ty, align) for u in range(self.width)]
+        for r, value in enumerate(transposed(f, columns)):
+            f.store(value, f.gep(self.tiles[access], r * self.width, element), align)
 
     def lanes_over(self, low: Val, high: Val, state: State, needs: frozenset[int], body: Callable[[State], State]) -> State:
         """Walk the lane axis: `copies` whole vectors at a time, then single masked ones."""

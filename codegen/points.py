@@ -68,6 +68,8 @@ class Points:
         self.keeping = False  # heavy values of a row are kept in scratch memory from one sweep to the next
         self.kept: set[int] = set()
         self.row_bytes = const("i64", 0)  # from one kept value of a row to the next
+        self.tiles: dict[int, Val] = {}  # squares of accesses in scratch memory, from the row `tile_start` on
+        self.tile_start = const("i64", 0)
         self.row_range = (const("i64", 0), const("i64", 0))
         self.phases = Phases(f, kernel) if has_phases(kernel) else None
         self.part = const("i64", 0)
@@ -277,6 +279,9 @@ class Points:
         f, dtype = self.f, self.kernel.accesses[access].dtype
         element = memory_type(dtype)
         ty = vector_type(element, self.width)
+        if access in self.tiles:
+            row = f.mul(f.sub(self.index[self.nest.rows], self.tile_start), self.width)
+            return from_memory(f, f.load(f.gep(self.tiles[access], row, element), ty, scalar_bits(element) // 8), dtype)
         mask = self.mask if keep is None else keep if self.mask is None else f.binary("and", keep, self.mask)
         pointer = self._copy_pointer(access, pointer, copy, element)
         if offsets is None and self.kernel.accesses[access].strides[self.lane] == UNIT:

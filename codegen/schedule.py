@@ -19,6 +19,7 @@ from treadle.ir.kernel import PARALLEL, REDUCE, RUNTIME, UNIT, ZERO, Instr, Kern
 MAP_CHUNK, COLUMN_CHUNK, TRANSPOSE_CHUNK = 4096, 64, 256
 # Rows that a transposing map reads together, so that every cache line it gathers from is used up.
 TRANSPOSE_ROWS = 16
+MAX_TURNED = 4  # squares of elements that are turned together
 # Work worth waking a thread for, in simple element operations.
 THREAD_WORK = 32768
 
@@ -224,6 +225,13 @@ def _transposed(kernel: Kernel, lane: int) -> int:
     return -1
 
 
+def turned_accesses(kernel: Kernel, nest: Loops) -> list[int]:
+    """Accesses always read along the rows of a transposing map, whose squares can be turned in registers: some of them."""
+    found = [i for i, a in enumerate(kernel.accesses) if not a.writes and a.strides[nest.rows] == UNIT and a.strides[nest.lane] >= RUNTIME]
+    guarded = {i.params[0] for i in kernel.body if i.opcode in ("load_if", "load_at")}
+    return [i for i in found if i not in guarded][:MAX_TURNED]
+
+
 @functools.lru_cache(maxsize=4096)
 def schedule(kernel: Kernel, target: Target) -> Schedule:
     """The loop nest with vector width and how many vectors are worked on side by side."""
@@ -235,6 +243,8 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
     width = max(1, target.vector_bits // _lane_bits(kernel, moving))
     work = sum(instr_cost(instr) for instr in moving)
     copies = (4 if work <= 60 else 1) if nest.folds else 4 if work <= 8 else 2 if work <= 24 else 1
+    if nest.rows >= 0 and turned_accesses(kernel, nest):
+        copies = 1
     while nest.chunk and copies * width > nest.chunk:
         copies //= 2
     return Schedule(nest, width, copies)

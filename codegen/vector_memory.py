@@ -34,6 +34,22 @@ def _shuffle(f: Function, a: Val, b: Val, lanes: list[int]) -> Val:
     return f.op(f"shufflevector {a}, {b}, <{len(lanes)} x i32> <{places}>", vector_type(scalar_type(a.ty), len(lanes)))
 
 
+def transposed(f: Function, rows: list[Val]) -> list[Val]:
+    """A square of as many vectors as they have lanes, turned: blocks of 1, 2, 4, ... change places across the diagonal (Eklundh, 1972)."""
+    lanes = len(rows)
+    block = 1
+    while block < lanes:
+        found = list(rows)
+        for i in range(lanes):
+            if not i & block:
+                a, b = rows[i], rows[i + block]
+                found[i] = _shuffle(f, a, b, [lanes + j - block if j & block else j for j in range(lanes)])
+                found[i + block] = _shuffle(f, a, b, [lanes + j if j & block else j + block for j in range(lanes)])
+        rows = found
+        block *= 2
+    return rows
+
+
 def load_every(f: Function, pointer: Val, ty: str, step: int, mask: Val | None) -> Val:
     """Every second element from `pointer` on (`step` 2), or neighbours in reverse, back from it (-1). Without a mask nothing else is
     touched than what lies between them; lanes not set in `mask` touch nothing and read 0."""

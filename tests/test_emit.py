@@ -201,6 +201,24 @@ def test_known_strides_of_lanes(dtype: str) -> None:
         assert not out[0] and not out[n + 1:].any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "bool", "uint8", "int16", "int64"])
+def test_transposed_squares(dtype: str) -> None:
+    """Whole squares are turned in registers, rows and columns left over are gathered; the batch has strides of its own."""
+    turn = Kernel((P, P, P), (reads(RUNTIME, UNIT, RUNTIME, dtype=dtype), writes(RUNTIME, RUNTIME, UNIT, dtype=dtype)), (), 0,
+                  (load(0, dtype),), ((1, 0),))
+    both = Kernel((P, P), (reads(UNIT, RUNTIME, dtype=dtype), reads(RUNTIME, UNIT, dtype=dtype), writes(RUNTIME, UNIT, dtype="bool")), (), 0,
+                  (load(0, dtype), load(1, dtype), op("eq", 0, 1, dtype="bool")), ((2, 2),))
+    kind = by_name(dtype).np
+    rng = np.random.default_rng(1)
+    for m, n in ((1, 1), (7, 16), (16, 16), (17, 33), (40, 70), (64, 300), (3, 100)):
+        x = rng.integers(0, 2, (2, n, m)).astype(kind)
+        y = rng.integers(0, 2, (m, n)).astype(kind)
+        check(turn, (2, m, n), [Operand(x.reshape(-1), 0, (n * m, 1, m)), Operand(np.zeros(2 * m * n, kind), 0, (m * n, n, 1))],
+              among=(turn, both))
+        check(both, (m, n), [Operand(x[0].reshape(-1), 0, (1, m)), Operand(y.reshape(-1), 0, (n, 1)),
+                             Operand(np.zeros(m * n, bool), 0, (n, 1))], among=(turn, both))
+
+
 def test_long_sums_stay_accurate() -> None:
     x = np.full(1 << 22, 0.1, np.float32)
     out = np.zeros(1, np.float32)
