@@ -206,7 +206,8 @@ def test_transposed_squares(dtype: str) -> None:
     """Whole squares are turned in registers, rows and columns left over are gathered; the batch has strides of its own."""
     turn = Kernel((P, P, P), (reads(RUNTIME, UNIT, RUNTIME, dtype=dtype), writes(RUNTIME, RUNTIME, UNIT, dtype=dtype)), (), 0,
                   (load(0, dtype),), ((1, 0),))
-    both = Kernel((P, P), (reads(UNIT, RUNTIME, dtype=dtype), reads(RUNTIME, UNIT, dtype=dtype), writes(RUNTIME, UNIT, dtype="bool")), (), 0,
+    compared = (reads(UNIT, RUNTIME, dtype=dtype), reads(RUNTIME, UNIT, dtype=dtype), writes(RUNTIME, UNIT, dtype="bool"))
+    both = Kernel((P, P), compared, (), 0,
                   (load(0, dtype), load(1, dtype), op("eq", 0, 1, dtype="bool")), ((2, 2),))
     kind = by_name(dtype).np
     rng = np.random.default_rng(1)
