@@ -15,7 +15,7 @@ from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.ops.common import need_real
-from treadle.ir.types import tensor_type
+from treadle.ir.types import broadcast_shapes, tensor_type
 from treadle.random import Generator, reserve
 from treadle.results import into, with_out
 from treadle.runtime import engine, memory
@@ -486,7 +486,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
     if size is None:
         shapes = [x._data.type.shape for x in (mean, std) if isinstance(x, Tensor)]
         need_real("normal", *[x._data.type for x in (mean, std) if isinstance(x, Tensor)])
-        size = np.broadcast_shapes(*shapes)
+        size = broadcast_shapes("normal", *shapes)
         dtype = dtype or next(x._data.type.dtype for x in (mean, std) if isinstance(x, Tensor))
     if not isinstance(std, Tensor) and std < 0:
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")

@@ -82,9 +82,8 @@ def triplet_margin_with_distance_loss(anchor: Tensor, positive: Tensor, negative
                                       distance_function: Callable[[Tensor, Tensor], Tensor] | None = None, margin: float = 1.0,
                                       swap: bool = False, reduction: str = "mean") -> Tensor:
     """max(0, d(anchor, positive) - d(anchor, negative) + margin) with any distance d."""
-    if margin <= 0:
-        raise ValueError(f"margin must be greater than 0, got {margin}")
-    from treadle.nn.loss_functions import pairwise_distance
+    from treadle.nn.loss_functions import check_triplet, pairwise_distance
+    check_triplet(margin, anchor, positive, negative)
     distance = distance_function or pairwise_distance
     near, far = distance(anchor, positive), distance(anchor, negative)
     if swap:

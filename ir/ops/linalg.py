@@ -113,7 +113,21 @@ def _np_triangular(a: np.ndarray, rhs: np.ndarray, upper: bool, unitriangular: b
     if unitriangular:
         n = a.shape[-1]
         part = np.where(np.eye(n, dtype=bool), np.ones((), a.dtype), part)
+    elif not np.all(np.diagonal(part, axis1=-2, axis2=-1)):
+        return _np_substitute(part, rhs, upper)
     return _np_solve(part, rhs)
+
+
+def _np_substitute(a: np.ndarray, rhs: np.ndarray, upper: bool) -> np.ndarray:
+    """Row by row: a zero on the diagonal gives infinities and NaN, as LAPACK's own routine does, which does not look for it."""
+    batch, n = np.broadcast_shapes(a.shape[:-2], rhs.shape[:-2]), a.shape[-1]
+    x = np.array(np.broadcast_to(rhs, batch + rhs.shape[-2:]))
+    with np.errstate(all="ignore"):
+        for i in range(n)[::-1 if upper else 1]:
+            x[..., i, :] /= a[..., i, i, None]
+            others = slice(0, i) if upper else slice(i + 1, n)
+            x[..., others, :] -= a[..., others, i, None] * x[..., i, None, :]
+    return x
 
 
 def _triangular_da(b: Any, g: Any, a: Any, out: Any, a_type: TensorType, upper: bool, unitriangular: bool) -> Any:
@@ -129,7 +143,8 @@ declare("solve_triangular", Kind.EXTERN, "a rhs", "upper unitriangular", batch="
         vjp=(_triangular_da, lambda b, g, a, rhs_type, upper, unitriangular: sum_to(
             b, b.solve_triangular(transposed(b, a), g, not upper, unitriangular), rhs_type.shape)),
         samples=[((_WELL, (3, 2)), (True, False)), ((_PAIR, (3, 1)), (False, True))],
-        doc="X with tri(a) @ X = rhs, where tri takes the upper or lower triangle, with ones on its diagonal if `unitriangular`.")
+        doc="X with tri(a) @ X = rhs, where tri takes the upper or lower triangle, with ones on its diagonal if `unitriangular`; "
+            "infinities and NaN where a zero lies on it.")
 
 
 def _det_type(types: Types) -> TensorType:
