@@ -398,7 +398,7 @@ def _draw(op_name: str, draws: int, shape: tuple[int, ...], dtype: DType | None,
             pairs = apply(op_table.TABLE["mul"], (pairs, math.sqrt(0.5)))
         return apply(op_table.TABLE["view_as_complex"], (pairs,))
     if dtype.category != FLOAT:
-        raise RuntimeError(f'"{op_name}" not implemented for \'{dtype.name.capitalize()}\'')
+        raise NotImplementedError(f'"{op_name}" not implemented for \'{dtype.name.capitalize()}\'')
     seed, offset = reserve(math.prod(shape), generator, draws)
     return apply(op_table.TABLE[op_name], (seed, offset), (shape, dtype, device_name(device)))
 

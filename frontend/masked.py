@@ -36,7 +36,7 @@ def _extreme(x: Tensor, mask: Tensor | None, smallest: bool) -> float:
 
 def _hidden(x: Tensor, mask: Tensor | None) -> Tensor:
     """x with its dtype's lowest number where the mask does not hold."""
-    return _filled(x, mask, _extreme(x, False)) if x.dtype is not treadle.bool else x
+    return _filled(x, mask, _extreme(x, mask, False))
 
 
 def sum(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:

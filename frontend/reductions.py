@@ -290,7 +290,7 @@ def _softmax(name: str, input: Tensor, dim: int | None, dtype: Any) -> Tensor:
     if dtype is not None:
         x = cast(x, as_dtype(dtype))
     if x._data.type.dtype.category != FLOAT:
-        raise RuntimeError(f'"{name}_kernel_impl" not implemented for \'{x._data.type.dtype.title}\'')
+        raise NotImplementedError(f'"{name}_kernel_impl" not implemented for \'{x._data.type.dtype.title}\'')
     shape = x._data.type.shape
     if dim is None:  # PyTorch's old implicit choice
         dim = 0 if len(shape) in (0, 1, 3) else 1

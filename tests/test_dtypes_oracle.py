@@ -28,6 +28,14 @@ COMPUTED: dict[str, tuple[Callable[..., Any], np.ndarray]] = {
     "masked.std of complex": (lambda m, x: m.masked.std(x, 1), COMPLEX),
     "unravel_index of int32": (lambda m, x: m.unravel_index(x.to(m.int32), (3, 3))[0], INTEGERS),
     "svd of complex": (lambda m, x: (lambda u, s, v: (u * s) @ v.mH)(*m.svd(x)), COMPLEX),
+    "masked.log_softmax": (lambda m, x: m.masked.log_softmax(x, 1, mask=m.from_numpy(MASK)), REAL),
+    "masked.softmin": (lambda m, x: m.masked.softmin(x, 1, mask=m.from_numpy(MASK)), REAL),
+    "masked.logaddexp": (lambda m, x: m.masked.logaddexp(x, x, input_mask=m.from_numpy(MASK)), REAL),
+    "rms_norm of complex": (lambda m, x: m.nn.functional.rms_norm(x, (4,), x[0], 0.5), COMPLEX),
+    "silu of complex": (lambda m, x: m.nn.functional.silu(x), COMPLEX),
+    "bilinear of int32": (lambda m, x: m.nn.functional.bilinear(x.int(), x.int(), m.ones(2, 4, 4).int()), INTEGERS),
+    "a triangular system with a zero on the diagonal":
+        (lambda m, x: m.linalg.solve_triangular(m.tensor([[1.0, 2.0], [0.0, 0.0]]), x[:2], upper=True), REAL),
     "batch_norm of nothing": (lambda m, x: m.nn.functional.batch_norm(x[0, :0], x[0, :0], x[0, :0]), REAL),
 }
 REFUSED: dict[str, tuple[Callable[..., Any], np.ndarray]] = {
@@ -69,6 +77,18 @@ def test_computed(name: str) -> None:
     got = f(treadle, treadle.from_numpy(x))
     assert str(got.dtype).split(".")[1] == str(want.dtype).split(".")[1]
     np.testing.assert_allclose(got.numpy(), want.numpy(), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("options", [{}, {"antialias": True}, {"align_corners": True}])
+@pytest.mark.parametrize("size", [(5, 4), (9, 30)])
+def test_resizing_bytes_is_exact(mode: str, options: dict[str, bool], size: tuple[int, int]) -> None:
+    """PyTorch resizes uint8 in fixed point: no element may differ, whether interpreted or compiled."""
+    image = RNG.integers(0, 256, (2, 3, 7, 11), dtype=np.uint8)
+    want = torch.nn.functional.interpolate(torch.from_numpy(image), size, mode=mode, **options).numpy()
+    for _ in range(2):
+        got = treadle.nn.functional.interpolate(treadle.from_numpy(image), size, mode=mode, **options).numpy()
+        np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("name", REFUSED)

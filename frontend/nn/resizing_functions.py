@@ -73,9 +73,10 @@ def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode:
         return _AREA[input.dim()](input, sizes)
     if mode not in _LINEAR:
         return ops.resample_nearest(input, sizes, factors, exact=mode == "nearest-exact")
-    resample = ops.resample_filtered if antialias else ops.resample
-    found: Tensor = resample(input, sizes, factors, mode="cubic" if mode == "bicubic" else "linear", align=bool(align_corners))
-    return found
+    kind: dict[str, Any] = {"mode": "cubic" if mode == "bicubic" else "linear", "align": bool(align_corners)}
+    if input.dtype is treadle.uint8 and mode in ("bilinear", "bicubic"):
+        return ops.resample_bytes(input, sizes, factors, **kind, filtered=antialias)
+    return (ops.resample_filtered if antialias else ops.resample)(input, sizes, factors, **kind)
 
 
 def upsample(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",

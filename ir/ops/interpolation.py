@@ -5,9 +5,11 @@ import itertools
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from treadle.ir import dtypes
 from treadle.ir.op import Kind, declare
-from treadle.ir.ops.common import Types, in_float32, need_float
+from treadle.ir.ops.common import Types, in_float32, need_float, not_implemented
 from treadle.ir.types import TensorType
 
 Ints = tuple[int, ...]
@@ -224,18 +226,21 @@ def _filter_matrix(b: Any, x: TensorType, axis: Axis, mode: str) -> Any:
     return b.div(weight, b.sum(weight, (1,), True, None))
 
 
+def _weighted(b: Any, x: Any, d: int, weight: Any) -> Any:
+    """Axis d of x multiplied by the matrix weight (out, n)."""
+    shape, (out, n) = x.type.shape, weight.type.shape
+    outer, inner = math.prod(shape[:d]), math.prod(shape[d + 1:])
+    if inner == 1:
+        found = b.matmul(b.reshape(x, (outer, n)), b.permute(weight, (1, 0)))
+    else:
+        found = b.matmul(b.expand(b.reshape(weight, (1, out, n)), (outer, out, n)), b.reshape(x, (outer, n, inner)))
+    return b.reshape(found, shape[:d] + (out,) + shape[d + 1:])
+
+
 def _resample_filtered(b: Any, x: Any, size: Ints, factors: Scales, mode: str, align: bool) -> Any:
     for d, (out, factor) in enumerate(zip(size, factors, strict=True), len(x.type.shape) - len(size)):
-        shape = x.type.shape
-        axis = Axis(shape[d], out, factor, align)
-        if axis.unchanged:
-            continue
-        outer, inner, weight = math.prod(shape[:d]), math.prod(shape[d + 1:]), _filter_matrix(b, x.type, axis, mode)
-        if inner == 1:
-            found = b.matmul(b.reshape(x, (outer, axis.n)), b.permute(weight, (1, 0)))
-        else:
-            found = b.matmul(b.expand(b.reshape(weight, (1, out, axis.n)), (outer, out, axis.n)), b.reshape(x, (outer, axis.n, inner)))
-        x = b.reshape(found, shape[:d] + (out,) + shape[d + 1:])
+        axis = Axis(x.type.shape[d], out, factor, align)
+        x = x if axis.unchanged else _weighted(b, x, d, _filter_matrix(b, x.type, axis, mode))
     return x
 
 
@@ -243,6 +248,53 @@ declare("resample_filtered", Kind.COMPOSITE, "x", "size factors mode align", bat
         decompose=in_float32(_resample_filtered),
         samples=[(((2, 7, 6),), ((3, 4), _N, "linear", False)), (((1, 9, 4),), ((4, 6), (0.45, None), "cubic", False))],
         doc="As `resample`, with the filter stretched over the input elements that an output element covers.")
+
+
+# -- bytes: PyTorch's fixed-point arithmetic, one axis after the other, the last one first ---------------------------------------------
+def _tap_matrix(b: Any, x: TensorType, axis: Axis, mode: str) -> Any:
+    """Weights (out, n) of `resample`."""
+    at = b.reshape(b.iota(axis.n, dtypes.int64, x.device), (1, axis.n))
+    total: Any = None
+    for index, weight in _taps(b, x, axis, mode):
+        part = b.where(b.eq(b.reshape(index, (axis.out, 1)), at), b.reshape(weight, (axis.out, 1)), 0.0)
+        total = part if total is None else b.add(total, part)
+    return total
+
+
+def _fixed_point(b: Any, weight: Any) -> tuple[Any, Any]:
+    """(whole numbers, what they are multiples of 1 / ...): as many bits as leave the largest weight below 2^15."""
+    powers = b.cast(b.shift_left(2, b.iota(22, dtypes.int64, weight.type.device)), weight.type.dtype)
+    top = b.amax(weight, (0, 1), False)
+    bits = b.sum(b.lt(b.floor(b.add(b.mul(top, powers), 0.5)), 2.0 ** 15), (0,), False, None)
+    steps = b.cast(b.shift_left(1, bits), weight.type.dtype)
+    scaled = b.mul(weight, steps)
+    return b.trunc(b.add(scaled, b.where(b.lt(scaled, 0), -0.5, 0.5))), steps
+
+
+def _resample_bytes(b: Any, x: Any, size: Ints, factors: Scales, mode: str, align: bool, filtered: bool) -> Any:
+    rank, matrix = len(x.type.shape), _filter_matrix if filtered else _tap_matrix
+    x = b.cast(x, dtypes.float64)  # holds the sums exactly
+    for d, out, factor in zip(range(rank)[::-1], size[::-1], factors[::-1], strict=False):
+        axis = Axis(x.type.shape[d], out, factor, align)
+        if axis.unchanged:
+            continue
+        weight, steps = _fixed_point(b, matrix(b, x.type, axis, mode))
+        total = b.add(_weighted(b, x, d, weight), b.mul(steps, 0.5))
+        x = b.clamp(b.floor(b.div(total, steps)), 0, 255)
+    return b.cast(x, dtypes.uint8)
+
+
+def _bytes_type(types: Types, size: Ints, factors: Scales, mode: str, *attrs: Any) -> TensorType:
+    if types[0].dtype is not dtypes.uint8:
+        raise not_implemented(f"upsample_{mode}", types[0].dtype, types)
+    return _resized(types, size)
+
+
+_BYTES = np.arange(2 * 7 * 6).reshape(2, 7, 6).astype(np.uint8)
+declare("resample_bytes", Kind.COMPOSITE, "x", "size factors mode align filtered", batch="leading", type_rule=_bytes_type,
+        decompose=_resample_bytes, differentiable=False,
+        samples=[((_BYTES,), ((3, 9), _N, mode, False, filtered)) for mode in ("linear", "cubic") for filtered in (False, True)],
+        doc="`resample` (or `resample_filtered`) of bytes, rounded after each axis.")
 
 
 # -- sampling at given places ------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ declare("all", Kind.REDUCE, "x", "dims keepdim", type_rule=_boolean, field=Field
 def _arg_type(name: str) -> Callable[..., TensorType]:
     def type_rule(types: Types, dim: int, keepdim: bool) -> TensorType:
         if types[0].dtype.category == BOOL:
-            raise RuntimeError(f'"{name}" not implemented for \'Bool\'')
+            raise NotImplementedError(f'"{name}" not implemented for \'Bool\'')
         if types[0].ndim:
             refuse_empty(name, types[0], (dim,))
         return types[0].with_(reduced_shape(types[0].shape, (dim,), keepdim), dtypes.int64)
