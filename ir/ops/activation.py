@@ -134,7 +134,7 @@ _activation("leaky_relu", lambda b, x, slope: b.where(b.gt(x, 0), x, b.mul(x, sl
             doc="x where positive, slope * x elsewhere.")
 _activation("hardtanh", lambda b, x, low, high: b.minimum(b.maximum(x, low), high),
             lambda b, g, x, low, high: b.where(b.logical_and(b.gt(x, low), b.lt(x, high)), g, 0.0), "low high", (-0.5, 0.7),
-            doc="x moved into [low, high]; the gradient is 0 at the bounds.")
+            onnx="Clip", doc="x moved into [low, high]; the gradient is 0 at the bounds.")
 
 
 def _relu6_of(b: Any, x: Any) -> Any:
@@ -149,7 +149,8 @@ def _hardswish_backward(b: Any, g: Any, x: Any) -> Any:
 _activation("hardswish", lambda b, x: b.div(b.mul(x, _relu6_of(b, b.add(x, 3.0))), 6.0), _hardswish_backward, onnx="HardSwish",
             doc="x * relu6(x + 3) / 6 (Howard et al. 2019, arXiv:1905.02244).")
 _activation("hardsigmoid", lambda b, x: b.div(_relu6_of(b, b.add(x, 3.0)), 6.0),
-            lambda b, g, x: b.where(b.logical_and(b.gt(x, -3.0), b.lt(x, 3.0)), b.div(g, 6.0), 0.0), doc="relu6(x + 3) / 6")
+            lambda b, g, x: b.where(b.logical_and(b.gt(x, -3.0), b.lt(x, 3.0)), b.div(g, 6.0), 0.0),
+            onnx="HardSigmoid", doc="relu6(x + 3) / 6")
 
 
 def _softsign_backward(b: Any, g: Any, x: Any) -> Any:
@@ -161,10 +162,11 @@ _activation("softsign", lambda b, x: b.div(x, b.add(b.abs(x), 1.0)), _softsign_b
 _activation("threshold", lambda b, x, limit, value: b.where(b.le(x, limit), value, x),
             lambda b, g, x, limit: b.where(b.le(x, limit), 0.0, g), "limit value", (0.1, 20.0), doc="x where above the limit, else value.")
 _activation("hardshrink", lambda b, x, limit: b.where(b.gt(b.abs(x), limit), x, 0.0),
-            lambda b, g, x, limit: b.where(b.gt(b.abs(x), limit), g, 0.0), "limit", (0.5,), doc="x where |x| exceeds the limit, else 0.")
+            lambda b, g, x, limit: b.where(b.gt(b.abs(x), limit), g, 0.0), "limit", (0.5,),
+            onnx="Shrink", doc="x where |x| exceeds the limit, else 0.")
 _activation("softshrink", lambda b, x, limit: b.where(b.gt(b.abs(x), limit), b.sub(x, b.mul(limit, b.sign(x))), b.mul(x, 0.0)),
             lambda b, g, x, limit: b.where(b.gt(b.abs(x), limit), g, 0.0), "limit", (0.5,),
-            doc="x moved towards 0 by the limit, and 0 within it.")
+            onnx="Shrink", doc="x moved towards 0 by the limit, and 0 within it.")
 
 
 def _glu_type(types: Any, dim: int) -> Any:

@@ -170,10 +170,11 @@ declare("abs", Kind.ELEMENTWISE, "x", type_rule=_abs_type, compute="promote", sc
         doc="|x|, the magnitude of complex numbers. The gradient at 0 is 0.")
 _unary("sign", lambda x: x if x.dtype == bool else np.where(x != x, 0, np.sign(x)).astype(x.dtype), lambda b, g: zeros(b, g.type),
        onnx="Sign", doc="-1, 0 or 1; 0 for NaN. Its gradient is 0.")
-for _name, _fn, _which in (("floor", np.floor, "largest integer not above x"), ("ceil", np.ceil, "smallest integer not below x"),
-                           ("trunc", np.trunc, "integer next to x towards 0"),
-                           ("round", np.rint, "integer nearest to x, the even one of two")):
-    _unary(_name, lambda x, _fn=_fn: x if x.dtype.kind in "iub" else _fn(x), lambda b, g: zeros(b, g.type), refuse=(BOOL,),
+for _name, _fn, _onnx, _which in (("floor", np.floor, "Floor", "largest integer not above x"),
+                                  ("ceil", np.ceil, "Ceil", "smallest integer not below x"),
+                                  ("trunc", np.trunc, "", "integer next to x towards 0"),
+                                  ("round", np.rint, "Round", "integer nearest to x, the even one of two")):
+    _unary(_name, lambda x, _fn=_fn: x if x.dtype.kind in "iub" else _fn(x), lambda b, g: zeros(b, g.type), refuse=(BOOL,), onnx=_onnx,
            doc=f"The {_which}, in x's dtype. Its gradient is 0.")
 _unary("relu", lambda x: np.maximum(x, np.zeros((), x.dtype)), lambda b, g, out: b.where(b.gt(out, 0), g, 0.0), refuse=(BOOL,), onnx="Relu",
        doc="max(x, 0); NaN stays NaN. The gradient at 0 is 0.")
@@ -203,22 +204,24 @@ _floating("sqrt", np.sqrt, lambda b, g, out: b.div(g, b.mul(out, 2)), domain=(0.
 _floating("rsqrt", lambda x: (1 / np.sqrt(x)).astype(x.dtype), lambda b, g, out: b.mul(g, b.mul(-0.5, b.mul(out, b.mul(out, out)))),
           domain=(0.2, 3.0), doc="1 / sqrt(x).")
 _floating("reciprocal", lambda x: (1 / x).astype(x.dtype), lambda b, g, out: b.neg(b.mul(g, b.mul(out, out))), domain=(0.3, 3.0),
-          doc="1 / x.")
+          onnx="Reciprocal", doc="1 / x.")
 _floating("sin", np.sin, lambda b, g, x: b.mul(g, b.cos(x)), onnx="Sin", doc="The sine of x in radians.")
 _floating("cos", np.cos, lambda b, g, x: b.neg(b.mul(g, b.sin(x))), onnx="Cos", doc="The cosine of x in radians.")
-_floating("tan", np.tan, lambda b, g, out: b.mul(g, b.add(b.mul(out, out), 1)), domain=(-1.2, 1.2), doc="The tangent of x in radians.")
+_floating("tan", np.tan, lambda b, g, out: b.mul(g, b.add(b.mul(out, out), 1)), domain=(-1.2, 1.2), onnx="Tan",
+          doc="The tangent of x in radians.")
 _floating("asin", np.arcsin, lambda b, g, x: b.mul(g, b.rsqrt(b.sub(1, b.mul(x, x)))), domain=(-0.9, 0.9),
-          doc="The arcsine, in [-pi / 2, pi / 2]; NaN outside [-1, 1].")
+          onnx="Asin", doc="The arcsine, in [-pi / 2, pi / 2]; NaN outside [-1, 1].")
 _floating("acos", np.arccos, lambda b, g, x: b.neg(b.mul(g, b.rsqrt(b.sub(1, b.mul(x, x))))), domain=(-0.9, 0.9),
-          doc="The arccosine, in [0, pi]; NaN outside [-1, 1].")
-_floating("atan", np.arctan, lambda b, g, x: b.div(g, b.add(b.mul(x, x), 1)), doc="The arctangent, in (-pi / 2, pi / 2).")
-_floating("sinh", np.sinh, lambda b, g, x: b.mul(g, b.cosh(x)), doc="The hyperbolic sine.")
-_floating("cosh", np.cosh, lambda b, g, x: b.mul(g, b.sinh(x)), doc="The hyperbolic cosine.")
+          onnx="Acos", doc="The arccosine, in [0, pi]; NaN outside [-1, 1].")
+_floating("atan", np.arctan, lambda b, g, x: b.div(g, b.add(b.mul(x, x), 1)), onnx="Atan", doc="The arctangent, in (-pi / 2, pi / 2).")
+_floating("sinh", np.sinh, lambda b, g, x: b.mul(g, b.cosh(x)), onnx="Sinh", doc="The hyperbolic sine.")
+_floating("cosh", np.cosh, lambda b, g, x: b.mul(g, b.sinh(x)), onnx="Cosh", doc="The hyperbolic cosine.")
 _floating("tanh", np.tanh, lambda b, g, out: b.mul(g, b.sub(1, b.mul(out, out))), onnx="Tanh", doc="The hyperbolic tangent.")
-_floating("asinh", np.arcsinh, lambda b, g, x: b.mul(g, b.rsqrt(b.add(b.mul(x, x), 1))), doc="The inverse of sinh.")
-_floating("acosh", np.arccosh, lambda b, g, x: b.mul(g, _acosh_slope(b, x)), domain=(1.2, 3.0), doc="The inverse of cosh; NaN below 1.")
+_floating("asinh", np.arcsinh, lambda b, g, x: b.mul(g, b.rsqrt(b.add(b.mul(x, x), 1))), onnx="Asinh", doc="The inverse of sinh.")
+_floating("acosh", np.arccosh, lambda b, g, x: b.mul(g, _acosh_slope(b, x)), domain=(1.2, 3.0), onnx="Acosh",
+          doc="The inverse of cosh; NaN below 1.")
 _floating("atanh", np.arctanh, lambda b, g, x: b.div(g, b.sub(1, b.mul(x, x))), domain=(-0.9, 0.9),
-          doc="The inverse of tanh; infinite at -1 and 1, NaN outside.")
+          onnx="Atanh", doc="The inverse of tanh; infinite at -1 and 1, NaN outside.")
 _floating("erf", special.erf, lambda b, g, x: b.mul(g, b.mul(_TWO_OVER_SQRT_PI, b.exp(b.neg(b.mul(x, x))))), onnx="Erf",
           doc="The error function: 2 / sqrt(pi) times the integral of exp(-t * t) from 0 to x.")
 _floating("erfc", special.erfc, lambda b, g, x: b.neg(b.mul(g, b.mul(_TWO_OVER_SQRT_PI, b.exp(b.neg(b.mul(x, x)))))),
@@ -232,28 +235,30 @@ _floating("sigmoid", special.sigmoid, lambda b, g, out: b.mul(g, b.mul(out, b.su
 # -- logic and comparison ----------------------------------------------------------------------------------------------
 _unary("logical_not", np.logical_not, compute="same", to_bool=True, onnx="Not", doc="Whether x is 0, as bool.")
 _unary("isnan", lambda x: np.isnan(x) if x.dtype.kind not in "iub" else np.zeros(x.shape, bool), to_bool=True,
-       doc="Whether x is NaN; all false for integers.")
+       onnx="IsNaN", doc="Whether x is NaN; all false for integers.")
 _unary("isinf", lambda x: np.isinf(x) if x.dtype.kind not in "iub" else np.zeros(x.shape, bool), to_bool=True,
-       doc="Whether x is infinite; all false for integers.")
+       onnx="IsInf", doc="Whether x is infinite; all false for integers.")
 _unary("isfinite", lambda x: np.isfinite(x) if x.dtype.kind not in "iub" else np.ones(x.shape, bool), to_bool=True,
        doc="Whether x is neither infinite nor NaN; all true for integers.")
 _COMPARISONS: dict[str, Any] = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
                                 "ge": np.greater_equal}
 _LOGICAL: dict[str, Any] = {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}
 _BITWISE: dict[str, Any] = {"bitwise_and": np.bitwise_and, "bitwise_or": np.bitwise_or, "bitwise_xor": np.bitwise_xor}
+_ONNX = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual", "bitwise_and": "BitwiseAnd",
+         "bitwise_or": "BitwiseOr", "bitwise_xor": "BitwiseXor", "logical_and": "And", "logical_or": "Or", "logical_xor": "Xor"}
 _SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 for _name, _ufunc in _COMPARISONS.items():
     _nan = "true" if _name == "ne" else "false"
-    elementwise(_name, "x y", _ufunc, to_bool=True, commutative=_name in ("eq", "ne"), tensors="x",
+    elementwise(_name, "x y", _ufunc, to_bool=True, commutative=_name in ("eq", "ne"), tensors="x", onnx=_ONNX.get(_name, ""),
                 doc=f"x {_SIGNS[_name]} y as bool, broadcast, in the dtype both promote to; {_nan} where one is NaN.")
 for _name, _ufunc in _LOGICAL.items():
     _word = {"and": "both are", "or": "at least one is", "xor": "exactly one is"}[_name[8:]]
-    elementwise(_name, "x y", _ufunc, compute="same", to_bool=True, commutative=True, tensors="x y",
+    elementwise(_name, "x y", _ufunc, compute="same", to_bool=True, commutative=True, tensors="x y", onnx=_ONNX[_name],
                 doc=f"Whether {_word} other than 0, as bool. The dtypes may differ.")
 for _name, _ufunc in _BITWISE.items():
-    elementwise(_name, "x y", _ufunc, refuse=(FLOAT,), commutative=True,
+    elementwise(_name, "x y", _ufunc, refuse=(FLOAT,), commutative=True, onnx=_ONNX[_name],
                 doc=f"The {_name[8:]} of each bit of integers, or of bools. RuntimeError for floats.")
-_unary("bitwise_not", np.invert, refuse=(FLOAT,), doc="Every bit inverted; the logical not of bools.")
+_unary("bitwise_not", np.invert, refuse=(FLOAT,), onnx="BitwiseNot", doc="Every bit inverted; the logical not of bools.")
 elementwise("shift_left", "x y", np.left_shift, refuse=(FLOAT, BOOL),
             doc="x * 2 ** y, for integers: the bits moved up. Bits that leave at the top are lost.")
 elementwise("shift_right", "x y", np.right_shift, refuse=(FLOAT, BOOL),

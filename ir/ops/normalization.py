@@ -152,7 +152,7 @@ for _name, (_forward, _backward, _most, _doc) in _NORMS.items():
     declare(_name, Kind.COMPOSITE, "x eps affine*", "ndims", batch="rows", field=_field,
             type_rule=_norm_type(_name, _most), decompose=_forward, vjp=_norm_vjp(_name),
             samples=_samples, doc=f"{_doc} over the last `ndims` axes, times a weight and plus a bias if given.",
-            onnx="LayerNormalization" if _name == "layer_norm" else "")
+            onnx="LayerNormalization" if _name == "layer_norm" else "RMSNormalization")
     declare(f"{_name}_backward", Kind.COMPOSITE, "g x eps affine*", "ndims", field=_field, type_rule=_backward_type, decompose=_backward,
             samples=[((s[0][0], *s[0]), s[1]) for s in _samples if math.prod(s[0][0])],
             doc=f"Gradients of `{_name}` in x and in the weight and bias if given.")
@@ -220,7 +220,7 @@ declare("batch_norm", Kind.COMPOSITE, "x eps affine*", type_rule=_channel_type("
 declare("batch_norm_inference", Kind.COMPOSITE, "x mean var eps affine*", type_rule=_channel_type("batch_norm", 2),
         decompose=_batch_norm_inference, domain=(0.2, 2.0),
         samples=[((s, (s[1],), (s[1],), 1e-3, *((s[1],),) * k), ()) for s, k in _CHANNELS],
-        doc="As `batch_norm`, with each channel's mean and variance given.")
+        onnx="BatchNormalization", doc="As `batch_norm`, with each channel's mean and variance given.")
 declare("group_norm", Kind.COMPOSITE, "x eps affine*", "groups", type_rule=_channel_type("group_norm", 0), decompose=_group_norm,
         samples=[((s, 1e-3, *((s[1],),) * k), (g,)) for (s, k), g in zip(_CHANNELS, (3, 2, 2), strict=True)],
         doc="Each sample's groups of channels to mean 0 and variance 1 (Wu and He 2018, arXiv:1803.08494); a group for each channel "

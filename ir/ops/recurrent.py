@@ -135,7 +135,7 @@ _TABLE: dict[str, Any] = {}
 
 def _layer(name: str, gates: int, states: tuple[str, ...], saves: tuple[int, ...], decompose: Callable[..., Any],
            backward: Callable[..., Any],
-           doc: str, kinds: tuple[str, ...] = ()) -> None:
+           doc: str, onnx: str, kinds: tuple[str, ...] = ()) -> None:
     """Declare a layer and its gradient. `saves`: widths, in hidden sizes, of the sequences that `save` adds to the results."""
     count = len(states)
     attrs = "nonlinearity reverse" if kinds else "reverse"
@@ -158,7 +158,7 @@ def _layer(name: str, gates: int, states: tuple[str, ...], saves: tuple[int, ...
     samples = [(((3, 2, 3), *((2, 4),) * count, *parameters[:n]), (*kind, reverse, save))
                for kind in choices for n, reverse, save in ((4, False, True), (2, True, True), (4, True, False))]
     _TABLE[name] = declare(name, Kind.COMPOSITE, f"x {' '.join(states)} w_ih w_hh bias*", f"{attrs} save", type_rule=type_rule,
-                           decompose=in_float32(decompose), vjp=_layer_vjp(name, count, bool(kinds)), samples=samples, doc=doc)
+                           decompose=in_float32(decompose), vjp=_layer_vjp(name, count, bool(kinds)), samples=samples, doc=doc, onnx=onnx)
     backward_samples = [(((3, 2, 3), *((2, 4),) * count, *parameters[:2], (3, 2, 4), *[(3, 2, 4 * n) for n in saves], (3, 2, 4), (2, 4)),
                          (*kinds[:1], False, True, (0, 1)))]
     _TABLE[f"{name}_backward"] = declare(f"{name}_backward", Kind.COMPOSITE, f"x {' '.join(states)} w_ih w_hh ys {' '.join(saved)} grads*",
@@ -224,7 +224,7 @@ def _rnn_backward(b: Any, *args: Any) -> tuple[Any, ...]:
 
 
 _layer("rnn_layer", 1, ("h0",), (), _rnn, _rnn_backward, "(ys, h_n) of h = tanh or relu(x w_ih' + b_ih + h w_hh' + b_hh).",
-       ("tanh", "relu"))
+       "RNN", ("tanh", "relu"))
 
 
 # -- LSTM ----------------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def _lstm_backward(b: Any, *args: Any) -> tuple[Any, ...]:
 
 
 _layer("lstm_layer", 4, ("h0", "c0"), (4, 1), _lstm, _lstm_backward,
-       "(ys, h_n, c_n), with `save` also the gates before activation and the cells. Gates: input, forget, cell, output.")
+       "(ys, h_n, c_n), with `save` also the gates before activation and the cells. Gates: input, forget, cell, output.", "LSTM")
 
 
 # -- GRU -----------------------------------------------------------------------------------------------------------------
@@ -345,4 +345,4 @@ def _gru_backward(b: Any, *args: Any) -> tuple[Any, ...]:
 
 
 _layer("gru_layer", 3, ("h0",), (3, 3), _gru, _gru_backward,
-       "(ys, h_n), with `save` also the products of the input and of the state. Gates: reset, update, new.")
+       "(ys, h_n), with `save` also the products of the input and of the state. Gates: reset, update, new.", "GRU")

@@ -107,10 +107,10 @@ def _boolean(types: Types, dims: Dims, keepdim: bool) -> TensorType:
 
 declare("any", Kind.REDUCE, "x", "dims keepdim", type_rule=_boolean, field=Field.ANALYTIC, samples=SAMPLES, differentiable=False,
         reference=lambda x, dims, keepdim: np.any(x != 0, axis=dims, keepdims=keepdim),
-        doc="Whether any element over `dims` is not 0; false for none.")
+        onnx="ReduceMax", doc="Whether any element over `dims` is not 0; false for none.")
 declare("all", Kind.REDUCE, "x", "dims keepdim", type_rule=_boolean, field=Field.ANALYTIC, samples=SAMPLES, differentiable=False,
         reference=lambda x, dims, keepdim: np.all(x != 0, axis=dims, keepdims=keepdim),
-        doc="Whether every element over `dims` is not 0; true for none.")
+        onnx="ReduceMin", doc="Whether every element over `dims` is not 0; true for none.")
 
 
 def _arg_type(name: str) -> Callable[..., TensorType]:
