@@ -158,6 +158,9 @@ def unfold(input: Tensor, kernel_size: Sizes, dilation: Sizes = 1, padding: Size
         raise RuntimeError(f"unfold: Expected 3D or 4D (batch mode) tensor, but got input of size: {list(input.shape)}")
     kernel, dilations, widths, strides = (spread("unfold", name, v, 2) for name, v in (
         ("kernel_size", kernel_size), ("dilation", dilation), ("padding", padding), ("stride", stride)))
+    for what, values in (("kernel size", kernel), ("stride", strides), ("dilation", dilations)):
+        if min(values) <= 0:
+            raise RuntimeError(f"unfold: {what} should be greater than zero, but got {list(values)}")
     x = input if input.dim() == 4 else input.unsqueeze(0)
     out = _blocks("unfold", x.shape[2:], kernel, strides, widths, dilations)
     if any(widths):

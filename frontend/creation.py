@@ -89,7 +89,9 @@ def _to_array(data: Any, floats: np.dtype) -> np.ndarray:
         return _sequence_to_array(data, floats)
     if hasattr(data, "__array__") or hasattr(data, "__array_interface__"):
         return np.asarray(data)
-    raise TypeError(f"tensor: can't infer the dtype of {type(data).__name__}; expected numbers, nested sequences, arrays or tensors")
+    if isinstance(data, str):
+        raise TypeError("new(): invalid data type 'str'")
+    raise RuntimeError(f"tensor: Could not infer dtype of {type(data).__name__}; expected numbers, nested sequences, arrays or tensors")
 
 
 def _complex_like(floats: np.dtype) -> np.dtype:
@@ -127,10 +129,10 @@ def _nested_tensors(data: Any) -> np.ndarray:
             return [convert(y) for y in x]
         if isinstance(x, int | float | bool | complex | np.generic):
             return x
-        raise TypeError(f"new(): invalid data type '{type(x).__name__}'")
+        raise RuntimeError(f"tensor: Could not infer dtype of {type(x).__name__}")
     array = np.array(convert(data))
     if array.dtype == object:
-        raise RuntimeError("Overflow when unpacking long, or a sequence of unequal lengths")
+        raise ValueError("Overflow when unpacking long long, or a sequence of unequal lengths")
     return array
 
 
@@ -472,6 +474,8 @@ def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None 
              requires_grad: bool = False) -> Tensor:
     """A random permutation of 0..n-1: the order that sorts n random words (Philox, so any process agrees)."""
     from treadle.ir.random_reference import philox_bits
+    if n < 0:
+        raise RuntimeError(f"randperm: Trying to create tensor with negative dimension {n}: [{n}]")
     seed, offset = reserve(n, generator, 2)
     high = philox_bits(seed, offset, n).astype(np.uint64)
     low = philox_bits(seed, offset + (n + 3) // 4, n)

@@ -387,6 +387,8 @@ def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, inve
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often each non-negative integer occurs, or the sum of its weights."""
     x = tensor_argument("bincount", input)
+    if minlength < 0:
+        raise RuntimeError(f"bincount: minlength should be >= 0, got {minlength}")
     if x._data.type.ndim != 1 or x._data.type.dtype.category >= FLOAT:
         raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
     array = _array(x)

@@ -55,7 +55,7 @@ def _normalize(item: Any) -> Any:
         return adopt(array.astype(np.int64) if array.size == 0 or array.dtype.kind in "iu" else array.copy())
     if hasattr(item, "__index__"):
         return operator.index(item)
-    raise TypeError("only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices "
+    raise IndexError("only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices "
                     f"(got {type(item).__name__})")
 
 
@@ -198,6 +198,8 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
     target = _basic(x, parsed)
     if not isinstance(value, Tensor):
         value = value.item() if isinstance(value, np.generic) else value
+        if value is None or isinstance(value, str):
+            raise TypeError(f"can't assign a {type(value).__name__} to a tensor")
         if not isinstance(value, int | float | bool | complex):
             value = tensor(value)
     dtype = x._data.type.dtype

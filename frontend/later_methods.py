@@ -21,6 +21,21 @@ def in_place(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
+def only(self: Tensor) -> Any:
+    """`item` for Python's own conversions, which raise ValueError when there are more elements or none."""
+    if self._data.type.numel != 1:
+        raise ValueError("only one element tensors can be converted to Python scalars")
+    return self.item()
+
+
+def invert(self: Tensor) -> Tensor:
+    """`~self`. TypeError for floating-point and complex numbers."""
+    if self._data.type.dtype.category >= FLOAT:
+        raise TypeError("~ (operator.invert) is only implemented on integer and Boolean-type tensors")
+    found: Tensor = functions.bitwise_not(self)
+    return found
+
+
 def _later(name: str) -> Callable[..., Any]:
     """A method that is the package's function `name`, looked up when it is called: its module may not be loaded yet."""
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -26,7 +26,7 @@ from treadle import (
     shaping,
     statistics,
 )
-from treadle.arguments import guarded_method
+from treadle.arguments import guarded_method, misfit
 from treadle.complex_numbers import as_real
 from treadle.creation import to_array
 from treadle.device import device, device_name
@@ -34,7 +34,7 @@ from treadle.emitter import fast_path
 from treadle.functions import MUL, TABLE, as_dtype, cast, operand
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
-from treadle.later_methods import in_place
+from treadle.later_methods import in_place, only
 from treadle.runtime import engine, memory
 from treadle.runtime.recorder import computed
 from treadle.tensor import Tensor, alias, apply, assign, check_writable, detached, read, seen, storage_of, wrap
@@ -102,7 +102,7 @@ def _install_operators() -> None:
         "__pow__": power, "__rpow__": _reflected("pow"), "__ipow__": lambda self, n: assign(self, power(self, n), "pow_"),
         "__rdiv__": _reflected("div"),
         "__matmul__": linear_algebra.matmul, "__rmatmul__": lambda self, other: linear_algebra.matmul(other, self),
-        "__neg__": functions.neg, "__invert__": functions.bitwise_not, "__pos__": lambda self: self, "__abs__": functions.abs,
+        "__neg__": functions.neg, "__invert__": later_methods.invert, "__pos__": lambda self: self, "__abs__": functions.abs,
         "__getitem__": _getitem, "__setitem__": indexing.setitem, "__repr__": printing.tensor_repr, "__hash__": lambda self: id(self),
     }.items():
         setattr(Tensor, name, function)
@@ -193,8 +193,8 @@ def _deepcopy(self: Tensor, memo: dict[int, Any]) -> Tensor:
 
 
 PROTOCOL = {
-    "__bool__": _bool, "__int__": lambda self: int(as_real(item(self), "int64_t")),
-    "__float__": lambda self: float(as_real(item(self), "double")), "__complex__": lambda self: complex(item(self)),
+    "__bool__": _bool, "__int__": lambda self: int(as_real(only(self), "int64_t")),
+    "__float__": lambda self: float(as_real(only(self), "double")), "__complex__": lambda self: complex(only(self)),
     "__len__": _len, "__iter__": _iter, "__format__": _format, "__array__": _array, "__reduce_ex__": _reduce, "__deepcopy__": _deepcopy,
     "__contains__": lambda self, x: bool(item(reductions.any(self == x))), **interop.ARRAY_PROTOCOL,
     "item": item, "tolist": tolist, "numpy": interop.to_numpy, "__index__": _index,
@@ -232,6 +232,9 @@ def _set_requires_grad(self: Tensor, value: bool) -> None:
 
 
 def _requires_grad_(self: Tensor, requires_grad: bool = True) -> Tensor:
+    """Whether a gradient is wanted of this leaf. TypeError unless it is a bool."""
+    if not isinstance(requires_grad, bool):
+        raise misfit("requires_grad_", "requires_grad", 1, "bool", requires_grad)
     _set_requires_grad(self, requires_grad)
     return self
 
@@ -247,6 +250,8 @@ def _set_grad(self: Tensor, value: Tensor | None) -> None:
 
 
 def _set_data(self: Tensor, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
     new = apply(TABLE["copy"], (wrap(read(value)),))
     state = autograd.STATE.here
     before, state.grad = state.grad, False

@@ -564,6 +564,8 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
 
     from treadle.creation import adopt, to_array
     array = to_array(input).reshape(-1)
+    if bins <= 0 or max < min:
+        raise RuntimeError(f"histc: bins must be > 0 and max not less than min, but got bins={bins}, min={min}, max={max}")
     if input._data.type.dtype.is_complex or input._data.type.dtype.category == BOOL:
         raise not_implemented("histc", input._data.type.dtype, (input._data.type,))
     low, high = (float(array.min()), float(array.max())) if min == max == 0 and array.size else (float(min), float(max))

@@ -173,6 +173,8 @@ class MultiheadAttention(Module):
         if bias is not None:
             bias = bias.reshape(n, self.num_heads, length, -1) if bias.dim() == 3 else bias
             bias = F.pad(bias, (0, extra)) if extra else bias
+        if padding is not None and padding.shape[0] != n:
+            raise AssertionError(f"Expected key_padding_mask.shape[0] to be {n}, but got {padding.shape[0]}")
         hidden = as_bias(padding, "key_padding_mask", q)
         if hidden is not None:
             hidden = (F.pad(hidden, (0, extra)) if extra else hidden).reshape(n, 1, 1, -1)

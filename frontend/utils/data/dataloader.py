@@ -23,6 +23,9 @@ class _Forever(Sampler[None]):
             yield None
 
 
+_SETTLED = frozenset({"batch_size", "batch_sampler", "sampler", "drop_last", "dataset", "persistent_workers"})
+
+
 class DataLoader:
     """Iterate over a dataset in batches, as torch.utils.data.DataLoader does.
 
@@ -64,6 +67,11 @@ class DataLoader:
         self.batch_sampler = batch_sampler
         self.collate_fn = collate_fn or (default_convert if batch_sampler is None else default_collate)
         self._pool: WorkerPool | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SETTLED and "_pool" in self.__dict__:
+            raise ValueError(f"{name} attribute should not be set after {type(self).__name__} is initialized")
+        object.__setattr__(self, name, value)
 
     @property
     def _index_sampler(self) -> Any:
