@@ -316,12 +316,13 @@ def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_
            start: Any = None, end: Any = None, step: Any = None, pin_memory: bool = False, out: Tensor | None = None) -> Tensor:
     """`arange(end)`, `arange(start, end)`, `arange(start, end, step)`."""
     numbers = [a.item() if isinstance(a, Tensor | np.generic) else a for a in args]
-    begin = start if start is not None else (numbers.pop(0) if len(numbers) > 1 else 0)
+    begin = start if start is not None else (numbers.pop(0) if numbers and (len(numbers) > 1 or end is not None) else 0)
     stop = end if end is not None else numbers.pop(0)
     by = step if step is not None else (numbers.pop(0) if numbers else 1)
+    kind = out.dtype if out is not None else as_dtype(dtype) if dtype else None
     if by == 0:
         raise RuntimeError("arange: step must be nonzero")
-    if (out._data.type.dtype if out is not None else dtype) is dtypes.int64 and all(map(math.isfinite, (begin, stop, by))):
+    if kind is dtypes.int64 and all(map(math.isfinite, (begin, stop, by))):
         begin, stop, by = int(begin), int(stop), int(by)
         if by == 0:
             raise ValueError("arange: step must be nonzero, also as an integer")
@@ -334,6 +335,8 @@ def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_
     if dtype is not None and as_dtype(dtype).is_complex:
         raise NotImplementedError(f"\"arange\" not implemented for '{as_dtype(dtype).title}'")
     dtype = as_dtype(dtype) if dtype else (dtypes.int64 if integral else dtypes.default_float())
+    if kind is not None and kind.category < FLOAT:  # other integers are cut once the size is known, as in PyTorch
+        begin, by = int(begin), int(by)
     if out is not None:
         return into(out, _ramp(size, begin, by, out._data.type.dtype, out._data.type.device), "arange")
     return _finish(_ramp(size, begin, by, dtype, device_name(device)), requires_grad)

@@ -85,6 +85,8 @@ def lu_unpack(LU_data: Tensor, LU_pivots: Tensor, unpack_data: bool = True, unpa
 @with_out
 def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoint: bool = False) -> Tensor:
     """X with A @ X = B (X @ A = B when not `left`; A.H in A's place when `adjoint`), given A's LU factorisation."""
+    if LU._data.type.ndim < 2 or B._data.type.ndim < 2:
+        raise RuntimeError(f"linalg.lu_solve: expected matrices, got LU of shape {list(LU.shape)} and B of shape {list(B.shape)}")
     n = LU._data.type.shape[-1]
     if LU._data.type.shape[-2] != n:
         raise RuntimeError(f"linalg.lu_solve: A must be batches of square matrices, but they are {LU._data.type.shape[-2]} by {n} matrices")

@@ -318,20 +318,20 @@ def clamp_max(input: Tensor, max: Any, *, out: Tensor | None = None) -> Tensor:
 
 @with_out
 def fmax(input: Tensor, other: Tensor) -> Tensor:
-    """The larger element; a NaN gives way to the other."""
+    """The larger element; a NaN gives way to the other. Of equal ones the first has the gradient."""
     tensor_argument("fmax", input)
-    best = apply(TABLE["maximum"], (input, tensor_argument("fmax", other, "other", 2)))
-    isnan = TABLE["isnan"]
-    return where(apply(isnan, (input,)), other, where(apply(isnan, (other,)), input, best))
+    tensor_argument("fmax", other, "other", 2)
+    first = apply(TABLE["logical_or"], (apply(TABLE["ge"], (input, other)), apply(TABLE["isnan"], (other,))))
+    return where(first, input, other)
 
 
 @with_out
 def fmin(input: Tensor, other: Tensor) -> Tensor:
-    """The smaller element; a NaN gives way to the other."""
+    """The smaller element; a NaN gives way to the other. Of equal ones the first has the gradient."""
     tensor_argument("fmin", input)
-    best = apply(TABLE["minimum"], (input, tensor_argument("fmin", other, "other", 2)))
-    isnan = TABLE["isnan"]
-    return where(apply(isnan, (input,)), other, where(apply(isnan, (other,)), input, best))
+    tensor_argument("fmin", other, "other", 2)
+    first = apply(TABLE["logical_or"], (apply(TABLE["le"], (input, other)), apply(TABLE["isnan"], (other,))))
+    return where(first, input, other)
 
 
 def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None, *,

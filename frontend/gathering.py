@@ -178,6 +178,9 @@ def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Any, accu
         if item is None:
             axis += 1
         elif item._data.type.dtype is dtypes.bool_:
+            if axis + item._data.type.ndim > input._data.type.ndim or not item._data.type.shape:
+                raise IndexError(f"index_put: too many indices for tensor of dimension {input._data.type.ndim}, got a mask of shape "
+                                 f"{list(item._data.type.shape)} at axis {axis}")
             for places in np.nonzero(_array(item)):
                 parts.append(_wrap(places, item))
                 dims.append(axis)
@@ -335,6 +338,8 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     """(values, indices) of the k largest (or smallest) elements along an axis, in order."""
     x = tensor_argument("topk", input)
     need_real("topk", x._data.type)
+    if x._data.type.dtype is dtypes.bool_:
+        raise RuntimeError("topk does not support bool dtypes")
     axis, k = _axis("topk", x, dim), int(k)
     if not 0 <= k <= (x._data.type.shape[axis] if x._data.type.shape else 1):
         raise RuntimeError("selected index k out of range")
@@ -409,6 +414,8 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = Fals
         raise RuntimeError(f"searchsorted(): side can only be 'left' or 'right' but got {side}")
     need_real("searchsorted", *[t._data.type for t in (sorted_sequence, values) if isinstance(t, Tensor)])
     rows = _array(sorted_sequence)
+    if rows.ndim == 0:
+        raise RuntimeError("searchsorted(): boundaries tensor should have positive dimension, but got 0 dimension")
     if sorter is not None:
         rows = np.take_along_axis(rows, _array(sorter), -1)
     wanted = _array(values) if isinstance(values, Tensor) else np.asarray(values)

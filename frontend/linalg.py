@@ -210,6 +210,8 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     a, b = _matrix("lstsq", A), tensor_argument("linalg.lstsq", B, "B", 2)
     vector = _is_vector(a, b)
     rhs = b.unsqueeze(-1) if vector else b
+    if a._data.type.ndim < 2 or rhs._data.type.ndim < 2:
+        raise RuntimeError(f"linalg.lstsq: input must have at least 2 dimensions, got shapes {list(a.shape)} and {list(b.shape)}")
     found = matmul(pinv(a), rhs) if may_be_differentiated(a) or may_be_differentiated(b) else apply(TABLE["lstsq"], (a, rhs))
     m, n = a._data.type.shape[-2:]
     nothing = empty(0, dtype=to_real(a._data.type.dtype))
@@ -340,7 +342,7 @@ def matrix_exp(A: Tensor) -> Tensor:
 def tensorinv(A: Tensor, ind: int = 2, *, out: Tensor | None = None) -> Tensor:
     """The inverse of tensordot's linear map: the first `ind` axes against the rest."""
     shape = A._data.type.shape
-    if ind <= 0 or math.prod(shape[:ind]) != math.prod(shape[ind:]):
+    if not 0 < ind <= len(shape) or math.prod(shape[:ind]) != math.prod(shape[ind:]):
         raise RuntimeError(f"Expected self to satisfy the requirement prod(self.shape[ind:]) == prod(self.shape[:ind]), got {list(shape)}")
     n = math.prod(shape[:ind])
     return into(out, inv(A.reshape(n, n)).reshape(*shape[ind:], *shape[:ind]), "linalg.tensorinv")
@@ -364,7 +366,9 @@ def cholesky_solve(B: Tensor, L: Tensor, upper: bool = False, *, out: Tensor | N
 def cholesky_inverse(L: Tensor, upper: bool = False, *, out: Tensor | None = None) -> Tensor:
     """The inverse of A, given its Cholesky factor."""
     from treadle.creation import eye
-    t = L._data.type
+    t = _matrix("cholesky_inverse", L)._data.type
+    if t.ndim < 2:
+        raise RuntimeError(f"cholesky_inverse: The input tensor L must have at least 2 dimensions, got {t.ndim}")
     return into(out, cholesky_solve(eye(t.shape[-1], dtype=t.dtype).expand(t.shape), L, upper), "cholesky_inverse")
 
 

@@ -182,8 +182,10 @@ def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: fl
 
 @with_out
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """beta * input + alpha * outer(vec1, vec2)."""
-    return _combine(input, outer(vec1, vec2), beta, alpha)
+    """beta * input + alpha * outer(vec1, vec2); of bools, whether that is other than 0."""
+    product = outer(vec1, vec2)
+    found = _combine(input, product, beta, alpha)
+    return cast(found, dtypes.bool_) if input._data.type.dtype is product._data.type.dtype is dtypes.bool_ else found
 
 
 @with_out
@@ -334,11 +336,14 @@ def vector_norm(x: Tensor, p: Any, dim: Any, keepdim: bool) -> Tensor:
         return sum(count, dim, keepdim)
     if p == 1:
         return sum(size, dim, keepdim)
-    powers = apply(POW, (size, float(p)))
-    if p < 1:  # no gradient for zeros, where the slope is infinite
-        zero = apply(TABLE["eq"], (size, 0))
-        powers = apply(WHERE, (zero, 0.0 if p > 0 else math.inf, apply(POW, (apply(WHERE, (zero, 1.0, size)), float(p)))))
-    return apply(POW, (sum(powers, dim, keepdim), 1.0 / p))
+    powers = _power(size, float(p)) if p < 1 else apply(POW, (size, float(p)))
+    return _power(sum(powers, dim, keepdim), 1.0 / p)
+
+
+def _power(x: Tensor, p: float) -> Tensor:
+    """x ** p of numbers that are not negative, with no gradient for zeros, where the slope may be infinite."""
+    zero = apply(TABLE["eq"], (x, 0))
+    return apply(WHERE, (zero, 0.0 if p > 0 else math.inf, apply(POW, (apply(WHERE, (zero, 1.0, x)), p))))
 
 
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
@@ -447,9 +452,7 @@ def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> T
         raise RuntimeError(f"combinations: Expect a 1D vector and r >= 0, but got shape {list(input._data.type.shape)} and r = {r}")
     pick = itertools.combinations_with_replacement if with_replacement else itertools.combinations
     rows = list(pick(range(input._data.type.numel), r))
-    if not rows:
-        return reshape(input[:0], 0, r)
-    index = tensor(rows).reshape(-1)
+    index = tensor(rows, dtype=dtypes.int64).reshape(-1)
     return reshape(apply(TABLE["index_select"], (input, index), (0,)), len(rows), r)
 
 

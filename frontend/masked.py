@@ -49,7 +49,7 @@ def prod(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = 
     x = _filled(_cast(input, dtype), mask, 1)
     if not (x.dtype.is_floating_point or x.dtype.is_complex):
         x = x.long()
-    for d in sorted([d % input.dim() for d in _dims(input, dim)], reverse=True):
+    for d in sorted([d % max(input.dim(), 1) for d in _dims(input, dim)], reverse=True):
         x = x.prod(d, keepdim=keepdim)
     return x
 
@@ -114,6 +114,10 @@ def norm(input: Tensor, ord: float = 2.0, dim: Any = None, *, keepdim: bool = Fa
 def median(input: Tensor, dim: int = -1, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The (lower) median of the elements in the mask; NaN where there are none."""
     x = _cast(input, dtype)
+    if mask is not None and not x.dtype.is_floating_point:
+        if not bool(mask.broadcast_to(x.shape).any(dim).all()):
+            raise ValueError("masked median expects no fully masked out rows if dtype is not floating point")
+        return median(x.double(), dim, keepdim=keepdim, mask=mask).to(x.dtype)
     values: Tensor = x.median(dim, keepdim=keepdim)[0] if mask is None else _filled(x, mask, math.nan).nanmedian(dim, keepdim=keepdim)[0]
     return values
 

@@ -18,6 +18,7 @@ from treadle.ir.ops.common import not_implemented
 from treadle.ir.types import normalize_dim
 from treadle.per_example import for_each_example
 from treadle.results import into, with_out
+from treadle.shaping import whole
 from treadle.signal import windows
 from treadle.tensor import Tensor
 
@@ -69,8 +70,14 @@ def as_strided_scatter(input: Tensor, src: Tensor, size: Sequence[int], stride: 
     if tuple(src.shape) != tuple(size):
         raise RuntimeError(f"as_strided_scatter: expected src to have a size equal to the slice of self. src size = {list(src.shape)}, "
                            f"slice size = {list(size)}")
-    result: Tensor = ops.as_strided_scatter(input.contiguous(), src, tuple(size), tuple(stride), storage_offset or 0)
-    return result
+    place = tuple(size), tuple(stride), input.storage_offset() if storage_offset is None else storage_offset
+    if not input._chain:
+        plain: Tensor = ops.as_strided_scatter(input, src, *place)
+        return plain
+    layout = tuple(input.shape), tuple(input.stride()), input.storage_offset()
+    storage = whole(input).detach().reshape(-1)
+    storage = ops.as_strided_scatter(ops.as_strided_scatter(storage, input, *layout), src, *place)
+    return treadle.as_strided(storage, *layout)
 
 
 def constant_pad_nd(input: Tensor, pad: Sequence[int], value: float = 0) -> Tensor:
@@ -195,6 +202,8 @@ class HistogramDD(NamedTuple):
 def histogramdd(input: Tensor, bins: Any, *, range: Sequence[float] | None = None, weight: Tensor | None = None,
                 density: bool = False) -> HistogramDD:
     """Counts of points (..., D) in a grid of bins: one number for all axes, one each, or their edges; computed by numpy."""
+    if input.dim() < 2 or (not isinstance(bins, int) and any(b.dim() != 1 or not b.numel() for b in bins if isinstance(b, Tensor))):
+        raise RuntimeError(f"histogramdd: expected points in rows, and vectors of edges, got an input of shape {list(input.shape)}")
     width = input.shape[-1]
     if not input.dtype.is_floating_point:
         raise not_implemented("histogramdd", input.dtype, (input._data.type,))

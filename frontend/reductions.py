@@ -455,6 +455,8 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower median: of all elements, or (values, indices) along an axis. NaN when an element is NaN."""
     if dim is None:
         flat = flatten(input)
+        if not flat._data.type.numel and flat._data.type.dtype.category == FLOAT:
+            return apply(ADD, (sum(flat), math.nan))
         if not flat._data.type.numel:
             return cast(apply(TABLE["full"], (math.nan,), ((), dtypes.float32, flat._data.type.device)), flat._data.type.dtype)
         return _median(flat, 0, False)[0]
@@ -465,6 +467,8 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
 
 def _median(x: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
     size = x._data.type.shape[dim]
+    if not size:
+        raise IndexError(f"median(): Expected reduction dim {dim} to have non-zero size.")
     values, places = _sorted(x, dim)
     middle, at = _at(values, dim, (size - 1) // 2, keepdim), _at(places, dim, (size - 1) // 2, keepdim)
     if x._data.type.dtype.category != FLOAT:
@@ -477,7 +481,7 @@ def _median(x: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
 @numpy_names
 def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower median of the elements that are not NaN."""
-    if input._data.type.dtype.category != FLOAT or (dim is None and not input._data.type.numel):
+    if input._data.type.dtype.category != FLOAT or not input._data.type.numel:
         return median(input, dim, keepdim)
     x, axis = (flatten(input), 0) if dim is None else (input, normalize_dim("nanmedian", dim, input._data.type.ndim))
     from treadle.gathering import gather

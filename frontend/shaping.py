@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from operator import index
 from typing import Any
 
+import numpy as np
+
 from treadle.arguments import Tensors, direct
 from treadle.functions import tensor_argument
 from treadle.ir import op as op_table
@@ -28,7 +30,7 @@ from treadle.layout import (
     viewed_strides,
 )
 from treadle.results import into
-from treadle.tensor import Tensor, apply, storage_of, view, wrap
+from treadle.tensor import Tensor, apply, may_be_differentiated, storage_of, view, wrap
 
 COPY, CAT = op_table.get("copy"), op_table.get("cat")
 
@@ -100,9 +102,9 @@ def ravel(input: Tensor) -> Tensor:
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Axes start_dim..end_dim as one."""
     shape = input._data.type.shape
+    first, last = normalize_dim("flatten", start_dim, len(shape)), normalize_dim("flatten", end_dim, len(shape))
     if not shape:
         return reshape(input, 1)
-    first, last = normalize_dim("flatten", start_dim, len(shape)), normalize_dim("flatten", end_dim, len(shape))
     if first > last:
         raise RuntimeError("flatten() has invalid args: start_dim cannot come after end_dim")
     if first == last:
@@ -441,7 +443,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
                                     (*strides[:dim], strides[dim] * step, *strides[dim + 1:], strides[dim]), 0))
 
 
-def _whole(x: Tensor) -> Tensor:
+def whole(x: Tensor) -> Tensor:
     """A tensor on the whole storage of `x`."""
     if not x._chain:
         return x
@@ -463,7 +465,30 @@ def as_strided(input: Tensor, size: Sequence[int], stride: Sequence[int], storag
         raise RuntimeError(f"as_strided: mismatch in length of strides and shape: {list(steps)} and {list(sizes)}")
     if min((*sizes, *steps, offset), default=0) < 0:
         raise RuntimeError(f"as_strided: Negative sizes, strides and offsets are not supported, got {list(sizes)}, {list(steps)}, {offset}")
-    return view(AS_STRIDED, _whole(input), (sizes, steps, offset))
+    base = whole(input)
+    shown = view(AS_STRIDED, base, (sizes, steps, offset))
+    if input is base or not may_be_differentiated(input) or may_be_differentiated(base):
+        return shown
+    return _of_window(input, shown, (sizes, steps, offset))
+
+
+def _of_window(leaf: Tensor, shown: Tensor, place: Any) -> Tensor:
+    """A copy of `shown`, elements of the storage of a leaf that is a view of it: those that the leaf has are its own, with gradients."""
+    from treadle.creation import adopt
+    mine, wanted = [_places(*of) for of in ((leaf._data.type.shape, *layout_of(leaf)[1:]), place)]
+    source = np.full(max(mine.max(initial=0), wanted.max(initial=0)) + 1, -1)
+    source[mine.reshape(-1)] = np.arange(mine.size)
+    found = source[wanted]
+    taken = apply(op_table.TABLE["index"], (flatten(leaf), adopt(np.maximum(found, 0), leaf)), ((0,),))
+    return apply(op_table.TABLE["where"], (adopt(found >= 0, leaf), taken, shown))
+
+
+def _places(shape: Ints, strides: Ints, offset: int) -> np.ndarray:
+    """Where the elements lie in the storage."""
+    found = np.full(shape, offset)
+    for axis, (n, stride) in enumerate(zip(shape, strides, strict=True)):
+        found += (np.arange(n) * stride).reshape(-1, *(1,) * (len(shape) - 1 - axis))
+    return found
 
 
 def detach(input: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from opinfo_adapter import Untranslatable, fresh, ours, theirs
 
 import treadle
 
+# The position of `dim` among the arguments of functions whose last result is indices.
+TIED = {"sort": 1, "argsort": 1, "topk": 2, "kthvalue": 2, "mode": 1, "median": 1, "nanmedian": 1}
 Problem = tuple[str, str]  # category, what differs
 
 
@@ -145,9 +147,24 @@ class Case:
         seen, want = (list(x) if isinstance(x, tuple) else x for x in (seen, want))
         if isinstance(want, torch.Size):
             want, seen = list(want), list(seen)
+        seen, want = self.pointed_at(seen), self.pointed_at(want)
         if not values:
             seen, want = ([torch.zeros_like(t) for t in tensors(x)] for x in (seen, want))
         return mismatch(seen, want, lambda: self.run_theirs(f, widened))
+
+    def pointed_at(self, results: Any) -> Any:
+        """The results with what indices point at in their place, where PyTorch leaves open which of equal elements they choose."""
+        position = TIED.get(self.op.name)
+        parts = results if isinstance(results, list) else [results]
+        if position is None or self.kwargs.get("stable") or not self.args[0].dim() or (len(parts) < 2 and self.op.name != "argsort"):
+            return results
+        dim = self.kwargs.get("dim", self.args[position] if len(self.args) > position else -1)
+        kept = parts[-1].dim() == self.args[0].dim()
+        index = parts[-1] if kept else parts[-1].unsqueeze(dim)
+        if (index.sort(dim).values.diff(dim=dim) == 0).any():  # not a choice of different ones
+            return results
+        taken = self.args[0].detach().gather(dim, index)
+        return [*parts[:-1], taken if kept else taken.squeeze(dim)]
 
     def gradient(self, process: Callable[[Any], Any], mine_process: Callable[[Any], Any], sightings: int = 2) -> Iterator[Problem]:
         """Gradients of a random projection of the results, several times over."""
@@ -209,6 +226,19 @@ class Case:
             return None, wanted
         outs = [t for t in tensors(out) if t.requires_grad]
         return list(torch.autograd.grad(outs, leaves, self.weights(out, wanted), allow_unused=True)), wanted
+
+    def refusal(self, error: Exception) -> Iterator[Problem]:
+        """PyTorch raised `error` for these arguments: so must we, of the same type or one nearby."""
+        try:
+            theirs(self.run_ours(self.ours)[0])
+        except Untranslatable:
+            return
+        except Exception as raised:
+            same_name = type(raised).__name__.strip("_") == type(error).__name__.strip("_")
+            if not (isinstance(raised, type(error)) or isinstance(error, type(raised)) or same_name):
+                yield "refused", f"{error_text(raised)} instead of {error_text(error)}"
+            return
+        yield "refused", f"no error instead of {error_text(error)}"
 
     def in_place(self, f: Any, mine: Any, values: bool) -> Iterator[Problem]:
         """The in-place form: what it leaves in its input, or the exception it raises."""
@@ -299,7 +329,7 @@ def sharing(want: Any, given: Any, got: Any, own: Any) -> Iterator[Problem]:
         if theirs_shares != ours_shares:
             yield "alias", f"{'shares' if ours_shares else 'does not share'} memory with an argument"
             return
-        if theirs_shares and tuple(g.stride()) != w.stride():
+        if theirs_shares and any(n > 1 and a != b for n, a, b in zip(w.shape, g.stride(), w.stride(), strict=True)):
             yield "strides", f"{g.stride()} instead of {w.stride()}"
             return
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,8 @@ def _expanded(t: torch.Tensor) -> torch.Tensor:
     return t.narrow(0, 0, 1).clone().expand(t.shape) if t.dim() and t.size(0) else t.clone()
 
 
+# Repeated rows make matrices singular, and their factors arbitrary.
+FACTORED = re.compile(r"linalg\..*|(lu|cholesky|svd|pca|qr|geqrf|or|inverse|pinverse|logdet|triangular_solve).*")
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "transposed": _transposed, "shifted": _shifted, "expanded": _expanded,
     "empty": lambda t: t[:0].clone() if t.dim() else t.clone(),
@@ -42,8 +45,17 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+def converted(sample: Any, old: torch.dtype, new: torch.dtype) -> Any:
+    """A copy of the sample with tensors of one dtype in another."""
+    return _changed(sample, lambda t: t.to(new) if t.dtype is old else t)
+
+
 def relaid(sample: Any, layout: str) -> Any:
     """A copy of the sample."""
+    return _changed(sample, LAYOUTS[layout])
+
+
+def _changed(sample: Any, f: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     made = copy.copy(sample)
-    made.input, made.args, made.kwargs = (mapped(LAYOUTS[layout], x) for x in (sample.input, sample.args, sample.kwargs))
+    made.input, made.args, made.kwargs = (mapped(f, x) for x in (sample.input, sample.args, sample.kwargs))
     return made

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import opinfo_adapter as adapter
 import torch
-from opinfo_checks import Case, describe, error_problem, error_text
+from opinfo_checks import Case, describe, error_problem, error_text, tensors
+from opinfo_layouts import FACTORED, LAYOUTS, converted, relaid
 from torch.testing._internal.common_methods_invocations import op_db
 
 import treadle
 
 HALVES = (torch.float16, torch.bfloat16)
+DTYPES = tuple(adapter.NAMES)
+BAREBONES = (torch.uint16, torch.uint32, torch.uint64)  # few of PyTorch's kernels take them: refusals say nothing
 
 
 class Finding(NamedTuple):
@@ -42,13 +45,23 @@ def dtypes_for(op: Any) -> list[torch.dtype]:
     return list(dict.fromkeys(d for d in found if d is not None))
 
 
+def other_dtypes(op: Any) -> list[torch.dtype]:
+    """Those that the op takes beside `dtypes_for`."""
+    first, has = dtypes_for(op), op.supported_dtypes("cpu")
+    return [d for d in DTYPES if d in has and d not in first]
+
+
+def told(sample: Any) -> str:
+    return f"{describe((sample.input, *sample.args))} {describe(sample.kwargs)}"
+
+
 def samples(op: Any, dtype: torch.dtype, requires_grad: bool, count: int) -> list[Any]:
     torch.manual_seed(0)
     np.random.seed(0)
     every = list(itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=requires_grad), 400))
     if len(every) <= count:
         return every
-    places = np.linspace(0, len(every) - 1, count).round().astype(int)  # first, last and some between
+    places = np.linspace(0, len(every) - 1, count).round().astype(int) if count > 1 else [len(every) // 2]  # first, last and some between
     return [every[i] for i in dict.fromkeys(places)]
 
 
@@ -66,7 +79,7 @@ def check_op(op: Any, count: int, values: bool, sightings: int = 2, variants: bo
     if not exists(op):
         yield Finding(name, "missing", "", "")
         return
-    for dtype in dtypes or dtypes_for(op):
+    for dtype in dtypes_for(op) if dtypes is None else dtypes:
         grad = op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")
         try:
             found = samples(op, dtype, grad, count if dtype is torch.float32 else max(count // 2, 1))
@@ -74,9 +87,8 @@ def check_op(op: Any, count: int, values: bool, sightings: int = 2, variants: bo
             warnings.warn(f"{name}: no samples of {dtype}: {error_text(error)}", stacklevel=1)
             continue
         for sample in found:
-            text = f"{describe((sample.input, *sample.args))} {describe(sample.kwargs)}"
             for category, what in check_sample(op, sample, grad, values, sightings, variants):
-                yield Finding(name, category, what, text)
+                yield Finding(name, category, what, told(sample))
 
 
 def check_sample(op: Any, sample: Any, grad: bool, values: bool, sightings: int, variants: bool) -> Iterator[tuple[str, str]]:
@@ -115,6 +127,47 @@ def check_sample(op: Any, sample: Any, grad: bool, values: bool, sightings: int,
         yield from case.out(values)
 
 
+def check_layouts(op: Any, values: bool) -> Iterator[Finding]:
+    """One sample of the first dtypes with its tensors transposed, in the middle of a storage, expanded, empty, and 0-d."""
+    if not exists(op):
+        return
+    for dtype in dtypes_for(op)[:2]:
+        grad = op.supports_autograd and dtype in op.supported_backward_dtypes("cpu")
+        for layout, sample in itertools.product(LAYOUTS, samples(op, dtype, grad, 1)):
+            if layout == "expanded" and FACTORED.fullmatch(op.name):
+                continue
+            changed = relaid(sample, layout)
+            for category, what in check_sample(op, changed, grad, values, 1, False):
+                yield Finding(full_name(op), category, what, f"{layout}: {told(changed)}")
+
+
+def check_refused(op: Any, values: bool) -> Iterator[Finding]:
+    """A sample of each dtype that the op is not said to take: refused by both libraries, or equal results."""
+    if not exists(op):
+        return
+    has = op.supported_dtypes("cpu")
+    for dtype in [d for d in DTYPES if d not in has and d not in BAREBONES]:
+        try:
+            found = samples(op, dtype, False, 40)
+        except Exception:  # the database makes none: those of another dtype, converted
+            like = dtypes_for(op)[0]
+            found = [converted(sample, like, dtype) for sample in samples(op, like, False, 40)]
+        # PyTorch takes any dtype where there is nothing to compute, or a single number.
+        found = [s for s in found if all(t.numel() > 1 for t in tensors((s.input, s.args, s.kwargs)))] or found[:1]
+        for sample in found[len(found) // 2:][:1]:
+            case = Case(op, sample)
+            try:
+                case.run_theirs(op.op)
+            except adapter.Untranslatable:
+                continue
+            except Exception as error:
+                problems = case.refusal(error)
+            else:
+                problems = [("refused", what) for _, what in check_sample(op, sample, False, values, 1, False)]
+            for category, what in problems:
+                yield Finding(full_name(op), category, what, told(sample))
+
+
 def check_errors(op: Any) -> Iterator[Finding]:
     """The samples that must raise."""
     name = full_name(op)
@@ -149,7 +202,7 @@ def check_compiled(op: Any, values: bool) -> Iterator[Finding]:
         except (Exception, adapter.Untranslatable):
             continue
         for category, what in case.forward(op.op, treadle.compile(case.ours), "compiled", 3, values, memory=False):
-            yield Finding(name, category, what, f"{describe((sample.input, *sample.args))} {describe(sample.kwargs)}")
+            yield Finding(name, category, what, told(sample))
 
 
 def entries() -> list[Any]:

@@ -98,7 +98,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     squares = (input * input).unsqueeze(1)
     low, high = size // 2, (size - 1) // 2
     zeros = (0,) * (input.dim() - 2)
-    squares = ops.pad(squares, 0.0, (0, 0, low, *zeros), (0, 0, high, *zeros))
+    squares = ops.pad(squares, 0, (0, 0, low, *zeros), (0, 0, high, *zeros))
     if input.dim() == 3:
         mean = avg_pool2d(squares, (size, 1), stride=1).squeeze(1)
     else:

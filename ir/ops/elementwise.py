@@ -144,12 +144,12 @@ elementwise("pow", "x y", _np_pow, (_pow_dx, _pow_dy), refuse=(BOOL,), domain=(0
             doc="x ** y. An integer to a negative power is truncated: 0 unless |x| is 1. The gradient in x is 0 where y is 0.")
 
 elementwise("maximum", "x y", np.maximum, (
-    lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.gt(x, y), g.type.dtype))),
-    lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.lt(x, y), g.type.dtype)))), onnx="Max",
+    lambda b, g, x, y: b.where(b.lt(x, y), 0.0, b.where(b.eq(x, y), b.mul(g, 0.5), g)),
+    lambda b, g, x, y: b.where(b.gt(x, y), 0.0, b.where(b.eq(x, y), b.mul(g, 0.5), g))), onnx="Max",
             tensors="x y", doc="The larger of x and y; NaN where either is NaN. Equal operands share the gradient.")
 elementwise("minimum", "x y", np.minimum, (
-    lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.lt(x, y), g.type.dtype))),
-    lambda b, g, x, y: b.mul(g, b.where(b.eq(x, y), 0.5, b.cast(b.gt(x, y), g.type.dtype)))), onnx="Min",
+    lambda b, g, x, y: b.where(b.gt(x, y), 0.0, b.where(b.eq(x, y), b.mul(g, 0.5), g)),
+    lambda b, g, x, y: b.where(b.lt(x, y), 0.0, b.where(b.eq(x, y), b.mul(g, 0.5), g))), onnx="Min",
             tensors="x y", doc="The smaller of x and y; NaN where either is NaN. Equal operands share the gradient.")
 elementwise("atan2", "x y", np.arctan2, (
     lambda b, g, x, y: b.mul(g, b.div(y, b.add(b.mul(x, x), b.mul(y, y)))),

@@ -16,7 +16,7 @@ import numpy as np
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT
 from treadle.ir.op import Kind, declare
-from treadle.ir.ops.common import Types, in_float32, need_float, not_implemented, zeros
+from treadle.ir.ops.common import Types, in_float32, need_float, need_float_or_long, not_implemented, zeros
 from treadle.ir.types import Shape, TensorType
 
 Ints = tuple[int, ...]
@@ -89,7 +89,7 @@ def _folds(w: Windows) -> list[tuple[int, ...]]:
 
 # -- sums --------------------------------------------------------------------------------------------------------------------
 def _sum_type(types: Types, *attrs: Ints) -> TensorType:
-    need_float("avg_pool", types[0])
+    need_float_or_long("avg_pool", types[0])
     return types[0].with_(_pooled(types[0], Windows(*attrs)))
 
 
@@ -214,7 +214,8 @@ def _avg_pool(b: Any, x: Any, *attrs: Any) -> Any:
     w = Windows(*window)
     by = divisor or _divisors(b, x.type, w, include_pad)
     total = b.sum_pool(x, *w)
-    return b.div(total, by if isinstance(by, int) else b.cast(by, x.type.dtype))
+    divide = b.div if x.type.dtype.category == FLOAT else b.trunc_divide
+    return divide(total, by if isinstance(by, int) else b.cast(by, x.type.dtype))
 
 
 declare("avg_pool", Kind.COMPOSITE, "x", f"{ATTRS} count_include_pad divisor", batch="leading",
