@@ -85,6 +85,7 @@ def sum(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = N
 @numpy_names
 def nansum(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Sum that takes NaN as 0."""
+    need_real("nansum", tensor_argument("nansum", input)._data.type)
     return sum(where(apply(TABLE["isnan"], (input,)), 0, input), dim, keepdim, dtype=dtype)
 
 

@@ -125,6 +125,8 @@ def xlog1py(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
 
 def multigammaln(input: Tensor, p: int, *, out: Tensor | None = None) -> Tensor:
     """The logarithm of the multivariate gamma function of dimension p."""
+    if tensor_argument("multigammaln", input).dtype is treadle.bool:
+        raise RuntimeError("multigammaln: The input tensor may not be a boolean tensor.")
     input = _floats("multigammaln", input)[0]
     if p < 1:
         raise RuntimeError("mvlgamma: p has to be greater than or equal to 1")
