@@ -19,12 +19,15 @@ from treadle.codegen.phases import Partial, fold_of
 from treadle.codegen.points import Points
 from treadle.codegen.reductions import Fold
 from treadle.codegen.schedule import (
+    NARROW,
     TRANSPOSE_ROWS,
     Loops,
     Schedule,
     access_bits,
     behind,
     instr_cost,
+    loops,
+    narrow_loops,
     parallel_units,
     reduce_bits,
     schedule,
@@ -34,7 +37,7 @@ from treadle.codegen.schedule import (
 )
 from treadle.codegen.target import Target
 from treadle.codegen.vector_memory import STREAM_ALIGNMENT, first_lanes, transposed
-from treadle.ir.kernel import PARALLEL, UNIT, Kernel
+from treadle.ir.kernel import PARALLEL, UNIT, Kernel, argument_layout
 
 __all__ = ["emit_kernel", "emit_module", "emit_tile", "parallel_units"]
 
@@ -68,8 +71,15 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, target: Target) -> No
     """Add the kernel's function to the module. ValueError when a store cannot hold its value."""
     f = Function(module, name, [Val("ptr", "%args"), Val("i64", "%lo"), Val("i64", "%hi"), Val("ptr", "%scratch")])
     module.software_half = target.arch == "x86_64" and not target.has("f16c")
-    with f.if_(f.compare("slt", Val("i64", "%lo"), Val("i64", "%hi"))):
-        KernelEmitter(f, kernel, schedule(kernel, target)).units(Val("i64", "%lo"), Val("i64", "%hi"))
+    low, high = Val("i64", "%lo"), Val("i64", "%hi")
+    if narrow_loops(kernel) is not None:
+        size = f.load(f.gep(Val("ptr", "%args"), argument_layout(kernel).index(("size", loops(kernel).lane)), "i64"), "i64")
+        short = f.compare("slt", size, const("i64", NARROW))
+        with f.if_(f.binary("and", short, f.compare("slt", low, high))):
+            KernelEmitter(f, kernel, schedule(kernel, target, True)).units(low, high)
+        high = f.select(short, low, high)
+    with f.if_(f.compare("slt", low, high)):
+        KernelEmitter(f, kernel, schedule(kernel, target)).units(low, high)
     f.line("ret void")
     f.finish()
 

@@ -20,6 +20,8 @@ MAP_CHUNK, COLUMN_CHUNK, TRANSPOSE_CHUNK = 4096, 64, 256
 # Rows that a transposing map reads together, so that every cache line it gathers from is used up.
 TRANSPOSE_ROWS = 16
 MAX_TURNED = 4  # squares of elements that are turned together
+# A lane axis of fewer elements would leave most of a vector empty.
+NARROW = 8
 # Work worth waking a thread for, in simple element operations.
 THREAD_WORK = 32768
 
@@ -225,6 +227,29 @@ def _transposed(kernel: Kernel, lane: int) -> int:
     return -1
 
 
+@functools.lru_cache(maxsize=4096)
+def narrow_loops(kernel: Kernel) -> Loops | None:
+    """The loop nest for a lane axis shorter than NARROW, if there is another axis along which something is read that is contiguous."""
+    nest = loops(kernel)
+    if nest.lane < 0 or nest.lane_folds or nest.folds or not nest.outer + (nest.rows,) * (nest.rows >= 0):
+        return None
+    loads = [a.strides for a in kernel.accesses if not a.writes]
+    if any(strides[nest.lane] == UNIT for strides in loads):
+        return None
+    others = [a for a in range(len(kernel.axes)) if a != nest.lane and any(strides[a] == UNIT for strides in loads)]
+    if not others:
+        return None
+    lane = max(others, key=lambda a: _lane_score(kernel, a))
+    return Loops(lane, False, tuple([a for a in range(len(kernel.axes)) if a != lane]), (), -1, MAP_CHUNK)
+
+
+def loops_for(kernel: Kernel, sizes: tuple[int, ...]) -> Loops:
+    """The loop nest taken for these sizes."""
+    narrow = narrow_loops(kernel)
+    nest = loops(kernel)
+    return nest if narrow is None or sizes[nest.lane] >= NARROW else narrow
+
+
 def turned_accesses(kernel: Kernel, nest: Loops) -> list[int]:
     """Accesses always read along the rows of a transposing map, whose squares can be turned in registers: some of them."""
     found = [i for i, a in enumerate(kernel.accesses) if not a.writes and a.strides[nest.rows] == UNIT and a.strides[nest.lane] >= RUNTIME]
@@ -233,9 +258,13 @@ def turned_accesses(kernel: Kernel, nest: Loops) -> list[int]:
 
 
 @functools.lru_cache(maxsize=4096)
-def schedule(kernel: Kernel, target: Target) -> Schedule:
-    """The loop nest with vector width and how many vectors are worked on side by side."""
+def schedule(kernel: Kernel, target: Target, narrow: bool = False) -> Schedule:
+    """The loop nest (`narrow`: that for a short lane axis) with vector width and how many vectors are worked on side by side."""
     nest = loops(kernel)
+    if narrow:
+        other = narrow_loops(kernel)
+        assert other is not None
+        nest = other
     if nest.lane < 0:
         return Schedule(nest, 1, 1)
     info = analyse(kernel)
@@ -276,7 +305,7 @@ def _lane_bits(kernel: Kernel, moving: list[Instr]) -> int:
 # -- units -----------------------------------------------------------------------------------------------------------
 def parallel_units(kernel: Kernel, sizes: tuple[int, ...]) -> tuple[int, int]:
     """(units, grain): how many units a call with these axis sizes has, and how many of them are worth a thread."""
-    nest = loops(kernel)
+    nest = loops_for(kernel, sizes)
     units, per_unit = 1, 1
     for a in nest.outer:
         units *= sizes[a]

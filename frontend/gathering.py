@@ -349,20 +349,17 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
 
 
 # -- sets --------------------------------------------------------------------------------------------------------------------------
-def _unique_rows(x: np.ndarray, dim: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(unique, inverse, counts) in ascending order; NaNs stay apart."""
-    values, inverse, counts = np.unique(x, return_inverse=True, return_counts=True, axis=dim, equal_nan=False)
-    return values, inverse.reshape(x.shape if dim is None else (x.shape[dim],)), counts
-
-
 def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
     """The distinct elements in ascending order (or distinct slices of an axis); optionally where each went, and how often it occurs."""
-    return _set_result(input, _unique_rows(_array(tensor_argument("unique", input)), dim), return_inverse, return_counts)
+    x = _array(tensor_argument("unique", input))
+    found: Any = np.unique(x, return_inverse=return_inverse, return_counts=return_counts, axis=dim, equal_nan=False)  # NaNs stay apart
+    values, *rest = found if isinstance(found, tuple) else (found,)
+    inverse = rest[0].reshape(x.shape if dim is None else (x.shape[dim],)) if return_inverse else None
+    return _set_result(input, values, inverse, rest[-1] if return_counts else None)
 
 
-def _set_result(x: Tensor, found: tuple[np.ndarray, ...], return_inverse: bool, return_counts: bool) -> Any:
-    wanted = (True, return_inverse, return_counts)
-    results = [_wrap(a if i == 0 else a.astype(np.int64), x) for i, a in enumerate(found) if wanted[i]]
+def _set_result(x: Tensor, values: np.ndarray, inverse: np.ndarray | None, counts: np.ndarray | None) -> Any:
+    results = [_wrap(values, x), *[_wrap(a.astype(np.int64), x) for a in (inverse, counts) if a is not None]]
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -376,9 +373,9 @@ def unique_consecutive(input: Tensor, return_inverse: bool = False, return_count
     fresh[1:] = np.any(flat[1:] != flat[:-1], axis=1)
     starts = np.flatnonzero(fresh)
     values = rows[starts] if dim is None else np.moveaxis(rows[starts], 0, dim)
-    inverse = np.cumsum(fresh) - 1
-    counts = np.diff(np.append(starts, len(flat)))
-    return _set_result(input, (values, inverse.reshape(shape) if dim is None else inverse, counts), return_inverse, return_counts)
+    inverse = np.cumsum(fresh) - 1 if return_inverse else None
+    counts = np.diff(np.append(starts, len(flat))) if return_counts else None
+    return _set_result(input, values, inverse.reshape(shape) if inverse is not None and dim is None else inverse, counts)
 
 
 @with_out

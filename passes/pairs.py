@@ -162,7 +162,7 @@ def _host(c: _Pairs, node: Node) -> None:
 
 
 # -- moving elements ---------------------------------------------------------------------------------------------------------
-_MOVERS = frozenset("""copy reshape permute expand slice flip as_strided cat pad slice_scatter as_strided_add as_strided_scatter gather
+_MOVERS = frozenset("""copy reshape permute expand slice flip as_strided cat pad slice_scatter as_strided_scatter gather
 index_select index scatter scatter_add index_add index_copy index_put sum cumsum full""".split())
 _INDICES = ("index", "idx", "c")
 

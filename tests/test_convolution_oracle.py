@@ -186,3 +186,35 @@ def test_no_compilation_for_another_batch_size() -> None:
         layer(treadle.ones(size, 3, 8, 8)).sum().backward()
         treadle.cpu.synchronize()
     assert treadle.stats()["llvm_compiles"] == before
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "size"), [
+    (3, 1, 1, 1, (28, 28)), (2, 2, 0, 1, (12, 8)), (3, 2, 1, 1, (13, 9)), (3, 2, 1, 2, (14, 11)), (4, 3, 0, 1, (10, 13)),
+    (2, 3, 0, 1, (11, 8))])
+def test_fold_adds_up_shifted_slices(kernel: int, stride: int, padding: int, dilation: int, size: tuple[int, int]) -> None:
+    """Windows that overlap, touch or leave gaps; also as the gradient of unfold."""
+    image = np.random.default_rng(0).standard_normal((2, 3, *size)).astype(np.float32)
+    given = {"kernel_size": kernel, "dilation": dilation, "padding": padding, "stride": stride}
+    theirs = torch.tensor(image, requires_grad=True)
+    columns = torch.nn.functional.unfold(theirs, **given)
+    columns.pow(2).sum().backward()
+    want = torch.nn.functional.fold(columns.detach(), size, **given).numpy()
+    for _ in range(2):
+        ours = treadle.tensor(image, requires_grad=True)
+        treadle.nn.functional.unfold(ours, **given).pow(2).sum().backward()
+        np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), rtol=1e-5, atol=1e-5)
+        found = treadle.nn.functional.fold(treadle.tensor(columns.detach().numpy()), size, **given)
+        np.testing.assert_allclose(found.numpy(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "strides", "offset"), [
+    ((3, 4), (2, 1), 0), ((4, 3), (0, 1), 2), ((4,), (5,), 1), ((), (), 3), ((2, 2, 3), (7, 3, 1), 1)])
+def test_gradients_of_strided_views(shape: tuple[int, ...], strides: tuple[int, ...], offset: int) -> None:
+    """Views whose axes cross those of the tensor."""
+    x = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
+    theirs = torch.tensor(x, requires_grad=True)
+    torch.as_strided(theirs, shape, strides, offset).pow(2).sum().backward()
+    for _ in range(2):
+        ours = treadle.tensor(x, requires_grad=True)
+        treadle.as_strided(ours, shape, strides, offset).pow(2).sum().backward()
+        np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from treadle.ir.op import Field, Kind, declare
+from treadle.ir.ops.windows import strided_add
 from treadle.ir.types import Shape, TensorType, result_dtype
 
 Types = tuple[TensorType, ...]
@@ -159,7 +160,7 @@ def _np_strided_add(x: np.ndarray, y: np.ndarray, shape: Shape, strides: Ints, o
     return out
 
 
-declare("as_strided_add", Kind.SCATTER, "x y", "shape strides offset", field=Field.ANALYTIC, batch="strided",
+declare("as_strided_add", Kind.COMPOSITE, "x y", "shape strides offset", field=Field.ANALYTIC, batch="strided", decompose=strided_add,
         type_rule=_strided_write_type("as_strided_add"),
         reference=_np_strided_add,
         vjp=(lambda b, g: g, lambda b, g, shape, strides, offset: b.as_strided(g, shape, strides, offset)),
