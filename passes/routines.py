@@ -145,4 +145,17 @@ def _scatter(outer: Lowering, node: Node) -> bool:
     return True
 
 
-_RULES: dict[str, Callable[[Lowering, Node], bool]] = {"scan": _scan, "sort": _sort, "topk": _topk, "scatter": _scatter}
+def _sparse_matmul(outer: Lowering, node: Node) -> bool:
+    values, x, _, cols, starts, order, *_ = node.inputs
+    (rows, inner), count = node.out.shape, values.type.numel
+    if any(v.dtype is not dtypes.int64 for v in node.inputs[2:]):
+        return False
+    routine = Routine("sparse_matmul", "", _name(x.dtype), _name(x.dtype))
+    given: dict[str, Argument] = {name: Ref(outer.buffer(v)) for name, v in
+                                  zip(("out", "values", "x", "cols", "starts", "order"), (node.out, values, x, cols, starts, order), strict=True)}
+    _append(outer, node, routine, given | {"count": count, "columns": x.shape[0], "inner": inner}, rows, -(-count * inner // rows))
+    return True
+
+
+_RULES: dict[str, Callable[[Lowering, Node], bool]] = {"scan": _scan, "sort": _sort, "topk": _topk, "scatter": _scatter,
+                                                      "sparse_matmul": _sparse_matmul}

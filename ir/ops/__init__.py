@@ -26,6 +26,7 @@ from treadle.ir.ops import (
     reduce,
     scan,
     sorting,
+    sparse,
     special_functions,
     view,
 )
