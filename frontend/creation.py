@@ -15,7 +15,7 @@ from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.ops.common import need_real
-from treadle.ir.types import broadcast_shapes, tensor_type
+from treadle.ir.types import TensorType, broadcast_shapes, tensor_type
 from treadle.random import Generator, reserve
 from treadle.results import into, with_out
 from treadle.runtime import engine, memory
@@ -260,6 +260,8 @@ def zeros(*size: Any, dtype: DType | None = None, device: Any = None, requires_g
     """Zeros of a shape."""
     if out is not None:
         return _into(out, zeros, size, dtype=dtype)
+    if layout is not None and layout.name != "strided":
+        return sparse_zeros(_shape(size), _dtype(dtype), device_name(device), layout.name, requires_grad)
     return _finish(apply(FULL, (0,), (_shape(size), _dtype(dtype), device_name(device))), requires_grad)
 
 
@@ -274,19 +276,39 @@ def ones(*size: Any, dtype: DType | None = None, device: Any = None, requires_gr
 def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
           pin_memory: bool = False, memory_format: Any = None, out: Any = None) -> Tensor:
     """Treadle fills new memory with zeros: a value must be a function of the program."""
-    return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad, out=out)
+    return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad, layout=layout, out=out)
 
 
 def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool) -> Tensor:
     t = x._data.type
     where = t.device if device is None else device_name(device)
+    if t.layout != "strided" and value == 0:
+        return sparse_zeros(t.shape, as_dtype(dtype or t.dtype), where, t.layout, requires_grad)
     return _finish(for_each_example(apply(FULL, (value,), (t.shape, as_dtype(dtype or t.dtype), where)), x), requires_grad)
+
+
+def sparse_zeros(shape: tuple[int, ...], dtype: DType, device: str, layout: str, requires_grad: bool) -> Tensor:
+    """A sparse tensor without elements."""
+    from treadle.legacy import LAYOUTS
+    from treadle.sparse import sparse_coo_tensor
+    made: Tensor = sparse_coo_tensor(size=shape, dtype=dtype, device=device).to_sparse(layout=LAYOUTS[layout])
+    return _finish(made, requires_grad)
+
+
+def _dense_type(like: Tensor) -> TensorType:
+    """The type of a tensor to be filled with numbers. NotImplementedError where it is sparse."""
+    type = like._data.type
+    if type.layout != "strided":
+        raise NotImplementedError(f"there is no tensor of layout treadle.{type.layout} with every element the same, or random; "
+                                  "give shape and dtype for a dense one")
+    return type
 
 
 def for_each_example(made: Tensor, like: Tensor) -> Tensor:
     """Inside `vmap`, a new tensor of its own for every example where `like` has one: then in-place ops may differ."""
     if read(like).trace.__class__ is not Wrapped:
         return made
+    _dense_type(like)
     from treadle import levels
     return levels.like(made, like)
 
@@ -432,14 +454,14 @@ def randn(*size: Any, generator: Generator | None = None, dtype: DType | None = 
 def rand_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
               layout: Any = None, memory_format: Any = None) -> Tensor:
     """Uniform numbers in [0, 1) of the shape of `input`."""
-    type = input._data.type
+    type = _dense_type(input)
     return rand(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
 
 
 def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
                layout: Any = None, memory_format: Any = None) -> Tensor:
     """Normal numbers of the shape of `input`."""
-    type = input._data.type
+    type = _dense_type(input)
     return randn(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
 
 

@@ -111,7 +111,7 @@ class Function:
 
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
-        if any([isinstance(a, Tensor) and read(a).trace.__class__ is Wrapped for a in args]):
+        if any([isinstance(a, Tensor) and (trace := read(a).trace).__class__ is Wrapped and not trace.level.composed for a in args]):
             from treadle.custom_levels import apply_in_level
             return apply_in_level(cls, args, kwargs)
         context = Context()

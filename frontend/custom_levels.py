@@ -19,7 +19,7 @@ _MORE = "For more details, please see https://pytorch.org/docs/main/notes/extend
 
 def _mark(x: Any) -> Wrapped | None:
     trace = read(x).trace if isinstance(x, Tensor) else None
-    return trace if isinstance(trace, Wrapped) else None
+    return trace if isinstance(trace, Wrapped) and not trace.level.composed else None
 
 
 def _on_a_tape_below(x: Any) -> bool:

@@ -46,6 +46,16 @@ def _later(name: str) -> Callable[..., Any]:
     return method
 
 
+def _sparse(name: str) -> Callable[..., Any]:
+    """A method that is in `treadle.sparse.conversions`, which is loaded when first used."""
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        from treadle.sparse import conversions
+        function: Callable[..., Any] = getattr(conversions, name)
+        return function(self, *args, **kwargs)
+    method.__name__, method.__doc__ = name, f"Of sparse tensors: see `treadle.sparse.conversions.{name}`."
+    return method
+
+
 def polygamma(self: Tensor, n: int) -> Tensor:
     """The n-th derivative of digamma."""
     from treadle.special import polygamma as function
@@ -57,6 +67,11 @@ def polygamma(self: Tensor, n: int) -> Tensor:
 LATER, LATER_IN_PLACE = (part.split() for part in """as_strided_scatter bernoulli cholesky cholesky_inverse cholesky_solve det frexp geqrf
     hash_tensor histogram inverse logdet lu lu_solve matrix_exp narrow_copy nonzero_static orgqr ormqr pinverse qr slogdet svd
     triangular_solve unsafe_chunk unsafe_split | addbmm gcd i0 igamma igammac index_reduce lcm mvlgamma nextafter renorm""".split("|"))
+
+# What is about sparse layouts.
+SPARSE = """_indices _nnz _values ccol_indices coalesce col_indices crow_indices dense_dim indices is_coalesced row_indices sparse_dim
+    sparse_mask to_dense to_sparse to_sparse_coo to_sparse_csc to_sparse_csr values""".split()
+
 
 def float_power_(self: Tensor, exponent: Any) -> Tensor:
     """In-place `float_power`. RuntimeError unless the tensor is float64 or complex128, which the result is."""
@@ -72,6 +87,8 @@ def install() -> None:
     for name in (*LATER, *LATER_IN_PLACE):
         if not hasattr(Tensor, name):
             setattr(Tensor, name, _later(name))
+    for name in SPARSE:
+        setattr(Tensor, name, _sparse(name))
     for name in LATER_IN_PLACE:
         setattr(Tensor, f"{name}_", in_place(name, getattr(Tensor, name)))
     for method in (polygamma, in_place("polygamma", polygamma), float_power_):

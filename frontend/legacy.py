@@ -72,11 +72,13 @@ class memory_format:
 
 
 class layout(memory_format):
-    """PyTorch's layouts; every tensor is `strided`."""
+    """PyTorch's layouts: a tensor is `strided` unless it is one of `treadle.sparse`."""
 
 
 contiguous_format, channels_last, channels_last_3d, preserve_format = (
     memory_format(name) for name in ("contiguous_format", "channels_last", "channels_last_3d", "preserve_format"))
-strided = layout("strided")
+strided, sparse_coo, sparse_csr, sparse_csc = (layout(name) for name in ("strided", "sparse_coo", "sparse_csr", "sparse_csc"))
+LAYOUTS = {each.name: each for each in (strided, sparse_coo, sparse_csr, sparse_csc)}
 
-__all__ = [*NAMES, "channels_last", "channels_last_3d", "contiguous_format", "memory_format", "preserve_format", "strided"]
+__all__ = [*NAMES, "channels_last", "channels_last_3d", "contiguous_format", "memory_format", "preserve_format", "sparse_coo", "sparse_csc",
+           "sparse_csr", "strided"]

@@ -34,6 +34,7 @@ class Level:
 
     __slots__ = ("closed", "number")
     batched = False
+    composed = False  # whether `compose` takes ops as they are, with a tape of its own
 
     def __init__(self) -> None:
         self.number = next(_numbers)
@@ -49,6 +50,10 @@ class Level:
 
     def run(self, op: Op, operands: Sequence[Operand], types: Types, attrs: Attrs, step: Step) -> Sequence[Tensor]:
         """The results of `op` as tensors of this level."""
+        raise NotImplementedError
+
+    def compose(self, op: Op, inputs: Sequence[Any], attrs: Attrs) -> Any:
+        """The result of `op`, where the level is `composed`."""
         raise NotImplementedError
 
     def shown(self, what: Wrapped, reason: str) -> Tensor:
@@ -192,6 +197,8 @@ def transform(op: Op, inputs: Sequence[Any], datas: Sequence[Any], attrs: Attrs,
             if level is None or m.level.number > level.number:
                 level = m.level
     assert level is not None
+    if level.composed:
+        return level.compose(op, inputs, attrs)
     types = tuple([_type(d, op) for d in datas])
     step = _step(op, attrs, types)
     operands = [(x, m if m is not None and m.level is level else None) for x, m in zip(inputs, marks, strict=True)]
@@ -219,7 +226,12 @@ def levels_of(x: Any) -> list[Batching]:
 
 
 def check_write(t: Tensor, value: Tensor, name: str) -> None:
-    """RuntimeError when `value` differs between examples, and `t`, to which it is written, does not."""
+    """RuntimeError when `value` differs between examples, and `t`, to which it is written, does not; or when one of them is sparse."""
+    if name == "__setitem__" and t._data.type.layout != "strided":
+        raise TypeError("Cannot assign to a sparse tensor")
+    if value._data.type.layout != t._data.type.layout:
+        raise RuntimeError(f"{name}: copy_() between dense and sparse Tensors is not implemented! Found self layout = "
+                           f"treadle.{t._data.type.layout} and src layout = treadle.{value._data.type.layout}")
     if not set(levels_of(value)) <= set(levels_of(t)):
         raise RuntimeError(f"vmap: inplace arithmetic ({name}) is not possible because there exists a Tensor `other` in extra_args that "
                            "has more elements than `self`. This happened due to `other` being vmapped over but `self` not being "

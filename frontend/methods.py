@@ -176,6 +176,9 @@ def _rebuild(array: np.ndarray, dtype: DType, requires_grad: bool, cls: type) ->
 
 
 def _reduce(self: Tensor, protocol: Any) -> Any:
+    if self._data.type.layout != "strided":
+        from treadle.sparse.conversions import reduced
+        return reduced(self)
     array = to_array(self).copy()
     plain = array.view(np.uint16) if self._data.type.dtype is dtypes.bfloat16 else array
     return _rebuild, (plain, self._data.type.dtype, self._requires_grad, type(self))
@@ -307,11 +310,12 @@ PROPERTIES: dict[str, Any] = {
     "nbytes": property(lambda self: self._data.type.nbytes),
     "is_cuda": property(lambda self: self._data.type.device.startswith("cuda")),
     "is_cpu": property(lambda self: self._data.type.device == "cpu"),
-    "is_sparse": property(lambda self: False),
+    "is_sparse": property(lambda self: self._data.type.layout == "sparse_coo"),
+    "is_sparse_csr": property(lambda self: self._data.type.layout == "sparse_csr"),
     "is_meta": property(lambda self: False),
     "is_quantized": property(lambda self: False),
     "is_mps": property(lambda self: False),
-    "layout": property(lambda self: legacy.strided),
+    "layout": property(lambda self: legacy.LAYOUTS[self._data.type.layout]),
 }
 
 FACTS: dict[str, Any] = {
@@ -445,6 +449,14 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     return self
 
 
+def zero_(self: Tensor) -> Tensor:
+    """Overwrite with zeros; a sparse tensor loses its elements."""
+    if self._data.type.layout != "strided":
+        from treadle.sparse.conversions import zero_
+        return zero_(self)
+    return fill_(self, 0)
+
+
 def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
     """Write a number over the main diagonal; with `wrap`, over those that follow in tall matrices too."""
     shape = self._data.type.shape
@@ -490,7 +502,7 @@ def resize_as_(self: Tensor, other: Tensor) -> Tensor:
 
 
 IN_PLACE: dict[str, Callable[..., Any]] = {
-    "copy_": copy_, "fill_": fill_, "zero_": lambda self: fill_(self, 0), "fill_diagonal_": fill_diagonal_, "set_": set_,
+    "copy_": copy_, "fill_": fill_, "zero_": zero_, "fill_diagonal_": fill_diagonal_, "set_": set_,
     "resize_": resize_, "resize_as_": resize_as_, **random_fills.METHODS,
 }
 

@@ -143,21 +143,28 @@ def _suffixes(t: Tensor) -> list[str]:
     return out
 
 
-def tensor_repr(t: Tensor) -> str:
-    """`tensor([1., 2.], requires_grad=True)`, as PyTorch prints it."""
-    if is_batched(t):
-        return _level_repr(t)
+def elements(t: Tensor, indent: int) -> str:
+    """What stands between `tensor(` and the suffixes, for text that is `indent` characters in."""
     array = to_array(t)
     floating = t._data.type.dtype.category == FLOAT
     if floating:  # numpy has no text of its own for 16-bit floats
         array = array.astype(np.float64)
-    kind = type(t).__name__
-    prefix = "tensor(" if kind in ("Tensor", "Parameter") else f"{kind}("
     summarise = array.size > OPTIONS["threshold"]
     shown = _edges(array) if summarise else array
     form = ComplexFormatter(shown) if array.dtype.kind == "c" else Formatter(shown, floating)
-    body = _body(array, len(prefix), summarise, form) if array.size else "[]"
-    return _join(prefix + body, _suffixes(t), len(prefix))
+    return _body(array, indent, summarise, form) if array.size else "[]"
+
+
+def tensor_repr(t: Tensor) -> str:
+    """`tensor([1., 2.], requires_grad=True)`, as PyTorch prints it."""
+    if t._data.type.layout != "strided":
+        from treadle.sparse.text import sparse_repr
+        return sparse_repr(t)
+    if is_batched(t):
+        return _level_repr(t)
+    kind = type(t).__name__
+    prefix = "tensor(" if kind in ("Tensor", "Parameter") else f"{kind}("
+    return join(prefix + elements(t, len(prefix)), _suffixes(t), len(prefix))
 
 
 def _level_repr(t: Tensor) -> str:
@@ -169,7 +176,7 @@ def _level_repr(t: Tensor) -> str:
     return f"{name}, value=\n{value}\n)"
 
 
-def _join(text: str, suffixes: list[str], indent: int) -> str:
+def join(text: str, suffixes: list[str], indent: int) -> str:
     """Append the suffixes, breaking the line where it would grow too long."""
     width = len(text) - text.rfind("\n") + 1
     for suffix in suffixes:

@@ -433,6 +433,8 @@ def view(op: Op, x: Tensor, attrs: Attrs) -> Tensor:
         plain = x._edge is None and data.buffer is not None and STATE.here.capture is None
         window = _window(op, data, attrs) if plain else None
         t = apply(op, (x,), attrs) if window is None else wrap(window)
+        if data.trace.__class__ is Wrapped and data.trace.level.composed:
+            return t  # sparse tensors have no views
         t._seen = storage.version
     t._storage = storage
     t._chain = (*x._chain, (op, attrs))
@@ -554,7 +556,7 @@ def check_writable(t: Tensor, name: str) -> None:
 def assign(t: Tensor, value: Tensor, name: str) -> Tensor:
     """Make `value` (fresh, of `t`'s shape) the new content of `t`: the last step of every in-place op."""
     check_writable(t, name)
-    if CHECK_WRITE is not None and value._data.trace.__class__ is Wrapped:
+    if CHECK_WRITE is not None and (value._data.trace.__class__ is Wrapped or t._data.trace.__class__ is Wrapped):
         CHECK_WRITE(t, value, name)
     have, got, writer = t._data.type, value._data.type, value._node
     if got.shape != have.shape:

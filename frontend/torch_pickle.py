@@ -19,6 +19,7 @@ import numpy as np
 import treadle
 from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
+from treadle.legacy import LAYOUTS, layout
 from treadle.nn.parameter import Buffer, Parameter
 from treadle.tensor import Tensor
 
@@ -127,6 +128,10 @@ class _Pickler(pickle._Pickler):  # the Python version: the C one insists on imp
         return None
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Tensor) and obj.layout is not treadle.strided:
+            return self._global("torch._utils", "_rebuild_sparse_tensor"), self._saved_sparse(obj)
+        if isinstance(obj, layout):
+            return self._global("torch.serialization", "_get_layout"), (f"torch.{obj.name}",)
         if isinstance(obj, Parameter):
             return self._global("torch._utils", "_rebuild_parameter"), (self._saved(obj, False), obj.requires_grad, OrderedDict())
         if isinstance(obj, Tensor):
@@ -139,6 +144,14 @@ class _Pickler(pickle._Pickler):  # the Python version: the C one insists on imp
             index = () if obj.index is None else (obj.index,)
             return self._global("torch", "device"), (obj.type, *index)
         return NotImplemented
+
+    def _saved_sparse(self, tensor: Tensor) -> tuple[Any, ...]:
+        size = tuple(tensor.shape)
+        if tensor.layout is treadle.sparse_coo:
+            return treadle.sparse_coo, (tensor._indices(), tensor._values().detach(), size, tensor.is_coalesced())
+        rows = tensor.layout is treadle.sparse_csr
+        places = (tensor.crow_indices(), tensor.col_indices()) if rows else (tensor.ccol_indices(), tensor.row_indices())
+        return tensor.layout, (*places, tensor.values().detach(), size)
 
     def _saved(self, tensor: Tensor, requires_grad: bool) -> _SavedTensor:
         array = np.asarray(tensor.detach().cpu().numpy())
@@ -226,6 +239,17 @@ class Builder:
         tensor = made.detach()
         return tensor.requires_grad_(True) if requires_grad else tensor
 
+    def sparse(self, kind: Any, data: Any) -> Tensor:
+        if kind is treadle.sparse_coo:
+            return treadle.sparse_coo_tensor(*data[:3], is_coalesced=bool(data[3]) if len(data) > 3 else None)
+        return treadle.sparse_compressed_tensor(*data, layout=kind)
+
+    def layout(self, name: Any) -> Any:
+        found = LAYOUTS.get(str(name).removeprefix("torch."))
+        if found is None:
+            raise pickle.UnpicklingError(f"a tensor in the file has the layout {name}, which there is not")
+        return found
+
     def parameter(self, data: Any, requires_grad: Any = True, hooks: Any = None, state: Any = None) -> Parameter:
         return Parameter(data, requires_grad=bool(requires_grad))
 
@@ -310,6 +334,8 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": Builder.parameter,
     "torch._utils._rebuild_parameter_with_state": Builder.parameter,
     "torch._tensor._rebuild_from_type_v2": Builder.subclass,
+    "torch._utils._rebuild_sparse_tensor": Builder.sparse,
+    "torch.serialization._get_layout": Builder.layout,
     "torch.device": Builder.device,
     "torch.Size": lambda builder, entries=(): tuple(entries),
     "_codecs.encode": _encode,

@@ -21,6 +21,7 @@ class TensorType:
     """
 
     __slots__ = ("device", "dtype", "numel", "shape", "weak")
+    layout = "strided"  # the frontend's sparse tensors have types of their own
 
     shape: Shape
     dtype: DType

@@ -151,8 +151,8 @@ def _sparse_matmul(outer: Lowering, node: Node) -> bool:
     if any(v.dtype is not dtypes.int64 for v in node.inputs[2:]):
         return False
     routine = Routine("sparse_matmul", "", _name(x.dtype), _name(x.dtype))
-    given: dict[str, Argument] = {name: Ref(outer.buffer(v)) for name, v in
-                                  zip(("out", "values", "x", "cols", "starts", "order"), (node.out, values, x, cols, starts, order), strict=True)}
+    named = {"out": node.out, "values": values, "x": x, "cols": cols, "starts": starts, "order": order}
+    given: dict[str, Argument] = {name: Ref(outer.buffer(v)) for name, v in named.items()}
     _append(outer, node, routine, given | {"count": count, "columns": x.shape[0], "inner": inner}, rows, -(-count * inner // rows))
     return True
 

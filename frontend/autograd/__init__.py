@@ -296,7 +296,11 @@ def _accumulate(leaf: Tensor, grad: Tensor, create_graph: bool) -> None:
         elif create_graph:
             leaf._grad = ADD(leaf._grad, grad)
         else:
-            assign(leaf._grad, ADD(leaf._grad, grad), "backward")
+            total = ADD(leaf._grad, grad)
+            if total._data.type.layout != leaf._grad._data.type.layout:
+                leaf._grad = total
+            else:
+                assign(leaf._grad, total, "backward")
         hooks = leaf.__dict__.get("_post_hooks")
         for hook in list(hooks.values()) if hooks else ():
             WATCHED(hook)(leaf)

@@ -152,6 +152,8 @@ def record_backward(capture: Capture, trace: Trace, outputs: list[Tensor]) -> Jo
 
 
 def _behind(trace: Trace, outputs: list[Tensor], sources: list[Seen]) -> Joint | str:
+    if any(t._data.type.layout != "strided" for t in outputs):
+        return "gives back a sparse result that still requires a backward pass"
     seeds = [computed(t._data.type, memory.Buffer(0, 0)) for t in outputs]
     walk = run_backward(outputs, [wrap(d) for d in seeds], True, False, [s.tensor for s in sources])
     reached = [(s, walk.leaves[id(s.tensor)][1]) for s in sources if id(s.tensor) in walk.leaves]

@@ -21,6 +21,17 @@ CONTAINERS = (list, dict, tuple, set, frozenset, OrderedDict, defaultdict, deque
 CONSTANTS = (str, bytes, bool, type(None), complex, type(Ellipsis))
 
 
+def name_of(place: Place) -> tuple[str, int, Any]:
+    """A place by the identity of its objects."""
+    return place[0], id(place[1]), place[2] if not isinstance(place[2], Tensor) else id(place[2])
+
+
+def parts_of(sparse: Tensor) -> dict[str, Tensor]:
+    """The tensors that a sparse one is made of, by name. AttributeError of a dense one."""
+    trace: Any = read(sparse).trace
+    return {"values": trace.value, **trace.level.parts()}
+
+
 class Seen:
     """A tensor from outside: where it was found, and its state at that moment."""
 
@@ -92,11 +103,11 @@ class Capture:
             self.guards[name] = (kind, container, key, expected)
 
     def is_written(self, place: Place) -> bool:
-        return (place[0], id(place[1]), place[2] if not isinstance(place[2], Tensor) else id(place[2])) in self.written
+        return name_of(place) in self.written
 
     def wrote(self, place: Place) -> None:
         if self.outside(place[1]):
-            key = (place[0], id(place[1]), place[2] if not isinstance(place[2], Tensor) else id(place[2]))
+            key = name_of(place)
             self.written[key] = place
             self.keep.append(place[1])
 
@@ -141,8 +152,8 @@ class Capture:
 
     def locate(self, tensor: Tensor, place: Place) -> Tensor:
         """A tensor from outside, found at `place`."""
-        name = (place[0], id(place[1]), place[2] if not isinstance(place[2], Tensor) else id(place[2]))
-        moves = place[0] == "grad" or id(place[1]) in self.paths or name in self.moving
+        name = name_of(place)
+        moves = place[0] in ("grad", "part") or id(place[1]) in self.paths or name in self.moving
         if id(tensor) not in self.seen:
             if tensor._data.trace is not None and tensor._data.trace is self.trace:
                 return tensor  # made by this call, stored outside and read back
@@ -150,6 +161,8 @@ class Capture:
             seen = self.seen[id(tensor)] = Seen(tensor, place if moves else ("itself", tensor, None), len(self.seen))
             if tensor._requires_grad and tensor._grad is not None:
                 self.locate(tensor._grad, ("grad", tensor, None))
+            if tensor._data.type.layout != "strided":
+                self._locate_parts(tensor)
             if type(tensor).__dict__.get("__bool__") is not None and type(tensor) is not Tensor:
                 self.refuse(f"{type(tensor).__name__} changes how tensors behave")
             del seen
@@ -158,9 +171,19 @@ class Capture:
             return tensor
         if not moves:
             self.guard("is:" + place[0], place[1], place[2], tensor)
-        elif place != first.place:
+        elif name != name_of(first.place):
             self.guard("same:" + place[0], place[1], place[2], first)
         return tensor
+
+    def _locate_parts(self, tensor: Tensor) -> None:
+        """The places and values of a sparse tensor, which ops on it read. What products need is found out now, apart from the call."""
+        STATE.here.capture = None
+        try:
+            parts = parts_of(tensor)
+        finally:
+            STATE.here.capture = self
+        for name, part in parts.items():
+            self.locate(part, ("part", tensor, name))
 
     def contents(self, container: Any) -> Any:
         """A copy of a container from outside, its contents guarded. A fresh one as it is."""

@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from treadle.compilation.backward import Joint, Released, Split, Tape
-from treadle.compilation.capture import Capture, Seen
+from treadle.compilation.capture import Capture, Seen, parts_of
 from treadle.compilation.donation import dead_inputs, donating, early_drops
 from treadle.compilation.known import of_framework
 from treadle.compilation.plans import budgeted, run_slowly
@@ -123,11 +123,27 @@ def unaliased(moving: tuple[Tensor, ...], known: frozenset[int]) -> bool:
     return True
 
 
+def part(sparse: Tensor, name: str) -> Tensor:
+    """A tensor that a sparse one is made of."""
+    return parts_of(sparse)[name]
+
+
+def is_coalesced(sparse: Tensor) -> bool:
+    trace: Any = read(sparse).trace
+    found: bool = trace.level.coalesced
+    return found
+
+
+def sparse(axes: tuple[Tensor, ...], values: Tensor, shape: tuple[int, ...], layout: str, coalesced: bool, needs_grad: bool) -> Tensor:
+    from treadle.sparse.conversions import rebuild
+    return rebuild(axes, values, shape, layout, coalesced, needs_grad)
+
+
 _RUNTIME: dict[str, Any] = {
     "MISS": MISS, "Tensor": Tensor, "LeafNode": LeafNode, "Storage": Storage, "OrderedDict": OrderedDict, "deque": deque,
     "materialize": engine.materialize,
     **{f.__name__: f for f in (fetch, fetch_base, write, tensor, computed, on_storage, storage_like, released, rebuilt, all_are, unaliased,
-                               read, wrap)}}
+                               read, wrap, part, is_coalesced, sparse)}}
 
 
 # -- the generator ---------------------------------------------------------------------------------------------------------------------
@@ -171,6 +187,8 @@ class Writer:
             return self.constant(container)
         if kind == "grad":
             return f"{self.tensor_name(container)}._grad"
+        if kind == "part":
+            return f"part({self.place(self.capture.seen[id(container)].place)}, {key!r})"
         text = self.container(container)
         if kind in ("dict", "list"):
             return f"{text}[{self.constant(key)}]"
@@ -259,6 +277,8 @@ class Writer:
             check.append(f"not {name}._hooks" if not t._hooks else f"all_are({name}._hooks, {self.constant(tuple(t._hooks))})")
             if t._grad is not seen.grad or id(t) in self.capture.grad_reads:
                 check.append(f"{name}._grad is {'not ' if seen.grad is not None else ''}None")
+        if seen.data.type.layout != "strided":
+            check.append(f"is_coalesced({name}) is {seen.data.trace.level.coalesced}")  # type: ignore[union-attr]
         self.lines.append(f"if not ({' and '.join(check)}): return MISS")
 
     # -- values ------------------------------------------------------------------------------------------------------------------------
@@ -328,6 +348,8 @@ class Writer:
             raise Refused(f"gives back a new {t.__class__.__name__}")
         name = self.built[id(t)] = f"r{len(self.built)}"
         self.capture.keep.append(t)
+        if t._data.type.layout != "strided":
+            return self.build_sparse(t, name)
         data = self.data(read(t))
         storage = t._storage
         if storage is None:
@@ -343,6 +365,15 @@ class Writer:
                 raise Refused("stores a result that still requires a backward pass")
         if t._grad is not None:
             self.lines.append(f"{name}._grad = {self.build(t._grad)}")
+        return name
+
+    def build_sparse(self, t: Tensor, name: str) -> str:
+        trace: Any = read(t).trace
+        if t._node is not None or t._grad is not None:
+            raise Refused("gives back a sparse result that still requires a backward pass")
+        axes = "".join(self.build(a) + ", " for a in trace.level.axes)
+        self.lines.append(f"{name} = sparse(({axes}), {self.build(trace.value)}, {self.constant(t._data.type.shape)}, "
+                          f"{trace.level.layout!r}, {trace.level.coalesced}, {t._requires_grad})")
         return name
 
     def storage(self, storage: Storage) -> str:
@@ -389,12 +420,12 @@ class Writer:
             raise Refused(f"stores a function in {key!r}")
         self.lines.append(f"{self.place((kind, container, key))} = {self.build(value)}")
 
+    @staticmethod
+    def version(t: Tensor) -> int:
+        return t._writes if t._storage is None else t._storage.version
+
     def has_writes(self) -> bool:
-        for seen in self.capture.seen.values():
-            storage = seen.tensor._storage
-            if (seen.tensor._writes if storage is None else storage.version) != seen.version:
-                return True
-        return False
+        return any(self.version(seen.tensor) != seen.version for seen in self.capture.seen.values())
 
     # -- all of it ---------------------------------------------------------------------------------------------------------------------
     def fetches(self, leaves: dict[Data, int]) -> list[str]:
@@ -508,11 +539,23 @@ def _alias_guards(w: Writer, needed: list[Seen]) -> None:
             w.lines.append(f"if t{seen.number}._grad is not None: return MISS")
     if not w.has_writes():
         return
-    moving = [s for s in needed if s.place[0] != "itself"]
+    _part_guards(w, needed)
+    moving = [s for s in needed if s.place[0] not in ("itself", "part")]
     known = frozenset(id(s.tensor._storage) for s in needed if s.place[0] == "itself" and s.tensor._storage is not None)
     if not unaliased(tuple(s.tensor for s in moving), known):
         raise Refused("writes to tensors that share memory with each other")
     w.lines.append(f"if not unaliased(({''.join(f't{s.number}, ' for s in moving)}), {w.constant(known)}): return MISS")
+
+
+def _part_guards(w: Writer, needed: list[Seen]) -> None:
+    """The values of sparse tensors must not be on memory that the call writes."""
+    written = "".join([f"t{s.number}._storage, " for s in needed if w.version(s.tensor) != s.version])
+    storages = [s.tensor._storage for s in needed if w.version(s.tensor) != s.version]
+    for s in needed:
+        if s.place[0] == "part" and s.place[2] == "values" and written:
+            if s.tensor._storage is not None and s.tensor._storage in storages:
+                raise Refused("writes to the values of a sparse tensor")
+            w.lines.append(f"if t{s.number}._storage is not None and t{s.number}._storage in ({written}): return MISS")
 
 
 def _late_guards(w: Writer, needed: list[Seen]) -> None:

@@ -127,6 +127,7 @@ from treadle.nn.resizing_functions import (
     upsample_nearest,
 )
 from treadle.results import into
+from treadle.runtime.recorder import STATE
 from treadle.tensor import Tensor, apply, is_batched, may_be_differentiated
 
 __all__ = [
@@ -287,7 +288,8 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max
     """Rows of `weight` (V, D) at the integer indices `input` (...) -> (..., D).
 
     Row `padding_idx` gets no gradient; with `scale_grad_by_freq` the others' are divided by how often `input` holds their index.
-    With `max_norm`, rows looked up are first renormalized in place. Gradients are dense.
+    With `max_norm`, rows looked up are first renormalized in place. With `sparse` the gradient of `weight` is a
+    sparse tensor, with one element for each index.
     """
     if padding_idx is not None:
         if not -weight.size(0) <= padding_idx < weight.size(0):
@@ -297,6 +299,9 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, max
         padding_idx = -1
     if max_norm is not None:
         _renormalize_rows(weight, input, max_norm, norm_type)
+    if sparse and weight._edge is not None and STATE.here.grad and not STATE.here.levels:
+        from treadle.sparse.lookup import lookup
+        return lookup(weight, input, padding_idx, bool(scale_grad_by_freq))
     return ops.embedding(weight, input, padding_idx, bool(scale_grad_by_freq))
 
 
@@ -309,6 +314,8 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, 
     """
     if mode not in ("sum", "mean", "max"):
         raise ValueError("mode has to be one of sum, mean or max")
+    if sparse and mode == "max":
+        raise ValueError("max mode does not support sparse weights")
     if per_sample_weights is not None and mode != "sum":
         raise NotImplementedError(f"embedding_bag: per_sample_weights was not None. per_sample_weights is only supported for mode='sum' "
                                   f"(got mode='{mode}').")

@@ -7,9 +7,10 @@ from treadle.optim.adaptive import Adadelta, Adagrad, Adamax, RMSprop
 from treadle.optim.optimizer import Optimizer
 from treadle.optim.second import ASGD, LBFGS, Adafactor, Muon, NAdam, RAdam, Rprop
 from treadle.optim.sgd import SGD
+from treadle.optim.sparse_adam import SparseAdam
 
 __all__ = ["ASGD", "LBFGS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "Optimizer", "RAdam",
-           "RMSprop", "Rprop", "lr_scheduler"]
+           "RMSprop", "Rprop", "SparseAdam", "lr_scheduler"]
 
 
 def __getattr__(name: str) -> _Any:

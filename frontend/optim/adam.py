@@ -47,6 +47,9 @@ class Adam(PerParameterOptimizer):
                    (group["lr"], beta1, beta2, group["eps"], group["weight_decay"], 1 - beta1**step, 1 - beta2**step),
                    group["decoupled_weight_decay"], more=(state["max_exp_avg_sq"],) if group["amsgrad"] else ())
 
+    def update_sparse(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        raise RuntimeError("Adam does not support sparse gradients, please consider SparseAdam instead")
+
 
 class AdamW(Adam):
     """Adam whose weight decay shrinks the parameter instead of joining the gradient."""

@@ -6,6 +6,7 @@ from typing import Any
 import treadle
 from treadle import ops
 from treadle.optim.optimizer import PerParameterOptimizer, apply_step, check_at_least_zero, refuse_differentiable
+from treadle.optim.sparse_adam import with_values
 from treadle.tensor import Tensor
 
 
@@ -79,6 +80,20 @@ class Adagrad(PerParameterOptimizer):
         total = state["sum"] + grad * grad
         param.copy_(param - grad / (total.sqrt() + group["eps"]) * rate)
         state["sum"].copy_(total)
+
+    def update_sparse(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        if group["weight_decay"] != 0:
+            raise RuntimeError("weight_decay option is not compatible with sparse gradients")
+        state = self.state[param]
+        if not state:
+            self._start(param, group)
+            state = self.state[param]
+        state["step"] += 1.0
+        grad = grad.coalesce()
+        rate = group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"])
+        state["sum"].add_(grad * grad)
+        scale = state["sum"].sparse_mask(grad).values().sqrt() + group["eps"]
+        param.sub_(with_values(grad, grad.values() / scale * rate))
 
 
 class Adadelta(PerParameterOptimizer):

@@ -288,7 +288,7 @@ class PerParameterOptimizer(Optimizer):
                 for param in group["params"]:
                     grad = param.grad
                     if grad is not None:
-                        update = self.update
+                        update = self.update if grad._data.type.layout == "strided" else self.update_sparse
                         if self.complex_parameters != "as one" and param._data.type.dtype.is_complex:
                             update = self._update_pairs
                         update(param, -grad if group["maximize"] else grad, group)
@@ -311,6 +311,10 @@ class PerParameterOptimizer(Optimizer):
     def update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         """Write the new values of `param` and of the tensors in its state."""
         raise NotImplementedError
+
+    def update_sparse(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        """`update` with a sparse gradient. RuntimeError where the optimizer has none."""
+        raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
 
 
 def apply_step(name: str, tensors: Sequence[Tensor], numbers: Sequence[Any], *attrs: Any, more: Sequence[Tensor] = ()) -> None:

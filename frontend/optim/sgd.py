@@ -34,3 +34,15 @@ class SGD(PerParameterOptimizer):
         if state.get("momentum_buffer") is None:  # the first gradient is taken whole
             state["momentum_buffer"], dampening = treadle.zeros_like(param), 0.0
         apply_step("sgd_momentum_step", (param, grad, state["momentum_buffer"]), (lr, momentum, dampening, decay), group["nesterov"])
+
+    def update_sparse(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        if group["weight_decay"] != 0:
+            raise RuntimeError("add(sparse, dense) is not supported: SGD with weight_decay would change all of a parameter, whose gradient "
+                               "is sparse")
+        if group["momentum"] != 0:
+            state = self.state[param]
+            before = state.get("momentum_buffer")
+            step = grad if before is None else before * group["momentum"] + grad * (1 - group["dampening"])
+            state["momentum_buffer"] = step = step.coalesce()
+            grad = grad + step * group["momentum"] if group["nesterov"] else step
+        param.sub_(grad * group["lr"])

@@ -46,7 +46,7 @@ def _decompose(b: Any, values: Any, x: Any, rows: Any, cols: Any, starts: Any, o
 
 
 def _values_gradient(b: Any, g: Any, x: Any, rows: Any, cols: Any) -> Any:
-    return b.sum(b.mul(b.index_select(g, rows, 0), b.index_select(x, cols, 0)), (1,), False)
+    return b.sum(b.mul(b.index_select(g, rows, 0), b.index_select(x, cols, 0)), (1,), False, None)
 
 
 # [[0, 2, 0], [1, 0, 3], [0, 0, 0], [4, 5, 0]] with the elements in no order.
@@ -57,5 +57,5 @@ declare("sparse_matmul", Kind.GATHER, "values x rows cols starts order columns b
         vjp=(_values_gradient, lambda b, g, values, rows, cols, starts, order, columns, by_column:
              b.sparse_matmul(values, g, cols, rows, columns, by_column, starts, order), *(None,) * 6),
         samples=[(((5,), (3, 4), *_STRUCTURE), ()), (((5,), (3, 1), *_STRUCTURE), ()), (((5,), (3, 70), *_STRUCTURE), ())],
-        doc="A sparse matrix with `values` at (rows, cols) times x[k, n]. Row i has the elements order[starts[i]:starts[i + 1]], and column "
-            "j has by_column[columns[j]:columns[j + 1]]. Elements at the same place add up.")
+        doc="A sparse matrix with `values` at (rows, cols) times x[k, n]. Row i has the elements order[starts[i]:starts[i + 1]], and "
+            "column j has by_column[columns[j]:columns[j + 1]]. Elements at the same place add up.")
