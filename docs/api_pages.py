@@ -19,6 +19,7 @@ NAMESPACES = (
     "treadle.linalg", "treadle.special", "treadle.distributions", "treadle.signal.windows", "treadle.utils.data",
     "treadle.utils.checkpoint",
     "treadle.amp", "treadle.quantization", "treadle.profiler", "treadle.compiler", "treadle.cuda", "treadle.distributed", "treadle.masked",
+    "treadle.sparse",
     "treadle.jit", "treadle.hub", "treadle.testing", "treadle.random", "treadle.array_api", "treadle.array_api.linalg",
     "treadle.array_api.fft", "treadle.ops",
 )
