@@ -11,7 +11,8 @@ from treadle.compilation import watch
 from treadle.compilation.backward import Joint, on_tape, record_backward
 from treadle.compilation.capture import Capture, locate_arguments, scrub
 from treadle.compilation.donation import overwritten
-from treadle.compilation.replay import MISS, Refused, Replay, make_replay
+from treadle.compilation.generated import MISS
+from treadle.compilation.replay import Refused, Replay, make_replay
 from treadle.compilation.shortcut import EMPTY, install
 from treadle.ir import dtypes
 from treadle.nn.module import Module

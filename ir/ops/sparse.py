@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from treadle.ir import dtypes
-from treadle.ir.batching import LOOP
+from treadle.ir.batching import BatchedCall
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import Types, need_index
 from treadle.ir.ops.indexing import refuse_negative, wrapped
@@ -49,10 +49,21 @@ def _values_gradient(b: Any, g: Any, x: Any, rows: Any, cols: Any) -> Any:
     return b.sum(b.mul(b.index_select(g, rows, 0), b.index_select(x, cols, 0)), (1,), False, None)
 
 
+def _batch(c: BatchedCall) -> Any:
+    """Dense matrices of all examples side by side; with an example's own sparse matrix, what it is made of."""
+    if any(f for i, f in enumerate(c.flags) if i != 1):
+        return None
+    k, width = c.types[1].shape
+    values, x, *structure = c.values
+    wide = c.b.reshape(c.b.permute(x, (1, 0, 2)), (k, c.size * width))
+    found = c.b.sparse_matmul(values, wide, *structure)
+    return c.b.permute(c.b.reshape(found, (c.types[4].numel - 1, c.size, width)), (1, 0, 2))
+
+
 # [[0, 2, 0], [1, 0, 3], [0, 0, 0], [4, 5, 0]] with the elements in no order.
 _ROWS, _COLS = np.array([3, 1, 0, 3, 1]), np.array([1, 2, 1, 0, 0])
 _STRUCTURE = (_ROWS, _COLS, np.array([0, 1, 3, 3, 5]), np.array([2, 1, 4, 0, 3]), np.array([0, 2, 4, 5]), np.array([3, 4, 0, 2, 1]))
-declare("sparse_matmul", Kind.GATHER, "values x rows cols starts order columns by_column", routine="sparse_matmul", batch=lambda c: LOOP,
+declare("sparse_matmul", Kind.GATHER, "values x rows cols starts order columns by_column", routine="sparse_matmul", batch=_batch,
         type_rule=_type, reference=_reference, decompose=_decompose,
         vjp=(_values_gradient, lambda b, g, values, rows, cols, starts, order, columns, by_column:
              b.sparse_matmul(values, g, cols, rows, columns, by_column, starts, order), *(None,) * 6),
