@@ -56,6 +56,15 @@ def _sparse(name: str) -> Callable[..., Any]:
     return method
 
 
+def zero_(self: Tensor) -> Tensor:
+    """Overwrite with zeros; a sparse tensor loses its elements."""
+    if self._data.type.layout != "strided":
+        from treadle.sparse.conversions import zero_
+        return zero_(self)
+    found: Tensor = self.fill_(0)
+    return found
+
+
 def polygamma(self: Tensor, n: int) -> Tensor:
     """The n-th derivative of digamma."""
     from treadle.special import polygamma as function

@@ -449,14 +449,6 @@ def fill_(self: Tensor, value: Any) -> Tensor:
     return self
 
 
-def zero_(self: Tensor) -> Tensor:
-    """Overwrite with zeros; a sparse tensor loses its elements."""
-    if self._data.type.layout != "strided":
-        from treadle.sparse.conversions import zero_
-        return zero_(self)
-    return fill_(self, 0)
-
-
 def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
     """Write a number over the main diagonal; with `wrap`, over those that follow in tall matrices too."""
     shape = self._data.type.shape
@@ -502,7 +494,7 @@ def resize_as_(self: Tensor, other: Tensor) -> Tensor:
 
 
 IN_PLACE: dict[str, Callable[..., Any]] = {
-    "copy_": copy_, "fill_": fill_, "zero_": zero_, "fill_diagonal_": fill_diagonal_, "set_": set_,
+    "copy_": copy_, "fill_": fill_, "zero_": later_methods.zero_, "fill_diagonal_": fill_diagonal_, "set_": set_,
     "resize_": resize_, "resize_as_": resize_as_, **random_fills.METHODS,
 }
 
