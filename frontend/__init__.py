@@ -138,8 +138,8 @@ if TYPE_CHECKING:
 
 
 # Imported when first used, so that they cost nothing before.
-_LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "fft", "func", "hub", "jit", "masked", "mps", "multiprocessing",
-         "onnx", "profiler", "quantization", "serialization", "signal", "sparse", "special", "testing", "version", "xpu")
+_LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "fft", "func", "fx", "hub", "jit", "masked", "mps",
+         "multiprocessing", "onnx", "profiler", "quantization", "serialization", "signal", "sparse", "special", "testing", "version", "xpu")
 
 _LAZY_FUNCTIONS = {"inspect": "inspection", "istft": "spectra", "load": "serialization", "save": "serialization", "stft": "spectra",
                    "vmap": "vmapping", **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor",

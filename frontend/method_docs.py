@@ -1,6 +1,8 @@
 """What the short methods of Tensor do: those that other modules write as a lambda or a table entry."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from treadle.tensor import Tensor
 
 DOCS = {
@@ -48,7 +50,7 @@ DOCS = {
 }
 
 
-def install(casts: dict[str, object]) -> None:
+def install(casts: Mapping[str, object]) -> None:
     """Give the methods these docstrings, and the `casts` one each."""
     for name, doc in {**{name: f"The tensor as {dtype}." for name, dtype in casts.items()}, **DOCS}.items():
         method = getattr(Tensor, name)
