@@ -9,7 +9,8 @@ from treadle.arguments import refuse_first, refuse_misfits, takes_tensor
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import DType
 from treadle.layout import strides_of
-from treadle.tensor import Tensor, apply, assign, refuse_overlap
+from treadle.tensor import Tensor, apply, assign
+from treadle.view_writes import refuse_overlap
 
 CAST, COPY = op_table.get("cast"), op_table.get("copy")
 

@@ -289,6 +289,8 @@ def _leave_to_python(*args: Any) -> Any:
 RECORD_TENSOR: Callable[..., Any] = _first_record
 # `TRANSFORM(op, inputs, values, attributes, track)`: an op on values of a running transform; set when the first one starts.
 TRANSFORM: Callable[..., Any] | None = None
+# `PUT(whole, chain, value)`: the storage after a write through a view; `treadle.view_writes` sets it when it loads.
+PUT: Callable[..., Any] = _leave_to_python
 CHECK_WRITE: Callable[..., None] | None = None  # and what checks that a value of a transform may be written to a tensor
 # `RECORD_PLAIN(op, *operands)`: the same and all else there is to do, for tensors off the tape and numbers.
 RECORD_PLAIN: Callable[..., Any] = _first_record
@@ -495,52 +497,6 @@ def detached(x: Tensor) -> Tensor:
     return t
 
 
-def _put(base: Tensor, chain: tuple[tuple[Op, Attrs], ...], value: Tensor) -> Tensor:
-    """The value of the whole storage after `value` is written through the view `chain`."""
-    steps = [base]
-    for op, attrs in chain[:-1]:
-        steps.append(apply(op, (steps[-1],), attrs))
-    for (op, attrs), whole in zip(reversed(chain), reversed(steps), strict=True):
-        value = INVERSES[op.name](whole, value, attrs)
-    return value
-
-
-def _inverse_permute(whole: Tensor, value: Tensor, attrs: Attrs) -> Tensor:
-    from treadle.ir.ops.view import inverse_permutation
-    return apply(op_table.get("permute"), (value,), (inverse_permutation(attrs[0]),))
-
-
-def refuse_overlap() -> None:
-    """PyTorch's error for writing to a tensor some of whose elements are one place of memory."""
-    raise RuntimeError("unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
-                       "Please clone() the tensor before performing the operation.")
-
-
-def _inverse_expand(whole: Tensor, value: Tensor, attrs: Attrs) -> Tensor:
-    if whole._data.type.numel != value._data.type.numel:
-        refuse_overlap()
-    return apply(op_table.get("reshape"), (value,), (whole._data.type.shape,))
-
-
-def _inverse_as_strided(whole: Tensor, value: Tensor, attrs: Attrs) -> Tensor:
-    if any([n > 1 and not stride for n, stride in zip(attrs[0], attrs[1], strict=True)]):  # as PyTorch, which looks no further
-        refuse_overlap()
-    return apply(op_table.get("as_strided_scatter"), (whole, value), attrs)
-
-
-# How a write through a view changes the whole: one inverse per view op.
-INVERSES = {
-    "reshape": lambda whole, value, attrs: apply(op_table.get("reshape"), (value,), (whole._data.type.shape,)),
-    "permute": _inverse_permute,
-    "expand": _inverse_expand,
-    "slice": lambda whole, value, attrs: apply(op_table.get("slice_scatter"), (whole, value), attrs),
-    "as_strided": _inverse_as_strided,
-    "view_as_real": lambda whole, value, attrs: apply(op_table.get("view_as_complex"), (value,)),
-    "view_as_complex": lambda whole, value, attrs: apply(op_table.get("view_as_real"), (value,)),
-    "conj": lambda whole, value, attrs: apply(op_table.get("conj"), (value,)),
-}
-
-
 def check_writable(t: Tensor, name: str) -> None:
     """RuntimeError, as PyTorch's, when an in-place op on `t` would break the tape."""
     if STATE.here.grad:
@@ -579,7 +535,7 @@ def assign(t: Tensor, value: Tensor, name: str) -> Tensor:
         if on_tape:
             _move_edge(t, value)
         return t
-    base = _put(storage.base, t._chain, value) if t._chain else value
+    base = PUT(storage.base, t._chain, value) if t._chain else value
     old = storage.base
     _retire(old._data, writer, storage)
     storage.base = wrap(base._data)
