@@ -274,7 +274,7 @@ class KernelEmitter(Points):
             f.store(value, f.gep(self.tiles[access], r * self.width, element), align)
 
     def lanes_over(self, low: Val, high: Val, state: State, needs: frozenset[int], body: Callable[[State], State]) -> State:
-        """Walk the lane axis: `copies` whole vectors at a time, then single masked ones."""
+        """Walk the lane axis: `copies` whole vectors at a time, then single ones, the last of them masked."""
         f = self.f
         step = self.copies * self.width
         middle = f.add(low, f.binary("and", f.sub(high, low), const("i64", -step)))
@@ -284,12 +284,22 @@ class KernelEmitter(Points):
                 self.enter(self.lane, index, needs)
                 return body(state)
 
+        def single(index: Val, state: State) -> State:
+            with self.scope():
+                self.copies = 1
+                self.enter(self.lane, index, needs)
+                return body(state)
+
         def masked(index: Val, state: State) -> State:
             with self.scope():
                 self.copies, self.mask = 1, first_lanes(f, f.sub(high, index), self.width)
                 self.enter(self.lane, index, needs)
                 return body(state)
         state = self.blocked(low, middle, step, state, whole)
+        if self.copies > 1:  # masked stores are slow on some machines
+            end = f.add(middle, f.binary("and", f.sub(high, middle), const("i64", -self.width)))
+            state = self.plain(middle, end, self.width, state, single)
+            middle = end
         return self.plain(middle, high, self.width, state, masked)
 
     # -- loops with state --------------------------------------------------------------------------------------------
