@@ -16,6 +16,7 @@ import torch
 import treadle
 
 Run = Callable[[], Any]
+PAUSE = 0.01  # seconds after which one library's idle threads no longer spin in the other's way
 
 
 def median_times(runs: list[Run], repeats: int = 15, at_least: float = 0.02,
@@ -31,6 +32,8 @@ def median_times(runs: list[Run], repeats: int = 15, at_least: float = 0.02,
     samples: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
         for run, count, found in zip(runs, counts, samples, strict=True):
+            time.sleep(PAUSE)
+            run()
             start = time.perf_counter()
             for _ in range(count):
                 run()
