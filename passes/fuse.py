@@ -385,21 +385,22 @@ class Fuser:
 
     # -- merging -------------------------------------------------------------------------------------------------------
     def merge_readers(self, value: Value) -> None:
-        """Units that read the same elements in the same way become one, where no order forbids it."""
+        """Units that read the same elements in the same way become one, where no order forbids it; also those that read both halves of
+        pairs: the parts of complex numbers."""
         flat = self.flat_sites.get(value, [])
         if len(self.sites.get(value, ())) + len(flat) < 2:
             return
         axes, size = self.axes, (value.type.numel,)
         sites = [Site(s.unit, (linearize(s.index, value.shape),), s.guard) for s in self.current_sites(value)]
         sites += [Site(s.unit.find(), axes.resolve_index(s.index), s.guard) for s in flat]
-        first: Site | None = None
+        firsts: dict[int, Site] = {}
         for site in sites:
             unit = site.unit.find()
-            if site.guard or (first is not None and unit is first.unit) or not unit.covered(site.index, size, whole=True):
+            if site.guard or any([unit is first.unit for first in firsts.values()]):
                 continue
-            if first is None:
-                first = site
-            elif self.mergeable(first.unit, unit) and unify(axes, first.unit, unit, first.index, site.index):
+            step = 1 if unit.covered(site.index, size, whole=True) else 2 if unit.halves(site.index[0], value.type.numel) else 0
+            first = firsts.setdefault(step, site) if step else site
+            if first is not site and self.mergeable(first.unit, unit) and unify(axes, first.unit, unit, first.index, site.index):
                 self.merge(first.unit, unit)
 
     def mergeable(self, a: Unit, b: Unit) -> bool:

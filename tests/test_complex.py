@@ -200,3 +200,13 @@ def test_infinities_zeros_and_large_numbers_compiled_as_interpreted() -> None:
         got = memory.array_of(found[0], b.graph.outputs[0].type)
         both = [x.view(np.float32) if x.dtype.kind == "c" else x for x in (got, expected)]
         np.testing.assert_allclose(both[0], both[1], rtol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("dim", [(0,), (1,), (0, 1)])
+def test_both_parts_are_read_in_one_kernel(dim: tuple[int, ...]) -> None:
+    b = Builder(Graph())
+    b.graph.outputs = [b.sum(b.input(tensor_type((40, 67), dtypes.complex64)), dim, False, None)]
+    value = random_array((40, 67), dtypes.complex64, np.random.default_rng(0))
+    assert len(compile_to_program(b.graph).steps) == 1
+    (found,) = compile_graph(b.graph).run([memory.from_numpy(value)], [])
+    np.testing.assert_allclose(np.asarray(found).view(np.complex64).reshape(value.sum(dim).shape), value.sum(dim), rtol=1e-4, atol=1e-4)

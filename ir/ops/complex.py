@@ -96,6 +96,8 @@ def _view_as_complex_type(types: Types) -> TensorType:
 def _np_view_as_real(z: np.ndarray) -> np.ndarray:
     """A view, whatever the strides."""
     z = np.asarray(z)
+    if z.ndim and z.flags.c_contiguous:
+        return z.view(z.real.dtype).reshape(*z.shape, 2)
     part = z.real[..., None]
     return np.lib.stride_tricks.as_strided(part, (*z.shape, 2), (*z.strides, part.itemsize), writeable=z.flags.writeable)
 

@@ -54,6 +54,8 @@ def _c2r_type(types: Types, dims: Dims, scale: str, size: int) -> TensorType:
 
 
 def _np_c2c(x: np.ndarray, dims: Dims, scale: str, forward: bool) -> np.ndarray:
+    if len(dims) == 1:
+        return np.fft.fft(x, None, dims[0], _FORWARD[scale]) if forward else np.fft.ifft(x, None, dims[0], _BACKWARD[scale])
     return np.fft.fftn(x, axes=dims, norm=_FORWARD[scale]) if forward else np.fft.ifftn(x, axes=dims, norm=_BACKWARD[scale])
 
 
