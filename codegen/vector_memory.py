@@ -66,7 +66,8 @@ def load_every(f: Function, pointer: Val, ty: str, step: int, mask: Val | None) 
             none = const(mask.ty, 0)
             chosen = _shuffle(f, mask, none, [lanes if (at + i) % 2 else (at + i) // 2 for i in range(lanes)])
         halves.append(load_vector(f, f.gep(pointer, at, scalar), ty, chosen))
-    return _shuffle(f, *halves, [*range(0, lanes, 2), *range(lanes + 1, 2 * lanes, 2)])
+    low, high = halves
+    return _shuffle(f, low, high, [*range(0, lanes, 2), *range(lanes + 1, 2 * lanes, 2)])
 
 
 def store_pairs(f: Function, x: Val, y: Val, pointer: Val) -> None:

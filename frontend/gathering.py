@@ -298,10 +298,12 @@ def _scattered_unseen(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Indices of the elements that are not zero: one row each, or a tuple of one vector an axis."""
     x = _array(tensor_argument("nonzero", input))
-    found = np.nonzero(x) if x.ndim else np.nonzero(x.reshape(1))
+    flat = np.flatnonzero(x if x.dtype == np.bool_ else x != 0)  # numpy is fastest at truth values
+    found = np.unravel_index(flat, x.shape) if x.ndim > 1 else (flat,)
     if as_tuple:
         return tuple([_wrap(i.astype(np.int64), input) for i in found])
-    return _wrap(np.stack(found, 1).astype(np.int64) if x.ndim else np.zeros((found[0].size, 0), np.int64), input)
+    rows = np.stack(found, 1) if x.ndim != 1 else found[0].reshape(-1, 1)
+    return _wrap(rows.astype(np.int64, copy=False) if x.ndim else np.zeros((found[0].size, 0), np.int64), input)
 
 
 def argwhere(input: Tensor) -> Tensor:
@@ -394,11 +396,14 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     if x._data.type.ndim != 1 or x._data.type.dtype.category >= FLOAT:
         raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
     array = _array(x)
-    if array.size and array.min() < 0:
-        raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
+    try:
+        counts = np.bincount(array, None if weights is None else _array(weights).astype(np.float64), minlength)
+    except ValueError:
+        if array.size and array.min() < 0:
+            raise RuntimeError("bincount only supports 1-d non-negative integral inputs.") from None
+        raise
     if weights is None:
-        return _wrap(np.bincount(array, minlength=minlength).astype(np.int64), x)
-    counts = np.bincount(array, _array(weights).astype(np.float64), minlength)
+        return _wrap(counts.astype(np.int64), x)
     return _wrap(counts.astype(np.float32 if weights._data.type.dtype is dtypes.float32 else np.float64), x)
 
 
