@@ -73,7 +73,7 @@ def log_normal_(self: Tensor, mean: float = 1.0, std: float = 2.0, *, generator:
     if std <= 0:
         raise RuntimeError(f"log_normal_ expects std > 0.0, but found std={std}")
     _need_real("log_normal_", self)
-    return assign(normal_(self, mean, std, generator=generator), apply(TABLE["exp"], (self,)), "log_normal_")
+    return assign(normal_(self, mean, std, generator=generator), apply(TABLE["exp_of_draws"], (self,)), "log_normal_")
 
 
 def cauchy_(self: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: Generator | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random Python functions over tensors: views, in-place writes, control flow, state, autograd, hooks, random numbers.
+"""Random Python functions over tensors: views, in-place writes, control flow, state, modules, optimizers, autograd, hooks, random numbers.
 
 `source(seed)` is the text of `step(T, world, x, y, k)`. A `World` holds what the function reads and writes outside.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class World:
-    """State outside the function: parameters, a dictionary, attributes, a list."""
+    """State outside the function: parameters, modules, an optimizer, a dictionary, attributes, a list."""
 
     def __init__(self, T: Any, seed: int) -> None:
         numbers = np.random.default_rng(seed)
@@ -28,6 +28,11 @@ class World:
         self.table = {"a": 1.5, "b": tensor(3)}
         self.items = [0.5, -1.0]
         self.training = True
+        self.norm = T.nn.BatchNorm1d(3, eps=0.1)  # two rows that are close must not make noise large, nor small gradients
+        self.u = tensor(3, 3).requires_grad_()
+        learned = [self.u, self.norm.weight]
+        self.optimizer = T.optim.Adam(learned, lr=0.05, eps=0.1) if seed % 2 else T.optim.SGD(learned, lr=0.05, momentum=0.5)
+        self.draws: list[Any] = []
 
     def scaled(self, t: Any) -> Any:
         return t * self.rate
@@ -37,9 +42,10 @@ class World:
         return self.rate * 2
 
     def values(self) -> list[Any]:
-        grads = [None if t.grad is None else t.grad.tolist() for t in (self.w, self.b)]
+        grads = [None if t.grad is None else t.grad.tolist() for t in (self.w, self.b, self.u)]
+        modules = [t.tolist() for t in (self.u, *self.norm.parameters(), *self.norm.buffers())]
         return [self.w.tolist(), self.b.tolist(), self.kept.detach().tolist(), self.count, self.rate, self.table["a"],
-                self.table["b"].detach().tolist(), list(self.items), sorted(self.table), *grads]
+                self.table["b"].detach().tolist(), list(self.items), sorted(self.table), *modules, *grads]
 
 
 class _Writer:
@@ -74,6 +80,8 @@ class _Writer:
 
     def expression(self) -> tuple[str, str]:
         c, m, v, n = self.choose, self.any("m"), self.any("v"), self.number()
+        if c.random() < 0.45:
+            return self.further_expression(m, v, n)
         options = [
             ("m", f"{m} * {self.any('m')} + {n}"), ("m", f"({m} - {v}) * 0.5"), ("m", f"{m}.tanh()"), ("m", f"T.relu({m} + {n})"),
             ("m", f"T.sigmoid({m} @ world.w + world.b)"), ("m", f"T.where({m} > 0, {m}, {self.any('m')} * {n})"),
@@ -89,8 +97,94 @@ class _Writer:
             options += [("v", f"{v} + T.rand(3)"), ("m", f"T.nn.functional.dropout({m}, 0.5, world.training)")] * 3
         return c.choice(options)
 
+    def further_expression(self, m: str, v: str, n: str) -> tuple[str, str]:
+        """Joins, picks, products, normalizations, scans, sorts, dtypes, modules."""
+        order = f"T.tensor([[2, 0, 1]]).expand({m}.shape[0], 3)"
+        return self.choose.choice([
+            ("m", f"T.cat({m}.split(1, 1)[::-1], 1)"), ("m", f"T.stack({m}.unbind(1), 1) * {n}"), ("m", f"{m}.chunk(3, 1)[1] + {m}"),
+            ("m", f"{m}.gather(1, {order})"), ("m", f"T.zeros_like({m}).scatter(1, {order}, {m})"), ("m", f"{m}[:, [2, 0, 1]]"),
+            ("m", f"{m}.scatter_add(1, {order}, {self.any('m')})"), ("m", f"{m}.index_add(1, T.tensor([0, 2, 0]), {m})"),
+            ("m", f"{m}[T.arange({m}.shape[0]).flip(0)]"), ("m", f"{m}.index_select(0, T.arange({m}.shape[0] - 1, -1, -1))"),
+            ("m", f"T.nn.functional.embedding(({m} > 0).long().sum(1) % 3, world.w)"), ("m", f"({m} @ {m}.t()) @ {self.any('m')} * 0.1"),
+            ("m", f"T.nn.functional.linear({m}, world.u, {v})"), ("m", f"T.einsum('ij,kj->ik', {m}, world.w)"),
+            ("m", f"T.nn.functional.conv1d({m}[:, None], world.w[:1, None], padding=1)[:, 0]"),
+            ("m", f"T.nn.functional.conv2d({m}[None, None], world.u[None, None], padding=1)[0, 0]"),
+            ("m", f"T.nn.functional.max_pool1d({m}[:, None], 3, 1, 1)[:, 0]"), ("m", f"T.nn.functional.layer_norm({m}, (3,), {v})"),
+            ("m", f"world.norm({m})"), ("m", f"T.log_softmax({m}, 1)"), ("m", f"{m}.cumsum({self.choose.choice([0, 1])}) * 0.5"),
+            ("m", f"{m}.sort(1)[0]"), ("m", f"{m}.topk(3, 1)[0]"), ("m", f"{m}.double().exp().clamp(max=9.0).float()"),
+            ("m", f"({m} > {v}).to(T.bfloat16).mul(2.0).float() + {m}"), ("m", f"({m} * 4).long().clamp(-9, 9).float()"),
+            ("m", f"T.where(({m} > 0) & ({self.any('m')} < 1), {m}.half().float(), {v})"),
+            ("m", f"{m}.unfold(1, 2, 1).sum(-1).repeat(1, 2)[:, :3]"),
+            ("v", f"{m}.logsumexp(0)"), ("v", f"{m}.var(0) * {n}"), ("v", f"{m}.sort(0)[0][-1]"), ("v", f"{m}.argmax(0).float()"),
+            ("v", f"({m} * {m}).sum(0).add(1.0).sqrt()"), ("v", f"T.outer({v}, {self.any('v')})[1]"),
+            ("v", f"{v}.expand(2, 3).reshape(3, 2).t()[0]"),
+            ("s", f"T.nn.functional.mse_loss({m}, {self.any('m')})"), ("s", f"{v}.dot({self.any('v')})"),
+            ("s", f"T.nn.functional.cross_entropy({m}, ({m} > 0).long().sum(1) % 3)"), ("s", f"{m}.tril().norm()"),
+        ])
+
+    def view_write(self) -> None:
+        """An in-place write through a view of something on the tape, or off it."""
+        name = self.new("m", f"{self.any('m')} * 1.0")
+        self.put(self.choose.choice([
+            f"{name}[0] *= {self.number()}", f"{name}[:, 1:].add_({self.any('v')}[1:])", f"{name}.t()[0] = 0.5",
+            f"{name}.view(-1)[::2].mul_(0.5)", f"{name}[1:].copy_({name}[:-1].clone())", f"{name}[{name} > 1] = 0.5",
+            f"{name}.masked_fill_({name} < -1, -0.5)",
+            f"{name}.diagonal().add_(1.0)", f"{name}.narrow(1, 1, 2).zero_()", f"{name}.unsqueeze(0).transpose(1, 2)[0, 2].tanh_()",
+            f"{name}[-1] = {self.any('v')}", f"{name}.index_fill_(1, T.tensor([1]), 0.25)", f"{name}.chunk(3, 1)[2].sub_({name}[:, :1])"]))
+
+    def derivative(self) -> None:
+        """First derivatives that are differentiated again, with hooks along the way."""
+        self.count += 1
+        z, h = f"z{self.count}", f"h{self.count}"
+        self.put(f"{z} = {self.any('m')}.detach().requires_grad_()")
+        value = [f"({z} @ world.w).tanh()", f"{z}.exp().clamp(max=3.0)", f"T.softmax({z}, 1) * {z}", f"{z}[:, 1:] ** 3"]
+        self.put(f"{h} = {self.choose.choice(value)}")
+        if self.choose.random() < 0.5:
+            self.put(f"{h}.register_hook(lambda g: g * {self.choose.choice(['2.0', 'k', 'world.rate'])})")
+        self.put(f"g, = T.autograd.grad({h}.sum() + ({z} ** 2).sum(), {z}, create_graph=True)")
+        self.new("m", f"T.autograd.grad((g ** 2).sum(), {z})[0] * 0.1")
+
+    def train(self) -> None:
+        """An optimizer's step, the gradient seen by a hook."""
+        self.count += 1
+        seen = f"seen{self.count}"
+        self.put(f"{seen} = []")
+        self.put("world.optimizer.zero_grad()")
+        if self.choose.random() < 0.5:
+            self.put(f"handle = world.u.register_hook(lambda g: {seen}.append(g.detach().sum(0)))")
+        else:
+            self.put(f"handle = world.norm.register_forward_hook(lambda module, given, out: {seen}.append(out.detach().mean(0)))")
+        self.put(f"world.norm({self.any('m')}.detach() @ world.u).tanh().pow(2).mean().backward()")
+        self.put("world.optimizer.step()")
+        self.put("handle.remove()")
+        self.new("v", f"{seen}[0] * 1.0")
+
+    def flow(self) -> None:
+        """Control flow by values and over rows."""
+        kind = self.choose.randrange(4)
+        name = self.new(*(("v", f"{self.any('v')}.detach() * 1.0") if kind else ("m", f"{self.any('m')} * 1.0")))
+        if kind == 0:
+            self.put(f"while {name}.abs().max() > 1.0:\n{'    ' * (self.indent + 1)}{name} = {name} * 0.4")
+        elif kind == 1:
+            self.put(f"for row in {self.any('m')}:\n{'    ' * (self.indent + 1)}{name} = {name} * 0.5 + row")
+        elif kind == 2:
+            self.put(f"for i, q in enumerate(world.items):\n{'    ' * (self.indent + 1)}if q < 0:\n{'    ' * (self.indent + 2)}continue\n"
+                     f"{'    ' * (self.indent + 1)}{name} = {name} + q * i")
+        else:
+            self.put(f"if {name}.sum().item() > k:\n{'    ' * (self.indent + 1)}{name} = -{name}")
+
+    def draw(self) -> None:
+        """Random numbers that every way has to give to the bit."""
+        self.put("world.draws.append(" + self.choose.choice([
+            "T.rand(4)", "T.randn(x.shape[0], 3)", "T.randint(0, 9, (5,))", "T.randperm(6)", "T.bernoulli(T.full((7,), 0.4))",
+            "T.empty(5).exponential_()", "T.nn.functional.dropout(T.ones(6), 0.5)", "T.rand_like(x)", "T.empty(3).uniform_(-1, k)",
+            "T.empty(4).log_normal_()", "T.empty(4).cauchy_()", "T.normal(0.0, 2.0, (3,))"]) + ")")
+
     def statement(self) -> None:
         c = self.choose
+        if c.random() < 0.25:
+            c.choice([self.view_write, self.view_write, self.derivative, self.train, self.flow] + [self.draw] * 3 * self.with_random)()
+            return
         kind = c.randrange(22)
         if kind < 9:
             self.new(*self.expression())
@@ -179,9 +273,11 @@ def meddle(world: World, call: int) -> None:
     elif call == 4:
         world.table["zz"] = 1.0
         world.training = not world.training
+        world.norm.train(world.training)
 
 
-CALLS = ((2, 0.5), (2, 0.5), (2, 0.6), (2, 1.5), (4, 1.5), (2, 0.75), (4, 0.5))  # rows and k of each call
+# Rows and k of each call: the first size again and again, then others, of which templates plan those from the third on.
+CALLS = ((2, 0.5), (2, 0.5), (2, 0.6), (2, 1.5), (4, 1.5), (2, 0.75), (4, 0.5), (5, 0.5), (5, 0.75), (7, 0.75), (7, 0.5))
 
 
 def run(seed: int, T: Any, wrap: Any, with_random: bool = False) -> list[Any]:
@@ -200,6 +296,7 @@ def run(seed: int, T: Any, wrap: Any, with_random: bool = False) -> list[Any]:
             out.append(type(error).__name__)
             break
         out.append([[r.detach().tolist() for r in results], numbers_out, world.values()])
+        out.append([repr(d.tolist()) for d in world.draws])  # compared to the bit
     return out
 
 

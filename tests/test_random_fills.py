@@ -10,7 +10,7 @@ import treadle
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.interpreter import run
-from treadle.ir.ops.draws import cos_of_turns, log_of_unit
+from treadle.ir.ops.draws import cos_of_turns, exp_of, log_of_unit
 from treadle.ir.types import tensor_type
 
 
@@ -56,7 +56,8 @@ def test_shapes_from_others() -> None:
 
 
 FILLS = {"normal": lambda x: x.normal_(1.0, 2.0), "exponential": lambda x: x.exponential_(0.5), "cauchy": lambda x: x.cauchy_(1.0, 3.0),
-         "geometric": lambda x: x.geometric_(0.2), "uniform": lambda x: x.uniform_(-1, 1), "randn": lambda x: treadle.randn(x.shape)}
+         "geometric": lambda x: x.geometric_(0.2), "log_normal": lambda x: x.log_normal_(0.5, 20.0),
+         "uniform": lambda x: x.uniform_(-1, 1), "randn": lambda x: treadle.randn(x.shape)}
 
 
 @pytest.mark.parametrize("name", FILLS)
@@ -81,3 +82,13 @@ def test_draws_are_accurate_to_the_ends() -> None:
     np.testing.assert_allclose(log, np.log(near.astype(np.float64)), rtol=2e-7)
     np.testing.assert_allclose(cos, np.cos(2 * np.pi * near.astype(np.float64)), atol=2e-7)
     assert not log[near == 1].any() and not cos[near == 0.25].any()
+
+
+def test_the_exponential_of_draws_is_accurate() -> None:
+    b = Builder()
+    given = np.concatenate([np.linspace(-87.3, 88.7, 5001), [-200.0, 200.0, 0.0]]).astype(np.float32)
+    b.graph.outputs = [exp_of(b, b.input(tensor_type(given.shape, dtypes.float32)))]
+    with np.errstate(over="ignore"):
+        found, = run(b.graph, [given])
+    np.testing.assert_allclose(found[:-3], np.exp(given[:-3].astype(np.float64)), rtol=2e-7)
+    assert found[-3:].tolist() == [0.0, np.inf, 1.0]
