@@ -246,7 +246,7 @@ class _Writer:
 
 def source(seed: int, with_random: bool = False) -> str:
     w = _Writer(seed, with_random)
-    for _ in range(w.choose.randint(4, 12)):
+    for _ in range(w.choose.randint(3, 8)):
         w.statement()
     results = [w.any("m"), w.any("v"), *w.shapes["s"][-1:]]
     body = "\n".join(w.lines)

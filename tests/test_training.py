@@ -94,3 +94,43 @@ def test_same_seed_same_bits_in_two_processes(tmp_path: Path) -> None:
         outputs.append(done.stdout)
     assert outputs[0] == outputs[1] == outputs[2]
     assert len(outputs[0].splitlines()) == 12
+
+
+ZOO = """
+import hashlib, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import treadle as torch
+from zoo import ZOO
+torch.set_num_threads(int(sys.argv[2]))
+for name in ("mlp", "lstm", "gpt", "resnet"):
+    made = ZOO[name]
+    for way in (lambda f: f, torch.compile):
+        torch.manual_seed(1)
+        net = made.make(torch)
+        data = [torch.tensor(a) for a in made.data(np.random.default_rng(0))]
+        optimizer = made.optimizer(torch, net.parameters())
+
+        def step(*given):
+            optimizer.zero_grad()
+            used = (lambda x: torch.nn.functional.dropout(net(x), 0.2)) if name in ("mlp", "resnet") else net
+            loss = made.loss(torch, used, *given)
+            loss.backward()
+            optimizer.step()
+            return loss
+        run = way(step)
+        losses = [run(*data).item().hex() for _ in range(5)]
+        print(name, *losses, hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in net.parameters())).hexdigest())
+"""
+
+
+def test_networks_have_the_same_bits_in_all_processes(tmp_path: Path) -> None:
+    """Recorded and compiled, nothing cached and everything, on two threads and on others."""
+    outputs, script = [], tmp_path / "networks.py"
+    script.write_text(ZOO)
+    for hash_seed, count in (("1", "2"), ("2", "1"), ("3", "3")):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "TREADLE_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, str(script), os.path.dirname(__file__), count], capture_output=True, text=True,
+                              env=environment, check=True, timeout=240)
+        outputs.append(done.stdout.splitlines())
+    assert outputs[0] == outputs[1] == outputs[2] and len(outputs[0]) == 8
