@@ -52,6 +52,12 @@ def _finish(t: Tensor, requires_grad: bool) -> Tensor:
     return t.requires_grad_() if requires_grad else t
 
 
+def _placed(t: Tensor, device: Any) -> Tensor:
+    """A tensor made on the host, on the device wanted."""
+    where = device_name(device)
+    return t if where == "cpu" else apply(op_table.TABLE["to_device"], (t,), (where,))
+
+
 def _into(out: Tensor, function: Callable[..., Tensor], args: tuple[Any, ...], **kwargs: Any) -> Tensor:
     """What `function` creates, of the dtype and on the device of `out`, written there."""
     made = function(*args, dtype=kwargs.pop("dtype", None) or out._data.type.dtype, device=out._data.type.device, **kwargs)
@@ -174,9 +180,7 @@ def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, require
         array = _unrounded(data) if dtype is dtypes.uint64 and isinstance(data, list | tuple) else array.astype(np.int64)
     if isinstance(data, int) and not isinstance(data, bool) and dtype.category == 1 and not _fits(data, dtype):
         raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
-    made = adopt(np.array(array, dtype.np, order="C", copy=True))
-    if where != "cpu":
-        made = apply(op_table.TABLE["to_device"], (made,), (where,))
+    made = _placed(adopt(np.array(array, dtype.np, order="C", copy=True)), where)
     return _finish(made.pin_memory() if pin_memory else made, requires_grad)
 
 
@@ -226,6 +230,8 @@ def legacy_tensor(args: tuple[Any, ...]) -> Tensor:
 
 
 def _shape(size: Any) -> tuple[int, ...]:
+    if not size:
+        raise TypeError("the size is missing")
     if len(size) == 1 and isinstance(size[0], list | tuple):
         size = size[0]
     out = []
@@ -381,7 +387,7 @@ def _ramp(size: int, begin: Any, by: Any, dtype: DType, device: str) -> Tensor:
 def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """`steps` values from start to end, both included."""
     values, dtype = _between(np.linspace, start, end, steps, dtype)
-    return _finish(adopt(values.astype(dtype.np)), requires_grad)
+    return _finish(_placed(adopt(values.astype(dtype.np)), device), requires_grad)
 
 
 @_creating
@@ -391,11 +397,16 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: DTy
     if dtype is not None and _dtype(dtype).category < FLOAT:  # PyTorch cuts the ends, not what is between
         start, end = (int(x) for x in (start, end))
     values, dtype = _between(np.logspace, start, end, steps, dtype, base=base)
-    return _finish(adopt(values.astype(dtype.np)), requires_grad)
+    return _finish(_placed(adopt(values.astype(dtype.np)), device), requires_grad)
 
 
 def _between(function: Any, start: Any, end: Any, steps: int, dtype: Any, **options: Any) -> tuple[np.ndarray, DType]:
     """Numbers from start to end, and their dtype: complex where an end is. RuntimeError when a real dtype is asked for then."""
+    for x in (start, end):
+        if isinstance(x, str) or x is None:
+            raise TypeError(f"linspace(): its ends must be numbers or tensors, not {type(x).__name__}")
+        if isinstance(x, Tensor) and x._data.type.shape:
+            raise RuntimeError(f"linspace only supports 0-dimensional start and end tensors, but got {list(x._data.type.shape)}")
     ends = [x.item() if isinstance(x, Tensor) else x for x in (start, end)]
     whole = any(isinstance(x, complex) for x in ends)
     wanted = dtypes.default_complex() if dtype is None and whole else _dtype(dtype)
@@ -413,7 +424,7 @@ def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any
     for name, size in (("n", n), ("m", m)):
         if size is not None and size < 0:
             raise RuntimeError(f"{name} must be greater or equal to 0, got {size}")
-    return _finish(adopt(np.eye(n, m, dtype=_dtype(dtype).np)), requires_grad)
+    return _finish(_placed(adopt(np.eye(n, m, dtype=_dtype(dtype).np)), device), requires_grad)
 
 
 # -- random ----------------------------------------------------------------------------------------------------------------
@@ -505,7 +516,7 @@ def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None 
     high = philox_bits(seed, offset, n).astype(np.uint64)
     low = philox_bits(seed, offset + (n + 3) // 4, n)
     order = np.argsort(high << np.uint64(32) | low, kind="stable")
-    return adopt(order.astype(as_dtype(dtype or dtypes.int64).np))
+    return _placed(adopt(order.astype(as_dtype(dtype or dtypes.int64).np)), device)
 
 
 @_creating
@@ -529,7 +540,7 @@ def bernoulli(input: Any, p: float | None = None, *, generator: Generator | None
     """1 with probability `input` (or p), else 0, in the input's dtype."""
     t = input._data.type
     dtype = t.dtype if t.dtype.category == FLOAT else dtypes.default_float()
-    u = rand(t.shape, generator=generator, dtype=dtypes.float32)
+    u = rand(t.shape, generator=generator, dtype=dtypes.float32, device=t.device)
     table = op_table.TABLE
     return apply(table["cast"], (apply(table["lt"], (u, input if p is None else p)),), (dtype if p is None else t.dtype,))
 

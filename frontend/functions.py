@@ -265,7 +265,7 @@ def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Ten
 def addcmul(input: Tensor, tensor1: Any, tensor2: Any, *, value: float | int = 1, out: Tensor | None = None) -> Tensor:
     """input + value * tensor1 * tensor2."""
     tensor_argument("addcmul", input)
-    factors = checked("addcmul", tensor1, "tensor1"), checked("addcmul", tensor2, "tensor2", 3)
+    factors = tensor_argument("addcmul", tensor1, "tensor1", 2), tensor_argument("addcmul", tensor2, "tensor2", 3)
     return into(out, apply(TABLE["addcmul"], (input, *factors, value)), "addcmul")
 
 
@@ -273,7 +273,8 @@ def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: float | int = 1
     """input + value * tensor1 / tensor2. RuntimeError for integer quotients, as in PyTorch."""
     if all_integers(tensor1, tensor2):
         raise RuntimeError("Integer division with addcdiv is no longer supported: convert tensor1 or tensor2 to a floating dtype first.")
-    operands = (tensor_argument("addcdiv", input), checked("addcdiv", tensor1, "tensor1"), checked("addcdiv", tensor2, "tensor2", 3), value)
+    factors = tensor_argument("addcdiv", tensor1, "tensor1", 2), tensor_argument("addcdiv", tensor2, "tensor2", 3)
+    operands = (tensor_argument("addcdiv", input), *factors, value)
     return into(out, apply(TABLE["addcdiv"], operands), "addcdiv")
 
 

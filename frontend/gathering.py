@@ -384,6 +384,11 @@ def unique_consecutive(input: Tensor, return_inverse: bool = False, return_count
 @for_each_example
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Whether each element occurs among the test elements."""
+    if not isinstance(elements, Tensor):
+        tensor_argument("isin", test_elements, "test_elements", 2)
+    for name, x in (("elements", elements), ("test_elements", test_elements)):
+        if not isinstance(x, Tensor | int | float | complex | np.number):
+            tensor_argument("isin", x, name)
     a, b = (_array(x) if isinstance(x, Tensor) else np.asarray(x) for x in (elements, test_elements))
     return _wrap(np.asarray(np.isin(a, b, invert=invert)), elements if isinstance(elements, Tensor) else test_elements)
 

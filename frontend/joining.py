@@ -67,6 +67,8 @@ def repeat(input: Tensor, *repeats: Any) -> Tensor:
 
 def tile(input: Tensor, *counts: Any, dims: Any = None) -> Tensor:
     """As `repeat`, with missing leading counts taken as 1."""
+    if not counts and dims is None:
+        raise TypeError("tile(): dims are missing")
     times = ints(counts if dims is None else (dims,))
     return repeat(input, (1,) * (input._data.type.ndim - len(times)) + times)
 
@@ -74,6 +76,8 @@ def tile(input: Tensor, *counts: Any, dims: Any = None) -> Tensor:
 def flip(input: Tensor, *axes: Any, dims: Any = None) -> Tensor:
     """The order of elements reversed along axes; a copy."""
     ndim = input._data.type.ndim
+    if not axes and not isinstance(dims, tuple | list):
+        raise TypeError(f"flip(): argument 'dims' must be tuple of ints, not {type(dims).__name__}")
     chosen = tuple(sorted([normalize_dim("flip", d, ndim) for d in ints(axes if dims is None else (dims,))]))
     if len(set(chosen)) != len(chosen):
         raise RuntimeError(f"dim {chosen[0]} appears multiple times in the list of dims")
@@ -135,6 +139,8 @@ def meshgrid(*tensors: Tensors, indexing: str = "ij") -> tuple[Tensor, ...]:
     if indexing not in ("ij", "xy"):
         raise RuntimeError(f"treadle.meshgrid: indexing must be one of \"xy\" or \"ij\", but received: {indexing}")
     xs = list(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors)
+    if not xs:
+        raise RuntimeError("meshgrid expects a non-empty TensorList")
     if len({x._data.type.dtype for x in xs}) > 1:
         raise RuntimeError("meshgrid expects all tensors to have the same dtype")
     swap = indexing == "xy" and len(xs) > 1

@@ -152,8 +152,13 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
 ger = outer
 
 
-def _combine(base: Tensor, product: Tensor, beta: Any, alpha: Any) -> Tensor:
-    """beta * base + alpha * product; with beta 0 the base is not looked at."""
+def _combine(base: Tensor, product: Tensor, beta: Any, alpha: Any, promotes: bool = False) -> Tensor:
+    """beta * base + alpha * product; with beta 0 the base is not looked at. RuntimeError when its rank or dtype does not fit."""
+    have, want = base._data.type, product._data.type
+    if have.ndim > want.ndim:
+        raise RuntimeError(f"the input has shape {list(have.shape)}, which cannot be expanded to that of the product, {list(want.shape)}")
+    if have.dtype is not want.dtype and not promotes and STATE.here.autocast is None:
+        raise RuntimeError(f"the input and the product must have the same dtype, but got {have.dtype.name} and {want.dtype.name}")
     if product._data.type.dtype.category < FLOAT:  # numbers are cut to integers, as in PyTorch
         alpha, beta = int(alpha), int(beta)
     if alpha != 1:
@@ -184,7 +189,7 @@ def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: fl
 def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * outer(vec1, vec2); of bools, whether that is other than 0."""
     product = outer(vec1, vec2)
-    found = _combine(input, product, beta, alpha)
+    found = _combine(input, product, beta, alpha, promotes=True)
     return cast(found, dtypes.bool_) if input._data.type.dtype is product._data.type.dtype is dtypes.bool_ else found
 
 

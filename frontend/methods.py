@@ -26,7 +26,7 @@ from treadle import (
     shaping,
     statistics,
 )
-from treadle.arguments import guarded_method, misfit
+from treadle.arguments import guarded, guarded_method, misfit
 from treadle.complex_numbers import as_real
 from treadle.creation import to_array
 from treadle.device import device, device_name
@@ -495,7 +495,7 @@ def resize_as_(self: Tensor, other: Tensor) -> Tensor:
 
 IN_PLACE: dict[str, Callable[..., Any]] = {
     "copy_": copy_, "fill_": fill_, "zero_": later_methods.zero_, "fill_diagonal_": fill_diagonal_, "set_": set_,
-    "resize_": resize_, "resize_as_": resize_as_, **random_fills.METHODS,
+    "resize_": resize_, "resize_as_": resize_as_, **{name: guarded(fill) for name, fill in random_fills.METHODS.items()},
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
+from treadle.arguments import misfit
 from treadle.emitter import EMITTER
 from treadle.functions import ADD, COPY, DIV, MUL, SUB, TABLE, as_dtype, cast, into, tensor_argument, where
 from treadle.ir import dtypes
@@ -537,6 +538,10 @@ def _quantile(name: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, 
         raise RuntimeError(f"{name}() input tensor must be either float or double dtype")
     if interpolation not in ("linear", "lower", "higher", "midpoint", "nearest"):
         raise RuntimeError(f"{name}() interpolation must be one of linear, lower, higher, midpoint or nearest, but got {interpolation}")
+    if not isinstance(q, int | float | Tensor):
+        raise misfit(name, "q", 2, "Tensor or float", q)
+    if not isinstance(q, Tensor) and not 0 <= q <= 1:
+        raise RuntimeError(f"quantile() q must be in the range [0, 1] but got {q}")
     levels = q if isinstance(q, Tensor) else tensor(float(q), dtype=input._data.type.dtype, device=input._data.type.device)
     shape = input._data.type.shape
     x = flatten(input) if dim is None or not shape else input.movedim(dim, -1)

@@ -460,7 +460,7 @@ def whole(x: Tensor) -> Tensor:
 def as_strided(input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
     """A view of `input`'s storage with any sizes and strides."""
     offset = layout_of(input)[2] if storage_offset is None else index(storage_offset)
-    sizes, steps = ints((size,)), ints((stride,))
+    sizes, steps = ints((tuple(size),)), ints((tuple(stride),))
     if len(sizes) != len(steps):
         raise RuntimeError(f"as_strided: mismatch in length of strides and shape: {list(steps)} and {list(sizes)}")
     if min((*sizes, *steps, offset), default=0) < 0:

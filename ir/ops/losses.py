@@ -155,12 +155,14 @@ def _classes_type(name: str, x: TensorType, target: TensorType, weight: Types, r
     axis = class_axis(x)
     want = x.shape[:axis] + x.shape[axis + 1:]
     if not x.ndim:
-        raise RuntimeError(f"{name}: input must have at least one dimension, but got a 0-d tensor")
+        raise IndexError(f"{name}: Dimension out of range: input must have at least one dimension, but got a 0-d tensor")
     if target.dtype.category != INT:
         raise RuntimeError(f"{name}: expected scalar type Long for class indices but found {target.dtype.name}")
     if x.ndim > 1 and target.shape[:1] != x.shape[:1]:
         raise ValueError(f"{name}: Expected input batch_size ({x.shape[0]}) to match target batch_size "
                          f"({target.shape[0] if target.shape else 1}). (input {list(x.shape)}, target {list(target.shape)})")
+    if x.ndim == 1 and target.numel != 1:
+        raise ValueError(f"{name}: For 1D input, 1D target must have size 1, but got target size: {target.numel}")
     if target.shape != want:
         raise RuntimeError(f"{name}: Expected target size {list(want)}, got {list(target.shape)} (input {list(x.shape)})")
     for w in weight:
