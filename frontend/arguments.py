@@ -4,7 +4,9 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,14 @@ from treadle.ir.dtypes import FLOAT, DType
 from treadle.tensor import Tensor
 
 Tensors = Any  # as an annotation: a tensor, or a sequence of tensors
+
+
+def warn(message: str) -> None:
+    """A UserWarning at the line of the program that called, whatever there is of ours between."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("treadle"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def misfit(name: str, argument: str, position: int, wanted: str, value: Any) -> TypeError:
@@ -39,14 +49,17 @@ def _is_tensor(x: Any) -> bool:
     return isinstance(x, Tensor)
 
 
-# What annotations ask for; what is not here is not looked at.
-_FITS: dict[str, Callable[[Any], bool]] = {
-    "Tensor": _is_tensor, "None": lambda x: x is None, "int": _is_int, "float": _is_number, "str": lambda x: isinstance(x, str),
-    "bool": lambda x: isinstance(x, bool | int | np.bool_), "DType": lambda x: isinstance(x, DType) or x in (float, int, bool, complex),
-    "Sequence[Tensor]": _several(_is_tensor), "Sequence[int]": _several(_is_int),
-    "Ints": lambda x: _is_int(x) or _several(_is_int)(x), "Sizes": lambda x: _is_int(x) or _several(_is_int)(x),
-    "Tensors": lambda x: _is_tensor(x) or _several(_is_tensor)(x),
-    "Dim": lambda x: x is None or _is_int(x) or _several(_is_int)(x),
+# What annotations ask for, in words, and what fits them; what is not here is not looked at.
+_FITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "Tensor": ("Tensor", _is_tensor), "None": ("None", lambda x: x is None), "int": ("int", _is_int), "float": ("float", _is_number),
+    "str": ("str", lambda x: isinstance(x, str)), "bool": ("bool", lambda x: isinstance(x, bool | int | np.bool_)),
+    "DType": ("treadle.dtype", lambda x: isinstance(x, DType) or x in (float, int, bool, complex)),
+    "Sequence[Tensor]": ("tuple of Tensors", _several(_is_tensor)), "Sequence[int]": ("tuple of ints", _several(_is_int)),
+    "Ints": ("int or tuple of ints", lambda x: _is_int(x) or _several(_is_int)(x)),
+    "Sizes": ("int or tuple of ints", lambda x: _is_int(x) or _several(_is_int)(x)),
+    "Tensors": ("Tensor or tuple of Tensors", lambda x: _is_tensor(x) or _several(_is_tensor)(x)),
+    "Sequence[Tensor | None]": ("tuple of Tensors", _several(lambda x: x is None or _is_tensor(x))),
+    "Dim": ("int or tuple of ints", lambda x: x is None or _is_int(x) or _several(_is_int)(x)),
 }
 
 
@@ -60,9 +73,11 @@ def _wanted(code: types.CodeType, annotations: tuple[tuple[str, str], ...]) -> d
     given = dict(annotations)
     count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
     for position, name in enumerate(code.co_varnames[:count], 1):
-        parts = [part.strip() for part in given.get(name, "Any").split("|")]
+        wanted = given.get(name, "Any")
+        parts = [wanted] if wanted in _FITS else [part.strip() for part in wanted.split("|")]
         if all([part in _FITS for part in parts]):
-            found[name] = position, " or ".join(parts), tuple([_FITS[part] for part in parts])
+            words, checks = zip(*[_FITS[part] for part in parts], strict=True)
+            found[name] = position, " or ".join(words), checks
     return found
 
 

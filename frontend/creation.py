@@ -415,7 +415,8 @@ def _between(function: Any, start: Any, end: Any, steps: int, dtype: Any, **opti
     if steps < 0:
         raise RuntimeError(f"number of steps must be non-negative, got {steps}")
     kind = complex if whole else float
-    return function(kind(ends[0]), kind(ends[1]), steps, **options), wanted
+    with np.errstate(all="ignore"):  # numbers beyond the largest are infinite
+        return function(kind(ends[0]), kind(ends[1]), steps, **options), wanted
 
 
 @_creating

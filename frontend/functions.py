@@ -421,6 +421,8 @@ def hypot(input: Tensor, other: Tensor) -> Tensor:
 @with_out
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
     """0 below zero, 1 above, `values` at zero."""
+    if isinstance(values, Tensor) and input._data.type.dtype is not values._data.type.dtype:
+        raise RuntimeError("heaviside is not yet implemented for tensors with different dtypes.")
     step = cast(apply(TABLE["gt"], (input, 0)), input._data.type.dtype)
     return where(apply(TABLE["eq"], (input, 0)), tensor_argument("heaviside", values, "values", 2), step)
 

@@ -10,7 +10,7 @@ from treadle.arguments import Tensors, direct
 from treadle.emitter import fast_path
 from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
-from treadle.ir.dtypes import FLOAT
+from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.types import normalize_dim
 from treadle.joining import meshgrid, roll
 from treadle.layout import PERMUTE, RESHAPE
@@ -288,8 +288,8 @@ def kron(input: Tensor, other: Tensor) -> Tensor:
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """The cross product of vectors of three elements along an axis (the first of size 3 unless given)."""
     from treadle.shaping import broadcast_tensors
-    if input._data.type.ndim != other._data.type.ndim:
-        raise RuntimeError(f"linalg.cross: inputs must have the same number of dimensions, got {input._data.type} and {other._data.type}")
+    if input._data.type.ndim != other._data.type.ndim or input._data.type.dtype is not other._data.type.dtype:
+        raise RuntimeError(f"linalg.cross: inputs must be of one dtype and rank, got {input._data.type} and {other._data.type}")
     x, y = broadcast_tensors(input, other)
     shape = x._data.type.shape
     if dim is None:
@@ -366,6 +366,10 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_fo
     for name, t in (("X1", a), ("X2", b)):
         if t.dtype.category != FLOAT:
             raise RuntimeError(f"cdist only supports floating-point dtypes, {name} got: {t.dtype.title}")
+    if a.dtype is not b.dtype or p < 0:
+        raise RuntimeError(f"cdist expects one dtype and p >= 0, but got {a.dtype.title}, {b.dtype.title} and p={p}")
+    if compute_mode not in ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist"):
+        raise ValueError(f"{compute_mode} is not a valid value for compute_mode")
     if a.ndim < 2 or b.ndim < 2:
         raise RuntimeError(f"cdist only supports at least 2D tensors, X1 got: {a.ndim}D, X2 got: {b.ndim}D")
     if a.shape[-1] != b.shape[-1]:
@@ -400,12 +404,12 @@ def _triangle_indices(row: int, col: int, offset: int, upper: bool, dtype: Any) 
     return adopt(np.stack(np.nonzero(inside)).astype(dtype.np if dtype else np.int64))
 
 
-def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None) -> Tensor:
+def tril_indices(row: int, col: int, offset: int = 0, *, dtype: DType | None = None, device: Any = None) -> Tensor:
     """Row and column indices of the lower triangle, as a 2 x n tensor."""
     return _triangle_indices(row, col, offset, False, dtype).to(device=device)
 
 
-def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = None, device: Any = None) -> Tensor:
+def triu_indices(row: int, col: int, offset: int = 0, *, dtype: DType | None = None, device: Any = None) -> Tensor:
     """Row and column indices of the upper triangle, as a 2 x n tensor."""
     return _triangle_indices(row, col, offset, True, dtype).to(device=device)
 

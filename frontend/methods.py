@@ -397,7 +397,7 @@ CONVERSIONS: dict[str, Callable[..., Any]] = {
     "type_as": lambda self, other: cast(self, other._data.type.dtype), "detach": detached, "detach_": _detach_,
     "share_memory_": lambda self: self, "is_shared": lambda self: False, "requires_grad_": _requires_grad_,
     "view": shaping.view_method, "reshape": shaping.reshape, "permute": shaping.permute, "expand": shaping.expand,
-    "expand_as": shaping.expand_as, "repeat": joining.repeat, "reshape_as": shaping.reshape_as,
+    "expand_as": guarded(shaping.expand_as), "repeat": joining.repeat, "reshape_as": guarded(shaping.reshape_as),
 }
 
 

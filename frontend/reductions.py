@@ -303,13 +303,13 @@ def _softmax(name: str, input: Tensor, dim: int | None, dtype: Any) -> Tensor:
 
 
 @numpy_names
-def softmax(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
+def softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """exp(x) normalised to sum 1 along an axis."""
     return _softmax("softmax", input, dim, dtype)
 
 
 @numpy_names
-def log_softmax(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
+def log_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """Logarithm of the softmax."""
     return _softmax("log_softmax", input, dim, dtype)
 

@@ -430,6 +430,7 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     """Windows of `size` elements every `step` along an axis, as a view; the window is the last axis."""
     shape = input._data.type.shape
     dim = normalize_dim("unfold", dimension, len(shape))
+    size, step = index(size), index(step)
     length = shape[dim] if shape else 1
     if size > length:
         raise RuntimeError(f"maximum size for tensor at dimension {dim} is {length} but size is {size}")

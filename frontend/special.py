@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from operator import index
 from typing import Any
 
 import treadle
@@ -98,6 +99,7 @@ shifted_chebyshev_polynomial_w = _binary("shifted_chebyshev_polynomial_w", "W_n(
 
 def polygamma(n: int, input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The n-th derivative of digamma."""
+    n = index(n)
     return _returned(treadle.digamma(input) if n == 0 else ops.polygamma(*_floats("polygamma", input), n), out)
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from typing import Any
 
 from treadle.ir import dtypes
@@ -129,7 +130,9 @@ def _complex_beside(result: DType | None, dtype: DType, number: bool) -> DType:
 
 
 def normalize_dim(op: str, dim: int, ndim: int) -> int:
-    """A non-negative axis; IndexError in PyTorch's words when out of range."""
+    """A non-negative axis; IndexError in PyTorch's words when out of range, TypeError for what is no integer."""
+    if dim.__class__ is not int:
+        dim = operator.index(dim)
     span = max(ndim, 1)
     if not -span <= dim < span:
         raise IndexError(f"{op}: Dimension out of range (expected to be in range of [{-span}, {span - 1}], but got {dim})")

@@ -1,13 +1,12 @@
 """Activation functions of `nn.functional`. Inputs are floating-point tensors of any shape unless stated."""
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import treadle
 from treadle import ops
-from treadle.arguments import direct
+from treadle.arguments import direct, misfit, warn
 from treadle.ir.ops.common import need_float
 from treadle.modes import listed
 from treadle.tensor import Tensor, assign
@@ -21,6 +20,8 @@ def _written(input: Tensor, result: Tensor, inplace: bool) -> Tensor:
 @direct
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(input, 0)."""
+    if not isinstance(input, Tensor):
+        raise misfit("relu", "input", 1, "Tensor", input)
     return _written(input, ops.relu(input), inplace)
 
 
@@ -43,12 +44,16 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 @direct
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """input where positive, else input * negative_slope."""
+    if not isinstance(input, Tensor):
+        raise misfit("leaky_relu", "input", 1, "Tensor", input)
     return _written(input, ops.leaky_relu(input, negative_slope), inplace)
 
 
 @direct
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """input where positive, else alpha * (exp(input) - 1)."""
+    if not isinstance(input, Tensor):
+        raise misfit("elu", "input", 1, "Tensor", input)
     return _written(input, ops.elu(input, alpha), inplace)
 
 
@@ -67,12 +72,16 @@ def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 @direct
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """input times the normal distribution function of input; `approximate` is "none" or "tanh"."""
+    if not isinstance(input, Tensor):
+        raise misfit("gelu", "input", 1, "Tensor", input)
     return ops.gelu(input, approximate)
 
 
 @direct
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """input * sigmoid(input)."""
+    if not isinstance(input, Tensor):
+        raise misfit("silu", "input", 1, "Tensor", input)
     return _written(input, ops.silu(input), inplace)
 
 
@@ -84,12 +93,16 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 @direct
 def sigmoid(input: Tensor) -> Tensor:
     """1 / (1 + exp(-input))."""
+    if not isinstance(input, Tensor):
+        raise misfit("sigmoid", "input", 1, "Tensor", input)
     return ops.sigmoid(input)
 
 
 @direct
 def tanh(input: Tensor) -> Tensor:
     """The hyperbolic tangent."""
+    if not isinstance(input, Tensor):
+        raise misfit("tanh", "input", 1, "Tensor", input)
     return ops.tanh(input)
 
 
@@ -171,8 +184,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 
 
 def _softmax_dim(name: str, n_dims: int) -> int:
-    warnings.warn(f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an argument.",
-                  stacklevel=4)
+    warn(f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an argument.")
     return 0 if n_dims in (0, 1, 3) else 1
 
 

@@ -391,10 +391,12 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
 
 def _check_normalized(name: str, input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor | None
                       ) -> tuple[int, ...]:
-    shape = tuple(normalized_shape)
+    shape, dtype = tuple(normalized_shape), input._data.type.dtype
     if not shape:
         raise RuntimeError(f"{name}(): expected normalized_shape to be at least 1-dimensional, but got {list(shape)}")
     for label, value in (("weight", weight), ("bias", bias)):
+        if value is not None and dtype.itemsize > value._data.type.dtype.itemsize:
+            raise RuntimeError(f"{name}(): mixed dtype: {dtype.title} input with {label} of {value._data.type.dtype.title}")
         if value is not None and value._data.type.shape != shape:
             raise RuntimeError(f"Expected {label} to be of same shape as normalized_shape, but got {label} of shape "
                                f"{list(value.shape)} and normalized_shape = {list(shape)}")

@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.arguments import warn
 from treadle.ir.dtypes import to_real
 from treadle.ir.ops.common import need_float
 from treadle.modes import listed
@@ -19,7 +19,7 @@ def reduction_name(size_average: bool | None, reduce: bool | None, reduction: st
         return reduction
     average = size_average is None or size_average
     found = "none" if reduce is False else "mean" if average else "sum"
-    warnings.warn(f"size_average and reduce args will be deprecated, please use reduction='{found}' instead.", stacklevel=3)
+    warn(f"size_average and reduce args will be deprecated, please use reduction='{found}' instead.")
     return found
 
 
@@ -39,8 +39,8 @@ def _reduced(loss: Tensor, size_average: bool | None, reduce: bool | None, reduc
 
 def _warn_sizes(input: Tensor, target: Tensor) -> None:
     if input.size() != target.size():
-        warnings.warn(f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). This will "
-                      "likely lead to incorrect results due to broadcasting. Please ensure they have the same size.", stacklevel=3)
+        warn(f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). This will "
+                      "likely lead to incorrect results due to broadcasting. Please ensure they have the same size.")
 
 
 def _check_same(input: Tensor, target: Tensor) -> None:
@@ -153,8 +153,8 @@ def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, redu
     """target * (log(target) - input), input being log probabilities; target is too if `log_target`."""
     reduction = reduction_name(size_average, reduce, reduction)
     if reduction == "mean":
-        warnings.warn("reduction: 'mean' divides the total loss by both the batch size and the support size. "
-                      "'batchmean' divides only by the batch size, and aligns with the KL div math definition.", stacklevel=2)
+        warn("reduction: 'mean' divides the total loss by both the batch size and the support size. "
+                      "'batchmean' divides only by the batch size, and aligns with the KL div math definition.")
     if reduction == "batchmean":
         total = ops.kl_div(input, target, log_target, "sum")
         return total / input.size(0) if input.dim() else total

@@ -136,6 +136,8 @@ def _bce_type(types: Types, reduction: str) -> TensorType:
     if types[0].shape != types[1].shape:
         raise ValueError(f"bce: Using a target size ({list(types[1].shape)}) that is different to the input size ({list(types[0].shape)}) "
                          "is not supported. Please ensure they have the same size.")
+    if types[0].dtype is not types[1].dtype:
+        raise RuntimeError(f"bce: Found dtype {types[1].dtype.title} but expected {types[0].dtype.title}")
     return _BCE_RULE(types) if reduction == "none" else _BCE_RULE(types).with_(())
 
 

@@ -24,11 +24,13 @@ def _check(name: str, types: Types, states: int, gates: int) -> tuple[int, int, 
     need_float(name, x)
     if x.ndim != 3:
         raise RuntimeError(f"{name}: Expected input to be a time-first sequence of 3 axes, but got shape {list(x.shape)}")
+    if w_ih.ndim != 2 or w_hh.ndim != 2:
+        raise RuntimeError(f"{name}: expected weights of two axes, but got {list(w_ih.shape)} and {list(w_hh.shape)}")
     steps, batch, features = x.shape
     hidden = w_hh.shape[-1]
     if not steps:
         raise RuntimeError(f"{name}: Expected sequence length to be larger than 0 in RNN")
-    if w_ih.ndim != 2 or features != w_ih.shape[1]:
+    if features != w_ih.shape[1]:
         raise RuntimeError(f"{name}: input.size(-1) must be equal to input_size. Expected {w_ih.shape[-1]}, got {features}")
     for t in state:
         if t.shape != (batch, hidden):
