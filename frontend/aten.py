@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import treadle
+from treadle.arguments import guard
 from treadle.ir.types import normalize_dim, normalize_dims
 from treadle.results import with_out
 from treadle.tensor import Tensor
@@ -32,6 +33,8 @@ def native_layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Te
 def native_group_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, N: int, C: int, HxW: int, group: int,
                       eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(group_norm, mean, 1 / standard deviation)."""
+    if group <= 0 or C % group:
+        raise RuntimeError(f"native_group_norm: Expected {C} channels to be divisible by num groups, which must be above 0, got {group}")
     rows = input.reshape(N, group, C // group * HxW)
     mean, var = rows.mean(-1), rows.var(-1, correction=0)
     return treadle.nn.functional.group_norm(input, group, weight, bias, eps), mean, (var + eps).rsqrt()
@@ -201,3 +204,6 @@ def hash_tensor(input: Tensor, dim: int | Sequence[int] = (), *, keepdim: bool =
         rows = treadle.cat([joined, rows[..., 2 * half:]], -1)
     found = rows.sum(-1).view(treadle.uint64)
     return found.reshape([1 if d in dims else n for d, n in enumerate(input.shape)]) if keepdim else found
+
+
+guard(globals(), __all__)

@@ -238,8 +238,8 @@ _SHORT_POWERS = {1: "copy", 2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "recipr
 @with_out
 def float_power(input: Any, exponent: Any) -> Tensor:
     """input ** exponent in float64, or in complex128 when one of them is complex."""
-    if not isinstance(exponent, Tensor):
-        tensor_argument("float_power", input)
+    exponent = checked("float_power", exponent, "exponent")
+    input = (checked if isinstance(exponent, Tensor) else tensor_argument)("float_power", input, "input", 1)
     complex_ones = any(x._data.type.dtype.is_complex if isinstance(x, Tensor) else isinstance(x, complex) for x in (input, exponent))
     dtype, number = (dtypes.complex128, complex) if complex_ones else (dtypes.float64, float)
     return power(*[cast(x, dtype) if isinstance(x, Tensor) else number(x) for x in (input, exponent)])

@@ -210,7 +210,10 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     """A copy of input with src written over one entry of an axis."""
     dim = _axis("select_scatter", input, dim)
-    at = index % input._data.type.shape[dim]
+    size = input._data.type.shape[dim] if input._data.type.shape else 1
+    if not -size <= index < size:
+        raise IndexError(f"select_scatter: index {index} out of range for dimension {dim} of size {size}")
+    at = index % size
     shape = src._data.type.shape
     return slice_scatter(input, apply(RESHAPE, (src,), ((*shape[:dim], 1, *shape[dim:]),)), dim, at, at + 1)
 
@@ -444,6 +447,8 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = Fals
 @for_each_example
 def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
     """The bucket between boundaries in which each value lies."""
+    if not isinstance(input, Tensor | int | float | np.number):
+        tensor_argument("bucketize", input)
     return searchsorted(boundaries, input, out_int32=out_int32, right=right)
 
 

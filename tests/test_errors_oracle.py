@@ -78,3 +78,16 @@ def test_listed_calls(group: str) -> None:
             if problem is not None:
                 wrong.append(f"{call}: {problem}"[:400])
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.sweep
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("part", range(24))
+def test_spoilt_samples(part: int) -> None:
+    """Samples of every op with one argument spoilt compute or raise what is the caller's mistake, not ours."""
+    pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
+    pytest.importorskip("expecttest", reason="PyTorch's test helpers need expecttest")
+    import opinfo_spoilt
+    import opinfo_sweep
+    found = [line for op in opinfo_sweep.entries()[part::24] for line in opinfo_spoilt.findings(op)]
+    assert not found, "\n".join(found)

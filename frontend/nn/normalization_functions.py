@@ -85,6 +85,8 @@ def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bia
     """Groups of channels of each sample of input (N, C, ...) to mean 0 and variance 1, scaled by weight (C), shifted by bias (C)."""
     if input.dim() < 2:
         raise RuntimeError(f"group_norm: Expected at least 2 dimensions for input tensor but received {input.dim()}")
+    if num_groups <= 0:
+        raise RuntimeError(f"group_norm: Expected num groups to be greater than 0, got {num_groups}")
     _need_several("value per channel", input, input.shape[0] * (input.shape[1] // num_groups) * math.prod(input.shape[2:]))
     return ops.group_norm(input, eps, *_affine(input, weight, bias), groups=num_groups)
 

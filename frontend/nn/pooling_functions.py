@@ -96,6 +96,7 @@ def max_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, pad
 def _avg_pool(name: str, input: Tensor, rank: int, kernel: Ints, stride: Ints | None, padding: Ints, ceil_mode: bool,
               count_include_pad: bool, divisor: int | None) -> Tensor:
     w = _window(name, input, rank, kernel, stride, padding, 1, ceil_mode)
+    divisor = None if divisor is None else index(divisor)
     if divisor == 0:
         raise RuntimeError(f"{name}: divisor must be not zero")
     if not input.numel():
