@@ -9,7 +9,7 @@ from typing import Any
 import treadle
 from treadle import ops
 from treadle.arguments import guard
-from treadle.functions import tensor_argument
+from treadle.functions import checked, tensor_argument
 from treadle.ir.ops.common import need_real
 from treadle.ir.types import result_dtype
 from treadle.results import cast, into
@@ -63,6 +63,7 @@ def _binary(name: str, doc: str, numbers: bool = True) -> Callable[..., Tensor]:
             tensor_argument(name, input)
         if not numbers:
             tensor_argument(name, other, "other", 2)
+        input, other = checked(name, input, "input", 1), checked(name, other)
         like = input if isinstance(input, Tensor) else other
         x, y = (v if isinstance(v, Tensor) else treadle.tensor(v, dtype=like.dtype, device=like.device) for v in (input, other))
         x, y = treadle.broadcast_tensors(*_floats(name, x, y))
