@@ -17,8 +17,13 @@ BFLOAT16 = dtypes.bfloat16.np
 NAMES = {getattr(torch, d.name): d.name for d in dtypes.ALL}
 
 
+SPARSE = {torch.sparse_coo: ("sparse_coo_tensor", ("_indices", "_values")),
+          torch.sparse_csr: ("sparse_csr_tensor", ("crow_indices", "col_indices", "values")),
+          torch.sparse_csc: ("sparse_csc_tensor", ("ccol_indices", "row_indices", "values"))}
+
+
 class Untranslatable(Exception):
-    """The sample holds what Treadle has no counterpart for: a sparse tensor, a device."""
+    """The sample holds what is not compared here: sparse arguments, a device."""
 
 
 def flat_array(t: torch.Tensor) -> np.ndarray:
@@ -77,6 +82,10 @@ def ours(x: Any) -> Any:
 
 def theirs(x: Any) -> Any:
     """`x` with Treadle's tensors replaced by PyTorch's."""
+    if isinstance(x, treadle.Tensor) and x.layout is not treadle.strided:
+        make, parts = SPARSE[getattr(torch, x.layout.name)]
+        more = {"is_coalesced": x.is_coalesced()} if x.is_sparse else {}
+        return getattr(torch, make)(*[theirs(getattr(x.detach(), part)()) for part in parts], tuple(x.shape), **more)
     if isinstance(x, treadle.Tensor):
         array = to_array(x.detach())
         if array.dtype == BFLOAT16:

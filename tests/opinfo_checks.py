@@ -21,7 +21,7 @@ Problem = tuple[str, str]  # category, what differs
 def describe(x: Any) -> str:
     """A sample in short."""
     if isinstance(x, torch.Tensor):
-        strides = "" if x.is_contiguous() else f"/{x.stride()}"
+        strides = f"/{x.layout}" if x.layout is not torch.strided else "" if x.is_contiguous() else f"/{x.stride()}"
         return f"{str(x.dtype)[6:]}{list(x.shape)}{strides}{'g' if x.requires_grad else ''}"
     if isinstance(x, list | tuple):
         return f"({', '.join(map(describe, x))})"
@@ -322,7 +322,7 @@ def sharing(want: Any, given: Any, got: Any, own: Any) -> Iterator[Problem]:
     storages = {id(t._storage) for t in tensors(own) if t._storage is not None}
     inputs = {id(t) for t in tensors(own)}
     for w, g in zip(tensors(want), tensors(got), strict=False):
-        if not w.numel():
+        if not w.numel() or w.layout is not torch.strided:
             continue
         theirs_shares = w.untyped_storage().data_ptr() in places
         ours_shares = id(g) in inputs or (g._storage is not None and id(g._storage) in storages)

@@ -16,7 +16,6 @@ _RANDOM = "draws differ: only dtypes and shapes are compared"
 _LAYOUT = "values have one layout: memory_format makes no copy"
 _NO_OUT = "`out` is a keyword of PyTorch's binding only, in no documentation"
 _LAST = "out= may overlap the arguments: results are written last"
-_SPARSE = "there are no sparse tensors"
 
 # What differs deliberately: (pattern of the op's name, category, pattern of "what differs | sample" or None for any): reason.
 KNOWN: dict[tuple[str, str, str | None], str] = {
@@ -46,7 +45,6 @@ KNOWN: dict[tuple[str, str, str | None], str] = {
     (r"narrow_copy", "errors", r"IndexError"): "an axis out of range is an IndexError, as everywhere else",
     (r"matrix_exp", "forward|compiled", r"value.* \| .*\(b?float16"): "16 bits are computed in float32, which does not overflow on the way",
     (r"chalf|complex", "forward", r"Half"): "there is no 32-bit complex dtype",
-    (r"to_sparse", "forward", None): _SPARSE,
 }
 # Results are random, or memory nobody has written: only dtypes and shapes are compared.
 RANDOM = re.compile(r"""normal|uniform|cauchy|exponential|geometric|log_normal|bernoulli|multinomial|rand.*|
