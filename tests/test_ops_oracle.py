@@ -222,7 +222,7 @@ def test_indexing(torch: Any) -> None:
     compare(torch, "index_put", (cube, draw(2), row, column), ((0, 1), True), lambda a, v, r, c: a.index_put((r, c), v, accumulate=True))
     compare(torch, "index_put", (cube, draw(2), row, column), ((0, 1), False), lambda a, v, r, c: a.index_put((r, c), v))
     F = torch.nn.functional
-    compare(torch, "embedding", (draw(5, 3), np.array([[0, 4], [2, 2]])), (2,), lambda w, j: F.embedding(j, w, padding_idx=2))
+    compare(torch, "embedding", (draw(5, 3), np.array([[0, 4], [2, 2]])), (2, False), lambda w, j: F.embedding(j, w, padding_idx=2))
     compare(torch, "one_hot", (index,), (5,), lambda j: F.one_hot(j, 5), check_grad=False)
 
 

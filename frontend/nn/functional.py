@@ -201,7 +201,8 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     out, n, m = weight.shape
     mixed = (input1 @ weight.reshape(out * n, m).t().reshape(m, out, n).permute(2, 1, 0).reshape(n, out * m))
     mixed = mixed.reshape(*input1.shape[:-1], out, m)
-    found = (mixed * input2.unsqueeze(-2)).sum(-1, dtype=mixed.dtype)  # integers keep their dtype, as in a matrix product
+    products = mixed * input2.unsqueeze(-2)
+    found = products.sum(-1, dtype=products.dtype)  # integers keep their dtype, as in a matrix product
     return found if bias is None else found + bias
 
 
