@@ -170,7 +170,7 @@ def segment_reduce(data: Tensor, reduce: str, *, lengths: Tensor | None = None, 
     if given.dim() != axis + 1:
         raise RuntimeError(f"segment_reduce(): Expected {axis + 1} axes of lengths or offsets, as axis is {axis}, but got {given.dim()}")
     table = given.detach().cpu().numpy().reshape(-1, given.shape[-1])
-    places, sizes = _places(data.shape[axis], *((table, None) if lengths is not None else (None, table)), unsafe)
+    places, sizes = _places(data.shape[axis], None if lengths is None else table, table if lengths is None else None, unsafe)
     rows, segments = sizes.shape
     kind, empty = _REDUCERS[reduce]
     rest = data.shape[axis + 1:]

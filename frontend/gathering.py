@@ -357,7 +357,8 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
 def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
     """The distinct elements in ascending order (or distinct slices of an axis); optionally where each went, and how often it occurs."""
     x = _array(tensor_argument("unique", input))
-    found: Any = np.unique(x, return_inverse=return_inverse, return_counts=return_counts, axis=dim, equal_nan=False)  # NaNs stay apart
+    options: dict[str, Any] = {"return_inverse": return_inverse, "return_counts": return_counts, "axis": dim}
+    found: Any = np.unique(x, **options, equal_nan=False)  # NaNs stay apart
     values, *rest = found if isinstance(found, tuple) else (found,)
     inverse = rest[0].reshape(x.shape if dim is None else (x.shape[dim],)) if return_inverse else None
     return _set_result(input, values, inverse, rest[-1] if return_counts else None)
