@@ -63,7 +63,12 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
         return gather(apply(RESHAPE, (input,), ((input._data.type.numel,),)), 0, apply(RESHAPE, (indices,), ((indices._data.type.numel,),)))
     dim = _axis("take_along_dim", input, dim)
     a, b = list(input._data.type.shape), list(indices._data.type.shape)
-    common = np.broadcast_shapes([*a[:dim], 1, *a[dim + 1:]], [*b[:dim], 1, *b[dim + 1:]])
+    if len(a) != len(b):
+        raise RuntimeError("take_along_dim(): input and indices should have the same number of dimensions, but got "
+                           f"{len(a)} dimensions for input, and {len(b)} dimensions for indices")
+    if not a:
+        return gather(input, 0, indices)
+    common = broadcast_shapes("take_along_dim", (*a[:dim], 1, *a[dim + 1:]), (*b[:dim], 1, *b[dim + 1:]))
     x = apply(EXPAND, (input,), ((*common[:dim], a[dim], *common[dim + 1:]),))
     return gather(x, dim, apply(EXPAND, (indices,), ((*common[:dim], b[dim], *common[dim + 1:]),)))
 
@@ -273,7 +278,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     if input._data.type.dtype is not source._data.type.dtype:
         raise RuntimeError(f"masked_scatter: expected self and source to have same dtypes but got {input._data.type.dtype.name} and "
                            f"{source._data.type.dtype.name}")
-    input = input.expand(np.broadcast_shapes(input._data.type.shape, mask._data.type.shape))
+    input = input.expand(broadcast_shapes("masked_scatter", input._data.type.shape, mask._data.type.shape))
     type = input._data.type
     if is_batched(mask):
         return _scattered_unseen(input, mask, source)

@@ -7,6 +7,7 @@ from typing import Any
 import treadle
 from treadle.arguments import guard
 from treadle.ir.dtypes import to_real
+from treadle.ir.types import normalize_dim
 from treadle.tensor import Tensor
 
 __all__ = ["amax", "amin", "argmax", "argmin", "cumprod", "cumsum", "log_softmax", "logaddexp", "logsumexp", "mean", "median", "norm",
@@ -114,6 +115,7 @@ def norm(input: Tensor, ord: float = 2.0, dim: Any = None, *, keepdim: bool = Fa
 def median(input: Tensor, dim: int = -1, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The (lower) median of the elements in the mask; NaN where there are none."""
     x = _cast(input, dtype)
+    normalize_dim("masked.median", dim, x.dim())
     if mask is not None and not x.dtype.is_floating_point:
         if not bool(mask.broadcast_to(x.shape).any(dim).all()):
             raise ValueError("masked median expects no fully masked out rows if dtype is not floating point")

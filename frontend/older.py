@@ -258,6 +258,7 @@ grid_sampler_3d = grid_sampler_2d
 # -- copies, and windows -------------------------------------------------------------------------------------------------------------
 def _copying(name: str) -> Callable[..., Any]:
     def function(input: Tensor, *args: Any, **kwargs: Any) -> Any:
+        input = input.contiguous() if name == "view" else input  # a copy may have any shape
         found = getattr(input, name)(*args, **kwargs)
         return tuple([x.clone() for x in found]) if isinstance(found, tuple | list) else found.clone()
     function.__name__ = function.__qualname__ = f"{name}_copy"
@@ -287,10 +288,10 @@ def unsafe_split(input: Tensor, split_size: Any, dim: int = 0) -> Any:
 @with_out
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     """The slices along `dim` whose p-norm exceeds `maxnorm` scaled down to it."""
-    own = normalize_dim("renorm", dim, input.dim())
-    dims = [d for d in range(input.dim()) if d != own]
     if input.dim() < 2:
         raise RuntimeError(f"renorm: input needs at least 2 dimensions, got {input.dim()} dimensions")
+    own = normalize_dim("renorm", dim, input.dim())
+    dims = [d for d in range(input.dim()) if d != own]
     if p <= 0:
         raise RuntimeError(f"renorm: non-positive-norm not supported, got p={p}")
     if maxnorm < 0:

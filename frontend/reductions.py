@@ -538,6 +538,8 @@ def _quantile(name: str, input: Tensor, q: Any, dim: int | None, keepdim: bool, 
         raise RuntimeError(f"{name}() input tensor must be either float or double dtype")
     if interpolation not in ("linear", "lower", "higher", "midpoint", "nearest"):
         raise RuntimeError(f"{name}() interpolation must be one of linear, lower, higher, midpoint or nearest, but got {interpolation}")
+    if not input._data.type.numel:
+        raise RuntimeError(f"{name}() input tensor must be non-empty")
     if not isinstance(q, int | float | Tensor):
         raise misfit(name, "q", 2, "Tensor or float", q)
     if not isinstance(q, Tensor) and not 0 <= q <= 1:

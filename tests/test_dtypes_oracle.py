@@ -36,6 +36,8 @@ COMPUTED: dict[str, tuple[Callable[..., Any], np.ndarray]] = {
     "bilinear of int32": (lambda m, x: m.nn.functional.bilinear(x.int(), x.int(), m.ones(2, 4, 4).int()), INTEGERS),
     "a triangular system with a zero on the diagonal":
         (lambda m, x: m.linalg.solve_triangular(m.tensor([[1.0, 2.0], [0.0, 0.0]]), x[:2], upper=True), REAL),
+    "view_copy of what no view can show": (lambda m, x: m.view_copy(x.t(), (3, 4)), REAL),
+    "cosine_similarity of a number": (lambda m, x: m.nn.functional.cosine_similarity(x[0, 0], x, dim=1), REAL),
     "batch_norm of nothing": (lambda m, x: m.nn.functional.batch_norm(x[0, :0], x[0, :0], x[0, :0]), REAL),
 }
 REFUSED: dict[str, tuple[Callable[..., Any], np.ndarray]] = {
@@ -158,9 +160,12 @@ def test_resizing_a_view_shows_more_of_its_storage() -> None:
 
 @pytest.mark.parametrize("function", [
     lambda m, x: m.split(x.reshape(()), 1), lambda m, x: m.chunk(x.reshape(()), 1), lambda m, x: m.tensor_split(x.reshape(()), 1),
-    lambda m, x: m.split(x.reshape(()), [1]),
+    lambda m, x: m.split(x.reshape(()), [1]), lambda m, x: m.nn.functional.linear(x.reshape(()), x.reshape(())),
+    lambda m, x: m.renorm(x.reshape(()), 2, 1, 0.5), lambda m, x: m.take_along_dim(x.reshape(()), x.long(), 0),
+    lambda m, x: m.masked_scatter(x.expand(2, 1)[:0], x.expand(2, 1) > 0, x), lambda m, x: m.quantile(x[:0], 0.5),
+    lambda m, x: m.normal(x.expand(2, 1), x.expand(3, 1)),
     lambda m, x: m.nn.functional.cosine_embedding_loss(x, x, x.reshape(()))])
-def test_errors_of_numbers_without_axes(function: Callable[..., Any]) -> None:
+def test_errors_of_shapes(function: Callable[..., Any]) -> None:
     for m in (torch, treadle):
         with pytest.raises(RuntimeError):
             function(m, m.ones(1, 1))

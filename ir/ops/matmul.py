@@ -53,8 +53,9 @@ declare("matmul", Kind.CONTRACT, "x y", field=Field.ANALYTIC, type_rule=_matmul_
 def _linear_type(types: Types) -> TensorType:
     x, w = types[:2]
     if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[1]:
-        raise RuntimeError(f"linear: mat1 and mat2 shapes cannot be multiplied ({_flat(x)} and {w.shape[-1]}x{w.shape[0]})"
-                           f" (input {list(x.shape)}, weight {list(w.shape)})")
+        turned = "x".join(map(str, w.shape[::-1]))
+        raise RuntimeError(f"linear: mat1 and mat2 shapes cannot be multiplied ({_flat(x)} and {turned}) (input {list(x.shape)}, weight "
+                           f"{list(w.shape)})")
     if x.dtype is not w.dtype:
         raise RuntimeError(f"linear: mat1 and mat2 must have the same dtype, but got {x.dtype.name} and {w.dtype.name}")
     if len(types) > 2 and types[2].weak:
