@@ -37,6 +37,9 @@ COMPUTED: dict[str, tuple[Callable[..., Any], np.ndarray]] = {
     "a triangular system with a zero on the diagonal":
         (lambda m, x: m.linalg.solve_triangular(m.tensor([[1.0, 2.0], [0.0, 0.0]]), x[:2], upper=True), REAL),
     "view_copy of what no view can show": (lambda m, x: m.view_copy(x.t(), (3, 4)), REAL),
+    "cosine_similarity along a broadcast axis": (lambda m, x: m.nn.functional.cosine_similarity(x[:1], x, dim=0), REAL),
+    "prelu of a number": (lambda m, x: m.nn.functional.prelu(-x[0, 0].abs(), x[0, :1]), REAL),
+    "a window of one place": (lambda m, x: m.signal.windows.exponential(1, sym=False, tau=2.0), REAL),
     "cosine_similarity of a number": (lambda m, x: m.nn.functional.cosine_similarity(x[0, 0], x, dim=1), REAL),
     "batch_norm of nothing": (lambda m, x: m.nn.functional.batch_norm(x[0, :0], x[0, :0], x[0, :0]), REAL),
 }

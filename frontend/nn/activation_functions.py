@@ -171,6 +171,8 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
             raise RuntimeError("Mismatch of parameter numbers and input channel size. Found parameter numbers = "
                                f"{weight.numel()} and channel size = {channels}.")
         weight = weight.view(-1, *[1] * (input.dim() - 2))
+    elif input.dim() == 0:
+        weight = weight.reshape(())
     return treadle.where(input > 0, input, weight * input)
 
 

@@ -220,7 +220,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     """The cosine of the angle along `dim`, each norm held at `eps`."""
     if not (x1.dtype.is_floating_point or x2.dtype.is_floating_point):
         need_float("cosine_similarity", x1._data.type, x2._data.type)
-    if x1.dim() != x2.dim():
+    if x1.shape != x2.shape:
         x1, x2 = treadle.broadcast_tensors(x1, x2)
     length1 = x1.square().sum(dim, keepdim=True).sqrt().clamp(min=eps)
     length2 = x2.square().sum(dim, keepdim=True).sqrt().clamp(min=eps)

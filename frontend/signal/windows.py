@@ -89,7 +89,7 @@ def exponential(M: int, *, center: float | None = None, tau: float = 1.0, sym: b
         raise ValueError(f"Tau must be positive, got: {tau} instead.")
     if sym and center is not None:
         raise ValueError("Center must be None for symmetric windows")
-    middle = (M - 1 if sym else M) / 2 if center is None else center
+    middle = (M - 1 if sym or M == 1 else M) / 2 if center is None else center
     place = _places("exponential", M, sym) * max(M - 1 if sym else M, 1)
     return _made(M, np.exp(-np.abs(place - middle) / tau), dtype, device, requires_grad)
 
