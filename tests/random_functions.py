@@ -124,13 +124,13 @@ class _Writer:
 
     def view_write(self) -> None:
         """An in-place write through a view of something on the tape, or off it."""
-        name = self.new("m", f"{self.any('m')} * 1.0")
+        name = self.new("m", f"({self.any('m')} * 1.0).contiguous()")
         self.put(self.choose.choice([
             f"{name}[0] *= {self.number()}", f"{name}[:, 1:].add_({self.any('v')}[1:])", f"{name}.t()[0] = 0.5",
             f"{name}.view(-1)[::2].mul_(0.5)", f"{name}[1:].copy_({name}[:-1].clone())", f"{name}[{name} > 1] = 0.5",
             f"{name}.masked_fill_({name} < -1, -0.5)",
             f"{name}.diagonal().add_(1.0)", f"{name}.narrow(1, 1, 2).zero_()", f"{name}.unsqueeze(0).transpose(1, 2)[0, 2].tanh_()",
-            f"{name}[-1] = {self.any('v')}", f"{name}.index_fill_(1, T.tensor([1]), 0.25)", f"{name}.chunk(3, 1)[2].sub_({name}[:, :1])"]))
+            f"{name}[-1] = {self.any('v')}", f"{name}.index_fill_(1, T.tensor([1]), 0.25)", f"{name}[:, 2:].sub_({name}[:, :1])"]))
 
     def derivative(self) -> None:
         """First derivatives that are differentiated again, with hooks along the way."""
