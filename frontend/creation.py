@@ -230,8 +230,6 @@ def legacy_tensor(args: tuple[Any, ...]) -> Tensor:
 
 
 def _shape(size: Any) -> tuple[int, ...]:
-    if not size:
-        raise TypeError("the size is missing")
     if len(size) == 1 and isinstance(size[0], list | tuple):
         size = size[0]
     out = []
