@@ -8,6 +8,7 @@ from treadle.ir import op as _op_table
 from treadle.ir.dtypes import DType as _DType
 from treadle.ir.dtypes import bfloat16 as bfloat16
 from treadle.ir.dtypes import bool_ as _bool
+from treadle.ir.dtypes import complex32 as complex32
 from treadle.ir.dtypes import complex64 as complex64
 from treadle.ir.dtypes import complex128 as complex128
 from treadle.ir.dtypes import float16 as float16
@@ -127,7 +128,7 @@ dtype = _DType
 bool = _bool
 half, float, double = float16, float32, float64
 short, int, long = int16, int32, int64
-cfloat, cdouble = complex64, complex128
+chalf, cfloat, cdouble = complex32, complex64, complex128
 pi, e, inf, nan = math.pi, math.e, math.inf, math.nan
 newaxis = None
 

@@ -80,7 +80,7 @@ def _creating(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _to_array(data: Any, floats: np.dtype) -> np.ndarray:
     """Python data as an array of the dtype PyTorch would choose; Python's floats become `floats`."""
     if isinstance(data, Tensor):
-        return to_array(data)
+        return dtypes.plain(to_array(data))
     if isinstance(data, np.ndarray | np.generic):
         return np.asarray(data)
     if isinstance(data, bool):
@@ -101,7 +101,7 @@ def _to_array(data: Any, floats: np.dtype) -> np.ndarray:
 
 
 def _complex_like(floats: np.dtype) -> np.dtype:
-    return dtypes.to_complex(dtypes.from_numpy(floats)).np
+    return np.dtype(np.complex128 if floats == np.float64 else np.complex64)
 
 
 def _sequence_to_array(data: Sequence[Any], floats: np.dtype) -> np.ndarray:
@@ -180,6 +180,7 @@ def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, require
         array = _unrounded(data) if dtype is dtypes.uint64 and isinstance(data, list | tuple) else array.astype(np.int64)
     if isinstance(data, int) and not isinstance(data, bool) and dtype.category == 1 and not _fits(data, dtype):
         raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
+    array = dtypes.converted(array, dtype) if dtype is dtypes.complex32 else array
     made = _placed(adopt(np.array(array, dtype.np, order="C", copy=True)), where)
     return _finish(made.pin_memory() if pin_memory else made, requires_grad)
 
@@ -385,7 +386,7 @@ def _ramp(size: int, begin: Any, by: Any, dtype: DType, device: str) -> Tensor:
 def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """`steps` values from start to end, both included."""
     values, dtype = _between(np.linspace, start, end, steps, dtype)
-    return _finish(_placed(adopt(values.astype(dtype.np)), device), requires_grad)
+    return _finish(_placed(adopt(dtypes.converted(values, dtype)), device), requires_grad)
 
 
 @_creating
@@ -395,7 +396,7 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: DTy
     if dtype is not None and _dtype(dtype).category < FLOAT:  # PyTorch cuts the ends, not what is between
         start, end = (int(x) for x in (start, end))
     values, dtype = _between(np.logspace, start, end, steps, dtype, base=base)
-    return _finish(_placed(adopt(values.astype(dtype.np)), device), requires_grad)
+    return _finish(_placed(adopt(dtypes.converted(values, dtype)), device), requires_grad)
 
 
 def _between(function: Any, start: Any, end: Any, steps: int, dtype: Any, **options: Any) -> tuple[np.ndarray, DType]:
@@ -423,7 +424,7 @@ def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any
     for name, size in (("n", n), ("m", m)):
         if size is not None and size < 0:
             raise RuntimeError(f"{name} must be greater or equal to 0, got {size}")
-    return _finish(_placed(adopt(np.eye(n, m, dtype=_dtype(dtype).np)), device), requires_grad)
+    return _finish(_placed(adopt(dtypes.converted(np.eye(n, m), _dtype(dtype))), device), requires_grad)
 
 
 # -- random ----------------------------------------------------------------------------------------------------------------

@@ -305,7 +305,7 @@ def _scattered_unseen(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 @with_out
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Indices of the elements that are not zero: one row each, or a tuple of one vector an axis."""
-    x = _array(tensor_argument("nonzero", input))
+    x = dtypes.plain(_array(tensor_argument("nonzero", input)))
     flat = np.flatnonzero(x if x.dtype == np.bool_ else x != 0)  # numpy is fastest at truth values
     found = np.unravel_index(flat, x.shape) if x.ndim > 1 else (flat,)
     if as_tuple:

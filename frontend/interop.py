@@ -24,6 +24,8 @@ def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
     """The tensor as an array that shares its memory (`Tensor.numpy`)."""
     if not force and (t._requires_grad or t._node is not None):
         raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+    if t._data.type.dtype is dtypes.complex32:
+        raise TypeError("Got unsupported ScalarType ComplexHalf: numpy has no such dtype; use view_as_real or .to(complex64)")
     if force:
         return to_array(t).copy()
     if t._data.buffer is None:

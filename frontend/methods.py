@@ -117,12 +117,12 @@ def item(self: Tensor) -> Any:
     if data.buffer is None:
         data = seen(data, "item")
     engine.materialize(data, "item")
-    value = memory.array_of(data.buffer, data.type).reshape(-1)[0]
+    value = dtypes.plain(memory.array_of(data.buffer, data.type)).reshape(-1)[0]
     return float(value) if data.type.dtype.category == FLOAT else value.item()
 
 
 def tolist(self: Tensor) -> Any:
-    array = to_array(self)
+    array = dtypes.plain(to_array(self))
     return (array.astype(np.float64) if self._data.type.dtype.category == FLOAT else array).tolist()
 
 
@@ -388,7 +388,7 @@ def _detach_(self: Tensor) -> Tensor:
 
 
 CASTS = {"float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float16, "bfloat16": dtypes.bfloat16, "long": dtypes.int64,
-         "cfloat": dtypes.complex64, "cdouble": dtypes.complex128,
+         "chalf": dtypes.complex32, "cfloat": dtypes.complex64, "cdouble": dtypes.complex128,
          "int": dtypes.int32, "short": dtypes.int16, "char": dtypes.int8, "byte": dtypes.uint8, "bool": dtypes.bool_}
 
 CONVERSIONS: dict[str, Callable[..., Any]] = {

@@ -145,7 +145,7 @@ def _suffixes(t: Tensor) -> list[str]:
 
 def elements(t: Tensor, indent: int) -> str:
     """What stands between `tensor(` and the suffixes, for text that is `indent` characters in."""
-    array = to_array(t)
+    array = dtypes.plain(to_array(t))
     floating = t._data.type.dtype.category == FLOAT
     if floating:  # numpy has no text of its own for 16-bit floats
         array = array.astype(np.float64)

@@ -15,7 +15,7 @@ from treadle.ir import dtypes
 from treadle.tensor import Tensor
 
 _LETTERS = {dtypes.INT: "I", dtypes.FLOAT: "F", dtypes.COMPLEX: "C"}
-_NAMES = {d: f"{_LETTERS[d.category] if d.signed else 'U'}{8 * d.itemsize}" for d in dtypes.ALL if d is not dtypes.complex128}
+_NAMES = {d: f"{_LETTERS[d.category] if d.signed else 'U'}{8 * d.itemsize}" for d in (*dtypes.REALS, dtypes.complex64)}
 _NAMES |= {dtypes.bool_: "BOOL", dtypes.bfloat16: "BF16"}
 _BY_NAME = {name: dtype.np for dtype, name in _NAMES.items()}
 _MAX_HEADER = 100_000_000

@@ -8,7 +8,7 @@ import numpy as np
 
 import treadle
 from treadle.creation import to_array
-from treadle.ir.dtypes import FLOAT, to_real
+from treadle.ir.dtypes import FLOAT, plain, to_real
 from treadle.tensor import Tensor
 
 _TOLERANCES = {"float16": (1e-3, 1e-5), "bfloat16": (1.6e-2, 1e-5), "float32": (1.3e-6, 1e-5), "float64": (1e-7, 1e-7)}
@@ -57,7 +57,7 @@ def _compare_tensors(a: Any, b: Any, rtol: float | None, atol: float | None, equ
     if rtol is None or atol is None:
         kinds = [_TOLERANCES.get(to_real(t.dtype).name, (0.0, 0.0)) if t.dtype.category >= FLOAT else (0.0, 0.0) for t in (x, y)]
         rtol, atol = max(k[0] for k in kinds), max(k[1] for k in kinds)
-    p, q = (np.asarray(to_array(t.detach()), np.float64 if t.dtype.category == FLOAT else None) for t in (x, y))
+    p, q = (np.asarray(plain(to_array(t.detach())), np.float64 if t.dtype.category == FLOAT else None) for t in (x, y))
     with np.errstate(invalid="ignore"):
         wide = np.complex128 if "c" in (p.dtype.kind, q.dtype.kind) else np.float64
         difference = np.abs(np.asarray(p, wide) - np.asarray(q, wide))

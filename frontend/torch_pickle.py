@@ -25,7 +25,7 @@ from treadle.tensor import Tensor
 
 Place = Callable[[Tensor, str], Tensor]
 
-_UNTYPED = dtypes.WIDE_UNSIGNED  # dtypes without a storage class: the tensor names its dtype, its storage holds bytes
+_UNTYPED = (*dtypes.WIDE_UNSIGNED, dtypes.complex32)  # dtypes without a storage class: the tensor names its dtype, its storage holds bytes
 STORAGES: dict[str, DType] = {f"{d.title}Storage": d for d in dtypes.ALL if d not in _UNTYPED} | {"UntypedStorage": dtypes.uint8}
 _STORAGE_OF = {dtype: name for name, dtype in STORAGES.items() if name != "UntypedStorage"}
 _DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in dtypes.ALL}
@@ -154,7 +154,8 @@ class _Pickler(pickle._Pickler):  # the Python version: the C one insists on imp
         return tensor.layout, (*places, tensor.values().detach(), size)
 
     def _saved(self, tensor: Tensor, requires_grad: bool) -> _SavedTensor:
-        array = np.asarray(tensor.detach().cpu().numpy())
+        host = tensor.detach().cpu()
+        array = np.asarray((treadle.view_as_real(host) if tensor.dtype is dtypes.complex32 else host).numpy())
         if not array.flags.c_contiguous:
             array = np.ascontiguousarray(array)
         location = str(tensor.device)

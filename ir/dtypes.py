@@ -1,6 +1,8 @@
 """Element types and PyTorch's type promotion."""
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 
@@ -13,7 +15,7 @@ class DType:
 
     __slots__ = ("category", "itemsize", "mlir", "name", "np", "signed", "title")
 
-    def __init__(self, name: str, title: str, np_type: type, category: int, mlir: str, signed: bool = True) -> None:
+    def __init__(self, name: str, title: str, np_type: Any, category: int, mlir: str, signed: bool = True) -> None:
         self.name = name
         self.title = title
         self.np = np.dtype(np_type)
@@ -45,6 +47,7 @@ float16 = DType("float16", "Half", np.float16, FLOAT, "f16")
 bfloat16 = DType("bfloat16", "BFloat16", ml_dtypes.bfloat16, FLOAT, "bf16")
 float32 = DType("float32", "Float", np.float32, FLOAT, "f32")
 float64 = DType("float64", "Double", np.float64, FLOAT, "f64")
+complex32 = DType("complex32", "ComplexHalf", [("real", np.float16), ("imag", np.float16)], COMPLEX, "complex<f16>")
 complex64 = DType("complex64", "ComplexFloat", np.complex64, COMPLEX, "complex<f32>")
 complex128 = DType("complex128", "ComplexDouble", np.complex128, COMPLEX, "complex<f64>")
 int8 = DType("int8", "Char", np.int8, INT, "i8")
@@ -57,15 +60,16 @@ uint32 = DType("uint32", "UInt32", np.uint32, INT, "ui32", signed=False)
 uint64 = DType("uint64", "UInt64", np.uint64, INT, "ui64", signed=False)
 bool_ = DType("bool", "Bool", np.bool_, BOOL, "i1", signed=False)
 
-ALL = (float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64, bool_, complex64, complex128)
+ALL = (float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64, bool_, complex32, complex64,
+       complex128)
 FLOATS = tuple(d for d in ALL if d.category == FLOAT)
-COMPLEXES = tuple(d for d in ALL if d.category == COMPLEX)
+COMPLEXES = (complex64, complex128)  # those that numpy and LAPACK compute in
 REALS = tuple(d for d in ALL if d.category != COMPLEX)
 INTS = tuple(d for d in ALL if d.category == INT)
 WIDE_UNSIGNED = (uint16, uint32, uint64)  # PyTorch has no promotion of them but to floating-point types
 
 _BY_NAME = {d.name: d for d in ALL} | {"half": float16, "float": float32, "double": float64, "short": int16, "int": int32, "long": int64,
-                                         "cfloat": complex64, "cdouble": complex128}
+                                         "chalf": complex32, "cfloat": complex64, "cdouble": complex128}
 _BY_MLIR = {d.mlir: d for d in ALL}
 _BY_NP = {d.np: d for d in ALL}
 
@@ -106,7 +110,7 @@ def promote(a: DType, b: DType) -> DType:
     check_promotion(a, b)
     if a.category != b.category:
         high, low = (a, b) if a.category > b.category else (b, a)
-        return complex128 if low is float64 else high
+        return promote(high, to_complex(low)) if high.category == COMPLEX and low.category == FLOAT else high
     if a.category >= FLOAT:
         if a.itemsize == b.itemsize:  # float16 with bfloat16
             return float32
@@ -116,12 +120,29 @@ def promote(a: DType, b: DType) -> DType:
 
 def to_real(dtype: DType) -> DType:
     """The dtype of the parts of a complex number; any other dtype itself."""
-    return {complex64: float32, complex128: float64}.get(dtype, dtype)
+    return {complex32: float16, complex64: float32, complex128: float64}.get(dtype, dtype)
 
 
 def to_complex(dtype: DType) -> DType:
-    """The complex dtype whose parts hold `dtype` (complex64 for 16-bit floats and integers)."""
-    return complex128 if dtype in (float64, complex128) else complex64
+    """The complex dtype whose parts hold `dtype` (complex64 for bfloat16 and integers)."""
+    return {float16: complex32, complex32: complex32, float64: complex128, complex128: complex128}.get(dtype, complex64)
+
+
+def plain(array: np.ndarray) -> np.ndarray:
+    """An array in a dtype that numpy computes in: complex32, which it sees as pairs of float16, becomes complex64."""
+    if array.dtype != complex32.np:
+        return array
+    parts = np.ascontiguousarray(array).reshape(-1).view(np.float16)
+    return parts.astype(np.float32).view(np.complex64).reshape(array.shape)
+
+
+def converted(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """`array.astype(dtype.np)`, to and from complex32 too."""
+    array = plain(array)
+    if dtype is not complex32:
+        return array.astype(dtype.np)
+    parts = np.ascontiguousarray(array, np.complex128).reshape(-1).view(np.float64).astype(np.float16)
+    return parts.view(complex32.np).reshape(array.shape)
 
 
 _default = [float32]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from treadle.ir.builder import Builder
-from treadle.ir.dtypes import default_float
+from treadle.ir.dtypes import DType, complex32, complex64, converted, default_float, float16, float32
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.op import Attrs, Kind, Op
 from treadle.ir.ops.elementwise import compute_dtype
@@ -45,6 +45,8 @@ def decomposed(op: Op, types: Types, attrs: Attrs) -> Graph:
 
 def evaluate(op: Op, arrays: Sequence[np.ndarray], attrs: Attrs, types: Types, out_types: Types) -> list[np.ndarray]:
     """One op on numpy arrays; results have exactly the dtypes and shapes of `out_types`."""
+    if complex32 in [t.dtype for t in types] or complex32 in [t.dtype for t in out_types]:
+        return _evaluate_wide(op, arrays, attrs, types, out_types)
     if op.reference is None:
         if op.decompose is None:
             raise RuntimeError(f"op {op.name} has neither a reference nor a decomposition")
@@ -57,6 +59,19 @@ def evaluate(op: Op, arrays: Sequence[np.ndarray], attrs: Attrs, types: Types, o
     result: Any = op.reference(*arrays, *attrs)
     results = list(result) if isinstance(result, tuple) else [result]
     return [_conform(np.asarray(a), t) for a, t in zip(results, out_types, strict=True)]
+
+
+def _wide(dtype: DType) -> DType:
+    return {complex32: complex64, float16: float32}.get(dtype, dtype)
+
+
+def _evaluate_wide(op: Op, arrays: Sequence[np.ndarray], attrs: Attrs, types: Types, out_types: Types) -> list[np.ndarray]:
+    """With operands of complex32 in complex64, and 16-bit ones beside them in float32; results are rounded once."""
+    arrays = [converted(a, _wide(t.dtype)) if t.dtype is not _wide(t.dtype) else a for a, t in zip(arrays, types, strict=True)]
+    attrs = tuple([complex64 if a is complex32 else a for a in attrs])
+    types = tuple([t if t.weak else t.with_(dtype=_wide(t.dtype)) for t in types])
+    results = evaluate(op, arrays, attrs, types, tuple([t.with_(dtype=complex64) if t.dtype is complex32 else t for t in out_types]))
+    return [converted(a, t.dtype) if t.dtype is complex32 else a for a, t in zip(results, out_types, strict=True)]
 
 
 def _conform(array: np.ndarray, type: TensorType) -> np.ndarray:

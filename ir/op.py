@@ -180,8 +180,8 @@ def result_types(op: Op, types: tuple[TensorType, ...], attrs: Attrs) -> tuple[T
     if any([t.device != "cpu" for t in types]):
         _check_devices(op, types)
     if op.field is Field.REAL and any([t.dtype.is_complex for t in types]):
-        single = any(t.dtype.name == "complex64" for t in types)
-        raise NotImplementedError(f'"{op.name}" not implemented for \'Complex{"Float" if single else "Double"}\' '
+        title = next(t.dtype.title for t in types if t.dtype.is_complex)
+        raise NotImplementedError(f'"{op.name}" not implemented for \'{title}\' '
                                   f"(operands: {', '.join(map(str, types))})")
     found = op.type_rule(types, *attrs)
     return found if isinstance(found, tuple) else (found,)

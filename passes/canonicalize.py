@@ -12,7 +12,7 @@ import numpy as np
 
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
-from treadle.ir.dtypes import BOOL, FLOAT, INT, DType
+from treadle.ir.dtypes import BOOL, FLOAT, INT, DType, complex32
 from treadle.ir.graph import Graph, Node, Value, rewrite
 from treadle.ir.interpreter import evaluate
 from treadle.ir.op import Kind
@@ -68,7 +68,7 @@ def fold(graph: Graph) -> Graph:
             if number is None:
                 return None
             numbers.append(number)
-        if node.out.type.numel == 0 or on_host(node):
+        if node.out.type.numel == 0 or on_host(node) or complex32 in [v.dtype for v in (node.out, *inputs)]:
             return None
         arrays = [np.asarray(n).astype(v.dtype.np) for n, v in zip(numbers, inputs, strict=True)]
         types = tuple([v.type.with_(shape=()) for v in inputs])

@@ -122,12 +122,18 @@ class _Pairs:
         """The parts of an elementwise op's operands, in the dtype in which they are combined."""
         assert node.op is not None
         types = tuple([v.type for v in node.inputs])
-        dtype = dtypes.to_real(compute_dtype(node.op, types) or result_dtype(types))
+        dtype = _wide(compute_dtype(node.op, types) or result_dtype(types))
         found = [self.both(v, dtype) for v in node.inputs]
         for i, (re, im) in enumerate(found):  # arithmetic on numbers alone would have another dtype
             if not isinstance(re, Value) or re.type.weak:
                 found[i] = tuple([self.b.full(x, (), dtype, node.outputs[0].type.device) for x in (re, im)])
         return found
+
+
+def _wide(dtype: DType) -> DType:
+    """In what the parts of numbers are computed: those of 16 bits in float32."""
+    part = dtypes.to_real(dtype)
+    return dtypes.float32 if part is dtypes.float16 else part
 
 
 def _host(c: _Pairs, node: Node) -> None:
@@ -141,24 +147,25 @@ def _host(c: _Pairs, node: Node) -> None:
         flags.append(v.dtype.is_complex)
         if v.dtype.is_complex:
             joined = c.whole(v)
-            part = dtypes.to_real(v.dtype if dtype is None else dtype)
+            part = _wide(v.dtype if dtype is None else dtype)
             values.append(joined if joined.dtype is part else c.b.cast(joined, part))
         elif v.type.weak:
-            values.append(c.b.full(c.mapped[v], (), v.dtype if dtype is None else dtypes.to_real(dtype), node.outputs[0].type.device))
+            values.append(c.b.full(c.mapped[v], (), v.dtype if dtype is None else _wide(dtype), node.outputs[0].type.device))
         else:
             values.append(c.mapped[v])
     op = TABLE["on_pairs"]
-    attrs = (node.op.name, node.attrs, tuple(flags))
+    attrs = (node.op.name, tuple([dtypes.complex64 if a is dtypes.complex32 else a for a in node.attrs]), tuple(flags))
     outs = []
     for o in node.outputs:
         t = o.type
-        outs.append(tensor_type((*t.shape, 2), dtypes.to_real(t.dtype), t.device) if t.dtype.is_complex else t)
+        outs.append(tensor_type((*t.shape, 2), _wide(t.dtype), t.device) if t.dtype.is_complex else t)
     made = c.b.graph.append(Node(op, tuple(values), attrs, tuple(outs), node.loc))
     for old, new in zip(node.outputs, made.outputs, strict=True):
         if old.dtype.is_complex:
-            c.take(old, new)
+            part = dtypes.to_real(old.dtype)
+            c.take(old, new if new.dtype is part else c.b.cast(new, part))
         else:
-            c.mapped[old] = new
+            c.mapped[old] = new if new.dtype is old.dtype else c.b.cast(new, old.dtype)
 
 
 # -- moving elements ---------------------------------------------------------------------------------------------------------
@@ -323,7 +330,7 @@ def _cast(c: _Pairs, node: Node) -> Any:
 
 
 def _matmul(c: _Pairs, node: Node) -> Parts:
-    b, (x, y) = c.b, [c.parts[v] for v in node.inputs]
+    b, (x, y) = c.b, [c.both(v, _wide(v.dtype)) for v in node.inputs]
     return b.sub(b.matmul(x[0], y[0]), b.matmul(x[1], y[1])), b.add(b.matmul(x[0], y[1]), b.matmul(x[1], y[0]))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from treadle.ir import interpreter
-from treadle.ir.dtypes import FLOAT, to_real
+from treadle.ir.dtypes import FLOAT, plain, to_real
 from treadle.ir.graph import Graph, Node, Value
 from treadle.runtime.memory import Buffer, array_of
 
@@ -94,7 +94,7 @@ def _first_difference(found: np.ndarray, wanted: np.ndarray, value: Value) -> tu
         differs = found != wanted
     else:
         wide = np.complex128 if value.type.dtype.is_complex else np.float64
-        a, b = found.astype(wide), wanted.astype(wide)
+        a, b = plain(found).astype(wide), plain(wanted).astype(wide)
         finite = np.abs(b[np.isfinite(b)])
         limit = TOLERANCE[to_real(value.type.dtype).name] * (finite.max() if finite.size else 1.0)
         with np.errstate(invalid="ignore"):

@@ -26,7 +26,7 @@ def random_array(shape: tuple[int, ...], dtype: DType, rng: np.random.Generator,
     """Numbers within `domain`, (-1.5, 1.5) by default; small integers for integer dtypes."""
     low, high = domain or (-1.5, 1.5)
     if dtype.is_complex:
-        return np.asarray(rng.uniform(low, high, shape) + 1j * rng.uniform(-0.7, 0.7, shape)).astype(dtype.np)
+        return dtypes.converted(np.asarray(rng.uniform(low, high, shape) + 1j * rng.uniform(-0.7, 0.7, shape)), dtype)
     if dtype.category == dtypes.FLOAT:
         return np.asarray(rng.uniform(low, high, shape)).astype(dtype.np)
     if dtype.category == dtypes.BOOL:
@@ -46,7 +46,7 @@ def build(op: Op, sample: Any, dtype: DType, seed: int = 0) -> tuple[Graph, list
         if array.dtype in (np.float32, np.complex64) and dtype in (dtypes.float64, dtypes.complex128):  # differences need the precision
             array = array.astype(np.float64 if array.dtype == np.float32 else np.complex128)
         if array.dtype.kind == "f" and isinstance(given, np.ndarray) and dtype.is_complex:
-            array = (array + 0.2j * rng.uniform(-1, 1, array.shape)).astype(dtype.np)
+            array = dtypes.converted(np.asarray(array + 0.2j * rng.uniform(-1, 1, array.shape)), dtype)
         arrays.append(array)
         values.append(b.input(tensor_type(array.shape, dtypes.from_numpy(array.dtype))))
     result = b.apply(op, tuple(values), tuple(sample[1]))

@@ -31,6 +31,8 @@ def flat_array(t: torch.Tensor) -> np.ndarray:
     whole = torch.empty(0, dtype=t.dtype).set_(t.detach().untyped_storage())
     if t.dtype is torch.bfloat16:
         return whole.view(torch.int16).numpy().copy().view(BFLOAT16)
+    if t.dtype is torch.complex32:
+        return torch.view_as_real(whole).numpy().view(dtypes.complex32.np)[..., 0].copy()
     return whole.numpy().copy()
 
 
@@ -90,6 +92,8 @@ def theirs(x: Any) -> Any:
         array = to_array(x.detach())
         if array.dtype == BFLOAT16:
             return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+        if array.dtype == dtypes.complex32.np:
+            return torch.view_as_complex(torch.from_numpy(np.array(array, copy=True)[..., None].view(np.float16)))
         return torch.from_numpy(np.array(array, copy=True))
     if isinstance(x, tuple | list):
         return [theirs(y) for y in x]

@@ -44,7 +44,6 @@ KNOWN: dict[tuple[str, str, str | None], str] = {
     (r"special\.bessel_(j0|j1|y0|y1)", "forward|compiled|out", r"value"): "scipy's value in float64, nearer to the truth",
     (r"narrow_copy", "errors", r"IndexError"): "an axis out of range is an IndexError, as everywhere else",
     (r"matrix_exp", "forward|compiled", r"value.* \| .*\(b?float16"): "16 bits are computed in float32, which does not overflow on the way",
-    (r"chalf|complex", "forward", r"Half"): "there is no 32-bit complex dtype",
 }
 # Results are random, or memory nobody has written: only dtypes and shapes are compared.
 RANDOM = re.compile(r"""normal|uniform|cauchy|exponential|geometric|log_normal|bernoulli|multinomial|rand.*|

@@ -49,7 +49,7 @@ def golden_graph() -> Graph:
 def array_of(type: TensorType, rng: np.random.Generator) -> np.ndarray:
     if type.dtype is dtypes.bool_:
         return rng.random(type.shape) < 0.5
-    return np.asarray(rng.uniform(1, 4, type.shape)).astype(type.dtype.np)
+    return dtypes.converted(np.asarray(rng.uniform(1, 4, type.shape)), type.dtype)
 
 
 def check_round_trip(graph: Graph, inputs: list[np.ndarray]) -> None:

@@ -61,7 +61,7 @@ _part("angle", np.angle, _angle_vjp, True, "The argument, in (-pi, pi].")
 # -- pairs -----------------------------------------------------------------------------------------------------------------
 def _complex_type(types: Types) -> TensorType:
     re, im = types
-    if re.dtype not in (dtypes.float32, dtypes.float64):
+    if re.dtype not in (dtypes.float16, dtypes.float32, dtypes.float64):
         raise RuntimeError(f"Expected both inputs to be Half, Float or Double tensors but got {re.dtype.title} and "
                            f"{im.dtype.title}")
     if re.dtype is not im.dtype:
@@ -85,7 +85,7 @@ def _view_as_real_type(types: Types) -> TensorType:
 
 def _view_as_complex_type(types: Types) -> TensorType:
     x = types[0]
-    if x.dtype not in (dtypes.float32, dtypes.float64):
+    if x.dtype not in (dtypes.float16, dtypes.float32, dtypes.float64):
         raise RuntimeError("view_as_complex is only supported for half, float and double tensors, but got a tensor of scalar type: "
                            f"{x.dtype.title}")
     if not x.shape or x.shape[-1] != 2:
@@ -96,15 +96,16 @@ def _view_as_complex_type(types: Types) -> TensorType:
 def _np_view_as_real(z: np.ndarray) -> np.ndarray:
     """A view, whatever the strides."""
     z = np.asarray(z)
+    real = z["real"] if z.dtype == dtypes.complex32.np else z.real
     if z.ndim and z.flags.c_contiguous:
-        return z.view(z.real.dtype).reshape(*z.shape, 2)
-    part = z.real[..., None]
+        return z.view(real.dtype).reshape(*z.shape, 2)
+    part = real[..., None]
     return np.lib.stride_tricks.as_strided(part, (*z.shape, 2), (*z.strides, part.itemsize), writeable=z.flags.writeable)
 
 
 def _np_view_as_complex(x: np.ndarray) -> np.ndarray:
     """A view where the pairs lie together in memory, else a copy."""
-    dtype = np.dtype(np.complex64 if x.dtype == np.float32 else np.complex128)
+    dtype = dtypes.to_complex(dtypes.from_numpy(x.dtype)).np
     if x.strides[-1] != x.itemsize:
         x = np.ascontiguousarray(x)
     return x.view(dtype)[..., 0]
@@ -132,7 +133,8 @@ def _np_on_pairs(*args: Any) -> tuple[np.ndarray, ...]:
     operands = [_np_view_as_complex(a) if pair else a for a, pair in zip(arrays, pairs, strict=True)]
     types = tuple([tensor_type(a.shape, dtypes.from_numpy(a.dtype)) for a in operands])
     results = evaluate(TABLE[name], operands, attrs, types, result_types(TABLE[name], types, attrs))
-    return tuple([_np_view_as_real(np.ascontiguousarray(a).reshape(a.shape)) if a.dtype.kind == "c" else a for a in results])
+    return tuple([_np_view_as_real(np.ascontiguousarray(a).reshape(a.shape)) if dtypes.from_numpy(a.dtype).is_complex else a
+                  for a in results])
 
 
 declare("on_pairs", Kind.EXTERN, "xs*", "name attrs pairs", type_rule=_on_pairs_type, reference=_np_on_pairs, differentiable=False,
