@@ -40,7 +40,7 @@ class Sizes:
             found = self.made[vector] = self._of_axis(vector) or self._derived(vector)
         return found
 
-    def list(self, vectors: list[Vector]) -> Any:
+    def several(self, vectors: list[Vector]) -> Any:
         """Several sizes as one int64 tensor, or a list of ints when none changes."""
         if all(is_constant(v) for v in vectors):
             return [v[0] for v in vectors]

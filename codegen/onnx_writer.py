@@ -202,7 +202,7 @@ class Writer:
     # -- shapes ----------------------------------------------------------------------------------------------------------
     def size_list(self, vectors: list[Vector]) -> Ref:
         """Sizes as an int64 tensor."""
-        found = self.sizes.list(vectors)
+        found = self.sizes.several(vectors)
         return found if isinstance(found, Ref) else self.ints(found)
 
     def reshape(self, x: Ref, have: list[Vector], want: list[Vector]) -> Ref:
