@@ -155,8 +155,8 @@ def _resize(w: Writer, s: Site, **attributes: Any) -> Ref:
                     for f, have, out in zip(factors, s.shape()[lead:], s.out_shape()[lead:], strict=True))
         if not exact:
             raise Declined("it has factors for some axes, or sizes that do not follow from them")
-        return w.emit("Resize", s.x(0), None, w.constant([1.0] * lead + list(factors), dtypes.float32), **attributes)  # type: ignore[no-any-return]
-    return w.emit("Resize", s.x(0), None, None, w.size_list(s.out_shape()), **attributes)  # type: ignore[no-any-return]
+        return w.emit("Resize", s.x(0), None, w.constant([1.0] * lead + list(factors), dtypes.float32), **attributes)
+    return w.emit("Resize", s.x(0), None, None, w.size_list(s.out_shape()), **attributes)
 
 
 def _resample(w: Writer, s: Site) -> Result:
@@ -232,7 +232,7 @@ def _recurrent(states: int, order: tuple[int, ...], attributes: Callable[[Site],
 
         def weight(parts: list[Ref], *shape: int) -> Ref:
             whole = parts[0] if len(parts) == 1 else w.Concat(*parts, axis=0)
-            return w.Reshape(whole, w.ints(shape))  # type: ignore[no-any-return]
+            return w.Reshape(whole, w.ints(shape))
         w_ih, w_hh = [_regrouped(w, s.x(i), order, hidden) for i in (1 + states, 2 + states)]
         biases = [g for i in range(3 + states, len(s.operands)) for g in _regrouped(w, s.x(i), order, hidden)]
         bias = weight(biases, 1, -1) if biases else None

@@ -88,7 +88,7 @@ def _where(w: Writer, s: Site) -> Result:
     return w.cast(w.Where(s.x(0), s.x(1, dtype), s.x(2, dtype)), s.dtype)
 
 
-FORMULAS: dict[str, Rule] = {name: formula(function) for name, function in {
+_OF_OPERANDS: dict[str, Callable[..., Ref]] = {
     "exp2": lambda w, x: w.Pow(w.constant(2.0, x.dtype), x),
     "expm1": lambda w, x: w.Sub(w.Exp(x), 1.0),
     "log2": lambda w, x: w.Div(w.Log(x), math.log(2.0)),
@@ -104,7 +104,8 @@ FORMULAS: dict[str, Rule] = {name: formula(function) for name, function in {
     "atan2": _atan2,
     "isfinite": lambda w, x: w.Not(w.Or(w.IsInf(x), w.IsNaN(x))) if x.dtype.category >= FLOAT else w.Equal(x, x),
     "ne": lambda w, x, y: w.Not(w.Equal(x, y)),
-}.items()} | {
+}
+FORMULAS: dict[str, Rule] = {name: formula(function) for name, function in _OF_OPERANDS.items()} | {
     "logical_not": lambda w, s: w.Not(*_truth(w, s)),
     "logical_and": lambda w, s: w.And(*_truth(w, s)),
     "logical_or": lambda w, s: w.Or(*_truth(w, s)),
@@ -148,9 +149,9 @@ def cut(w: Writer, x: Ref, shape: list[Vector], starts: list[Vector], stops: lis
     """A slice of x, which has these sizes; axes taken whole are left out."""
     axes = [i for i, (lo, hi, step) in enumerate(zip(starts, stops, steps, strict=True)) if any(lo) or hi != shape[i] or step != 1]
     if not axes:
-        return w.Identity(x)  # type: ignore[no-any-return]
+        return w.Identity(x)
     low, high = [[_from_end(p, shape)[i] for i in axes] for p in (starts, stops)]
-    return w.Slice(x, w.size_list(low), w.size_list(high), w.ints(axes), w.ints([steps[i] for i in axes]))  # type: ignore[no-any-return]
+    return w.Slice(x, w.size_list(low), w.size_list(high), w.ints(axes), w.ints([steps[i] for i in axes]))
 
 
 def _flip(w: Writer, s: Site) -> Result:
@@ -251,10 +252,10 @@ VIEWS: dict[str, Rule] = {
 def reduced(w: Writer, name: str, x: Ref, dims: Any, keepdim: bool) -> Ref:
     """A reduction; axes are an operand or an attribute, by ONNX's version."""
     if not dims:
-        return w.Identity(x)  # type: ignore[no-any-return]
+        return w.Identity(x)
     if w.opset >= (13 if name == "ReduceSum" else 18):
-        return w.emit(name, x, w.ints(dims), keepdims=int(keepdim))  # type: ignore[no-any-return]
-    return w.emit(name, x, axes=list(dims), keepdims=int(keepdim))  # type: ignore[no-any-return]
+        return w.emit(name, x, w.ints(dims), keepdims=int(keepdim))
+    return w.emit(name, x, axes=list(dims), keepdims=int(keepdim))
 
 
 def _reduce(dtype_of: Callable[[DType], DType] = lambda d: d) -> Rule:
@@ -342,7 +343,7 @@ _NEUTRAL = {"prod": 1, "amax": -math.inf, "amin": math.inf}
 def _spread(w: Writer, s: Site, index: Ref) -> Ref:
     """The source of a scatter, one element or one for each of the index."""
     src = s.x(2, s.dtype)
-    return src if s.shape(2) == s.shape(1) and s.rank(2) else w.Expand(src, w.Shape(index))  # type: ignore[no-any-return]
+    return src if s.shape(2) == s.shape(1) and s.rank(2) else w.Expand(src, w.Shape(index))
 
 
 def _scatter(how: str = "none") -> Rule:
@@ -405,7 +406,7 @@ def _order(s: Site, common: int) -> tuple[list[int], list[int]]:
 
 
 def _moved(w: Writer, x: Ref, perm: list[int]) -> Ref:
-    return x if perm == list(range(len(perm))) else w.Transpose(x, perm=perm)  # type: ignore[no-any-return]
+    return x if perm == list(range(len(perm))) else w.Transpose(x, perm=perm)
 
 
 def _advanced(w: Writer, s: Site) -> Result:

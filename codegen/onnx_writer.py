@@ -216,7 +216,7 @@ class Writer:
         if copied.count(None) == 1 and not empty:
             copied = [-1 if n is None else n for n in copied]
         target = self.size_list(want) if None in copied else self.ints([n or 0 for n in copied])
-        return self.Reshape(x, target)  # type: ignore[no-any-return]
+        return self.Reshape(x, target)
 
     def need(self, opset: int) -> None:
         """Declined unless the version of ONNX is at least this."""
