@@ -191,9 +191,22 @@ def _slice_scatter(w: Writer, s: Site) -> Result:
     return y
 
 
-def _strided(s: Site) -> np.ndarray:
-    """The places that a strided view of fixed sizes reads."""
-    shape, strides, offset = s.attr("shape"), s.attr("strides"), s.attr("offset")
+def _whole_axes(s: Site) -> int:
+    """How many leading axes a strided view takes as they are: those may be dynamic."""
+    have, want, count = s.shape(), s.sizes("shape"), 0
+    steps = [tuple([math.prod(node.inputs[0].shape[i + 1:]) for node in s.nodes]) for i in range(len(have))]
+    while count < len(have) and have[count:count + 1] == want[count:count + 1] and s.sizes("strides")[count] == steps[count]:
+        count += 1
+    inside = all(node.attr("offset") < math.prod(node.inputs[0].shape[count:]) for node in s.nodes)
+    return count if inside else 0
+
+
+def _strided(s: Site, first: int = 0) -> np.ndarray:
+    """The places that a strided view of fixed sizes reads; `first`: by its axes from this one on, in those of the operand."""
+    parts = [[node.attr(name)[first:] for name in ("shape", "strides")] for node in s.nodes]
+    if any(p != parts[0] for p in parts):
+        raise Declined("it reads a dynamic number of places")
+    (shape, strides), offset = parts[0], s.attr("offset")
     index = np.full(shape, offset, np.int64)
     for axis, (n, stride) in enumerate(zip(shape, strides, strict=True)):
         index += (np.arange(n) * stride).reshape([-1 if a == axis else 1 for a in range(len(shape))])
@@ -201,8 +214,10 @@ def _strided(s: Site) -> np.ndarray:
 
 
 def _as_strided(w: Writer, s: Site) -> Result:
-    index = _strided(s)
-    return w.Gather(w.Reshape(s.x(0), w.ints([-1])), w.constant(index, dtypes.int64), axis=0)
+    lead = _whole_axes(s)
+    index, have = _strided(s, lead), s.shape()
+    inner = tuple([math.prod(node.inputs[0].shape[lead:]) for node in s.nodes])
+    return w.Gather(w.reshape(s.x(0), have, [*have[:lead], inner]), w.constant(index, dtypes.int64), axis=lead)
 
 
 def _strided_write(reduction: str) -> Rule:

@@ -34,6 +34,7 @@ class Level:
 
     __slots__ = ("closed", "number")
     batched = False
+    hidden = False  # whether its values cannot be looked at, though they do not stand for many
     composed = False  # whether `compose` takes ops as they are, with a tape of its own
 
     def __init__(self) -> None:

@@ -196,9 +196,19 @@ class _Call:
                 result = functional_call(self.model, dict(zip(self.state, given[count:], strict=True)), args, kwargs)
             else:
                 result = self.model(*args, **kwargs)
-            return tree_flatten(result)[0]
+            found = _leaves(result)
+            if not any(isinstance(x, Tensor) for x in found):
+                raise ValueError(f"onnx.export: the model returns no tensor, but {type(result).__name__}")
+            return found
         with _in_mode(self.model, self.mode), _flag():
             return record(run, [*tensors, *self.state.values()])
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """What is in nested tuples (of any class), lists and dicts."""
+    if isinstance(tree, tuple | list | Mapping):
+        return [leaf for part in (tree.values() if isinstance(tree, Mapping) else tree) for leaf in _leaves(part)]
+    return [tree]
 
 
 @contextmanager

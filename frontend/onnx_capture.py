@@ -27,6 +27,7 @@ class Recording(Level):
     """The running level: a graph in the making, and the tensors from outside that it reads."""
 
     __slots__ = ("builder", "outer")
+    hidden = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -157,7 +157,12 @@ def may_be_differentiated(t: Tensor) -> bool:
 def is_batched(t: Tensor) -> bool:
     """Whether `t` stands for one of many, inside `vmap`."""
     trace: Any = read(t).trace
-    return trace.__class__ is Wrapped and (trace.level.batched or is_batched(trace.value))
+    return trace.__class__ is Wrapped and (trace.level.batched or (isinstance(trace.value, Tensor) and is_batched(trace.value)))
+
+
+def is_hidden(t: Tensor) -> bool:
+    """Whether nobody can look at `t`: it stands for many, or for whatever an exported model will get."""
+    return is_batched(t) or (read(t).trace.__class__ is Wrapped and read(t).trace.level.hidden)
 
 
 def refresh(t: Tensor, storage: Storage) -> None:

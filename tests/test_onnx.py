@@ -14,6 +14,7 @@ import zoo_vision
 from op_cases import CASES, build, samples_of
 
 import treadle as td
+import treadle.nn.functional as F
 from treadle import nn
 from treadle.codegen.onnx_model import Model, Port, proto
 from treadle.codegen.onnx_rules import RULES
@@ -53,7 +54,8 @@ def exported(net: Any, *calls: tuple[Any, ...], **options: Any) -> Any:
         with td.no_grad():
             wanted = net(*args)
         found = run_model.run(None, {n: a.numpy() for n, a in zip(names, given, strict=True)})
-        agree(found, [w.detach().numpy() for w in tree_flatten(wanted)[0]])
+        results = tree_flatten(tuple(wanted) if isinstance(wanted, tuple) else wanted)[0]
+        agree(found, [w.detach().numpy() for w in results])
     return program.model_proto
 
 
@@ -227,6 +229,14 @@ def test_dynamic_shapes_as_pytorch_says_it(shapes: Any) -> None:
     exported(nn.Linear(3, 2).forward, (td.randn(2, 3),), (td.randn(5, 3),), dynamic_shapes=shapes)
 
 
+@pytest.mark.parametrize("function", [
+    lambda x: td.diagonal(x, dim1=1, dim2=2), lambda x: td.topk(x, 2), lambda x: F.unfold(x.unsqueeze(1), 2),
+    lambda x: F.one_hot((x[:, 0] > 0).long(), 2), lambda x: F.interpolate(x.unsqueeze(1), scale_factor=2.0, mode="bilinear"),
+    lambda x: x[:, [0, 1], [1, 2]], lambda x: x.roll(1, 0), lambda x: (x.std(0), x.repeat_interleave(2, 0), x.unbind(1))])
+def test_functions_of_a_dynamic_batch(function: Any) -> None:
+    exported(function, (td.randn(2, 4, 4),), (td.randn(3, 4, 4),), dynamic_axes={"x": {0: "batch"}})
+
+
 def test_axes_without_names() -> None:
     model = exported(lambda x, y: x + y, (td.randn(2, 3), td.randn(2, 3)), (td.randn(4, 3), td.randn(4, 3)),
                      dynamic_axes={"x": [0], "y": [0]})
@@ -290,6 +300,8 @@ def test_errors_name_op_and_line() -> None:
         td.onnx.export(lambda x: td.fft.fft(x).real, x)
     with pytest.raises(ValueError, match="opset version: 9"):
         td.onnx.export(nn.ReLU(), x, opset_version=9)
+    with pytest.raises(ValueError, match="returns no tensor, but int"):
+        td.onnx.export(lambda x: 1, x)
     with pytest.raises(ValueError, match="2 names for 1"):
         td.onnx.export(nn.ReLU(), x, input_names=["a", "b"])
     with pytest.raises(ValueError, match="'z', which is neither"):

@@ -128,7 +128,7 @@ from treadle.nn.resizing_functions import (
 )
 from treadle.results import into
 from treadle.runtime.recorder import STATE
-from treadle.tensor import Tensor, apply, is_batched, may_be_differentiated
+from treadle.tensor import Tensor, apply, is_hidden, may_be_differentiated
 
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool1d_with_indices",
@@ -434,7 +434,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
         num_classes = int(tensor.max().item()) + 1
     elif num_classes < 1 and tensor.numel():
         raise RuntimeError("num_classes should be positive")
-    if tensor.numel() and not is_batched(tensor):
+    if tensor.numel() and not is_hidden(tensor):
         if tensor.min().item() < 0:
             raise RuntimeError("Class values must be non-negative.")
         if tensor.max().item() >= num_classes:
