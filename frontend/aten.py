@@ -9,6 +9,7 @@ import numpy as np
 
 import treadle
 from treadle.arguments import guard
+from treadle.ir.ops.common import need_real
 from treadle.ir.types import normalize_dim, normalize_dims
 from treadle.results import with_out
 from treadle.tensor import Tensor
@@ -77,14 +78,22 @@ def native_dropout_backward(grad_output: Tensor, mask: Tensor, scale: float) -> 
 
 
 # -- gradients by name ---------------------------------------------------------------------------------------------------------------
+def _wide(name: str, *tensors: Tensor) -> list[Tensor]:
+    """16-bit numbers in float32, where their products are summed; NotImplementedError for complex ones."""
+    need_real(name, *[t._data.type for t in tensors])
+    return [t.float() if t.dtype in (treadle.float16, treadle.bfloat16) else t for t in tensors]
+
+
 def _softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: Any) -> Tensor:
     """The gradient of softmax, from its output."""
+    grad_output, output = _wide("softmax_backward", grad_output, output)
     product = grad_output * output
     return (product - output * product.sum(dim, keepdim=True)).to(input_dtype)
 
 
 def _log_softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: Any) -> Tensor:
     """The gradient of log_softmax, from its output."""
+    grad_output, output = _wide("log_softmax_backward", grad_output, output)
     return (grad_output - output.exp() * grad_output.sum(dim, keepdim=True)).to(input_dtype)
 
 
@@ -159,6 +168,7 @@ def segment_reduce(data: Tensor, reduce: str, *, lengths: Tensor | None = None, 
     Either `lengths` (..., S) or `offsets` (..., S + 1) says where they are; axes before `axis` are those of theirs. `initial` starts each
     reduction. RuntimeError unless lengths add up to the axis, but with `unsafe`.
     """
+    need_real("segment_reduce", data._data.type)
     if indices is not None:
         raise RuntimeError("segment_reduce(): indices based reduction is not supported yet.")
     given = offsets if lengths is None else lengths
@@ -169,7 +179,7 @@ def segment_reduce(data: Tensor, reduce: str, *, lengths: Tensor | None = None, 
     axis = normalize_dim("segment_reduce", axis, data.dim())
     if given.dim() != axis + 1:
         raise RuntimeError(f"segment_reduce(): Expected {axis + 1} axes of lengths or offsets, as axis is {axis}, but got {given.dim()}")
-    table = given.detach().cpu().numpy().reshape(-1, given.shape[-1])
+    table = given.detach().cpu().numpy().reshape(math.prod(given.shape[:-1]), given.shape[-1])
     places, sizes = _places(data.shape[axis], None if lengths is None else table, table if lengths is None else None, unsafe)
     rows, segments = sizes.shape
     kind, empty = _REDUCERS[reduce]

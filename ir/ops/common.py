@@ -34,9 +34,9 @@ def need_real(name: str, *types: TensorType) -> None:
             raise not_implemented(name, t.dtype, types)
 
 
-def need_float_or_long(name: str, *types: TensorType) -> None:
-    """NotImplementedError unless every type is int64, the only integers that PyTorch convolves and averages, or `need_float` takes it."""
-    need_float(name, *[t for t in types if t.dtype is not dtypes.int64])
+def need_number(name: str, *types: TensorType) -> None:
+    """NotImplementedError for bools."""
+    need_float(name, *[t for t in types if t.dtype.category == dtypes.BOOL])
 
 
 def same_as_second(name: str) -> Callable[..., TensorType]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from treadle.ir.batching import BatchedCall
 from treadle.ir.op import Field, Kind, declare
-from treadle.ir.ops.common import in_float32, need_float_or_long, zeros
+from treadle.ir.ops.common import in_float32, need_number, zeros
 from treadle.ir.ops.matmul import transposed
 from treadle.ir.types import Shape, TensorType
 
@@ -25,7 +25,7 @@ Ints = tuple[int, ...]
 # -- types ---------------------------------------------------------------------------------------------------------------------------
 def _check(types: Types, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> None:
     """What the arguments of all three ops must fulfil; RuntimeError."""
-    need_float_or_long("convolution", *types)
+    need_number("convolution", *types)
     if types[0].dtype is not types[1].dtype:
         raise RuntimeError(f"convolution: Input type ({types[0].dtype.name}) and weight type ({types[1].dtype.name}) should be the same")
     if any(s <= 0 for s in stride):

@@ -16,7 +16,7 @@ import numpy as np
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT
 from treadle.ir.op import Kind, declare
-from treadle.ir.ops.common import Types, in_float32, need_float, need_float_or_long, not_implemented, zeros
+from treadle.ir.ops.common import Types, in_float32, need_float, need_number, not_implemented, zeros
 from treadle.ir.types import Shape, TensorType
 
 Ints = tuple[int, ...]
@@ -89,7 +89,7 @@ def _folds(w: Windows) -> list[tuple[int, ...]]:
 
 # -- sums --------------------------------------------------------------------------------------------------------------------
 def _sum_type(types: Types, *attrs: Ints) -> TensorType:
-    need_float_or_long("avg_pool", types[0])
+    need_number("avg_pool", types[0])
     return types[0].with_(_pooled(types[0], Windows(*attrs)))
 
 
