@@ -207,7 +207,8 @@ def hash_tensor(input: Tensor, dim: int | Sequence[int] = (), *, keepdim: bool =
     dims = normalize_dims("hash_tensor", dim if isinstance(dim, int) else tuple(dim), input.dim())
     bits = wide.view(treadle.int64)
     kept = [d for d in range(input.dim()) if d not in dims]
-    rows = bits.permute(*kept, *dims).reshape(*[input.shape[d] for d in kept], -1) if input.dim() else bits.reshape(1)
+    rows = bits.reshape(1) if not input.dim() else bits.permute(*kept, *dims).reshape(
+        *[input.shape[d] for d in kept], math.prod([input.shape[d] for d in dims]))
     while rows.shape[-1] > 1:
         half = rows.shape[-1] // 2
         joined = rows[..., :half] ^ rows[..., half:2 * half]
