@@ -162,7 +162,8 @@ def is_batched(t: Tensor) -> bool:
 
 def is_hidden(t: Tensor) -> bool:
     """Whether nobody can look at `t`: it stands for many, or for whatever an exported model will get."""
-    return is_batched(t) or (read(t).trace.__class__ is Wrapped and read(t).trace.level.hidden)
+    trace: Any = read(t).trace
+    return is_batched(t) or (trace.__class__ is Wrapped and trace.level.hidden)
 
 
 def refresh(t: Tensor, storage: Storage) -> None:

@@ -17,7 +17,9 @@ __all__ = ["bartlett", "blackman", "cosine", "exponential", "gaussian", "general
            "nuttall"]
 
 
-def _made(m: int, values: np.ndarray, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
+def _made(m: int, values: np.ndarray, dtype: Any, layout: Any, device: Any, requires_grad: bool) -> Tensor:
+    if layout not in (None, treadle.strided):
+        raise ValueError(f"is implemented for strided tensors only, got: {layout}")
     if dtype is not None and dtype not in (treadle.float32, treadle.float64):
         raise ValueError(f"expects float32 or float64 dtypes, got: {dtype}")
     return treadle.tensor(values[:m], dtype=dtype or treadle.get_default_dtype(), device=device, requires_grad=requires_grad)
@@ -31,7 +33,7 @@ def _places(name: str, m: int, sym: bool) -> np.ndarray:
     return np.arange(m, dtype=np.float64) / max(span, 1)
 
 
-def general_cosine(M: int, *, a: Sequence[float], sym: bool = True, dtype: Any = None, device: Any = None,
+def general_cosine(M: int, *, a: Sequence[float], sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
                    requires_grad: bool = False) -> Tensor:
     """Sum over i of (-1)^i a[i] cos(2 pi i n / span)."""
     if not isinstance(a, list | tuple):
@@ -40,50 +42,50 @@ def general_cosine(M: int, *, a: Sequence[float], sym: bool = True, dtype: Any =
         raise ValueError("Coefficients must contain at least one element")
     place = _places("general_cosine", M, sym)
     values = sum((-1) ** i * c * np.cos(2 * np.pi * i * place) for i, c in enumerate(a))
-    return _made(M, np.ones(1) if M == 1 else np.asarray(values), dtype, device, requires_grad)
+    return _made(M, np.ones(1) if M == 1 else np.asarray(values), dtype, layout, device, requires_grad)
 
 
-def general_hamming(M: int, *, alpha: float = 0.54, sym: bool = True, dtype: Any = None, device: Any = None,
+def general_hamming(M: int, *, alpha: float = 0.54, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
                     requires_grad: bool = False) -> Tensor:
     """alpha - (1 - alpha) cos(2 pi n / span)."""
-    return general_cosine(M, a=[alpha, 1 - alpha], sym=sym, dtype=dtype, device=device, requires_grad=requires_grad)
+    return general_cosine(M, a=[alpha, 1 - alpha], sym=sym, dtype=dtype, layout=layout, device=device, requires_grad=requires_grad)
 
 
-def hamming(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def hamming(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """The general Hamming window with alpha = 0.54."""
-    return general_hamming(M, sym=sym, dtype=dtype, device=device, requires_grad=requires_grad)
+    return general_hamming(M, sym=sym, dtype=dtype, layout=layout, device=device, requires_grad=requires_grad)
 
 
-def hann(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def hann(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """The general Hamming window with alpha = 0.5."""
-    return general_hamming(M, alpha=0.5, sym=sym, dtype=dtype, device=device, requires_grad=requires_grad)
+    return general_hamming(M, alpha=0.5, sym=sym, dtype=dtype, layout=layout, device=device, requires_grad=requires_grad)
 
 
-def blackman(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def blackman(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """The general cosine window of 0.42, 0.5, 0.08."""
-    return general_cosine(M, a=[0.42, 0.5, 0.08], sym=sym, dtype=dtype, device=device, requires_grad=requires_grad)
+    return general_cosine(M, a=[0.42, 0.5, 0.08], sym=sym, dtype=dtype, layout=layout, device=device, requires_grad=requires_grad)
 
 
-def nuttall(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def nuttall(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """The general cosine window of Nuttall's four coefficients."""
-    return general_cosine(M, a=[0.3635819, 0.4891775, 0.1365995, 0.0106411], sym=sym, dtype=dtype, device=device,
+    return general_cosine(M, a=[0.3635819, 0.4891775, 0.1365995, 0.0106411], sym=sym, dtype=dtype, layout=layout, device=device,
                           requires_grad=requires_grad)
 
 
-def bartlett(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def bartlett(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A triangle that begins (and, symmetric, ends) at 0."""
     values = 1 - np.abs(2 * _places("bartlett", M, sym) - 1)
-    return _made(M, np.ones(1) if M == 1 else values, dtype, device, requires_grad)
+    return _made(M, np.ones(1) if M == 1 else values, dtype, layout, device, requires_grad)
 
 
-def cosine(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def cosine(M: int, *, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Half a wave of a sine, sampled between its ends."""
     place = _places("cosine", M, sym) * max(M - 1 if sym else M, 1)
-    return _made(M, np.sin(np.pi * (place + 0.5) / (M if sym else M + 1)), dtype, device, requires_grad)
+    return _made(M, np.sin(np.pi * (place + 0.5) / (M if sym else M + 1)), dtype, layout, device, requires_grad)
 
 
-def exponential(M: int, *, center: float | None = None, tau: float = 1.0, sym: bool = True, dtype: Any = None, device: Any = None,
-                requires_grad: bool = False) -> Tensor:
+def exponential(M: int, *, center: float | None = None, tau: float = 1.0, sym: bool = True, dtype: Any = None,
+                layout: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """exp(-|n - center| / tau)."""
     if tau <= 0:
         raise ValueError(f"Tau must be positive, got: {tau} instead.")
@@ -91,22 +93,24 @@ def exponential(M: int, *, center: float | None = None, tau: float = 1.0, sym: b
         raise ValueError("Center must be None for symmetric windows")
     middle = (M - 1 if sym or M == 1 else M) / 2 if center is None else center
     place = _places("exponential", M, sym) * max(M - 1 if sym else M, 1)
-    return _made(M, np.exp(-np.abs(place - middle) / tau), dtype, device, requires_grad)
+    return _made(M, np.exp(-np.abs(place - middle) / tau), dtype, layout, device, requires_grad)
 
 
-def gaussian(M: int, *, std: float = 1.0, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def gaussian(M: int, *, std: float = 1.0, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
+             requires_grad: bool = False) -> Tensor:
     """exp(-(n - middle)^2 / (2 std^2))."""
     if std <= 0:
         raise ValueError(f"Standard deviation must be positive, got: {std} instead.")
     span = M - 1 if sym else M
     place = _places("gaussian", M, sym) * max(span, 1) - span / 2
-    return _made(M, np.exp(-(place / std) ** 2 / 2), dtype, device, requires_grad)
+    return _made(M, np.exp(-(place / std) ** 2 / 2), dtype, layout, device, requires_grad)
 
 
-def kaiser(M: int, *, beta: float = 12.0, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def kaiser(M: int, *, beta: float = 12.0, sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
+           requires_grad: bool = False) -> Tensor:
     """i0(beta sqrt(1 - t^2)) / i0(beta), t from -1 to 1."""
     if beta < 0:
         raise ValueError(f"beta must be non-negative, got: {beta} instead.")
     t = 2 * _places("kaiser", M, sym) - 1
     values = np.i0(beta * np.sqrt(np.maximum(0.0, 1 - t * t))) / np.i0(beta)
-    return _made(M, np.ones(1) if M == 1 else values, dtype, device, requires_grad)
+    return _made(M, np.ones(1) if M == 1 else values, dtype, layout, device, requires_grad)
