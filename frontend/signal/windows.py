@@ -101,7 +101,7 @@ def gaussian(M: int, *, std: float = 1.0, sym: bool = True, dtype: Any = None, l
     """exp(-(n - middle)^2 / (2 std^2))."""
     if std <= 0:
         raise ValueError(f"Standard deviation must be positive, got: {std} instead.")
-    span = M - 1 if sym else M
+    span = M - 1 if sym or M == 1 else M
     place = _places("gaussian", M, sym) * max(span, 1) - span / 2
     return _made(M, np.exp(-(place / std) ** 2 / 2), dtype, layout, device, requires_grad)
 
