@@ -306,7 +306,7 @@ def _scattered_unseen(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Indices of the elements that are not zero: one row each, or a tuple of one vector an axis."""
     x = dtypes.plain(_array(tensor_argument("nonzero", input)))
-    flat = np.flatnonzero(x if x.dtype == np.bool_ else x != 0)  # numpy is fastest at truth values
+    flat = np.flatnonzero(x if x.dtype == np.bool_ else x != np.zeros((), x.dtype))  # numpy is fastest at truth values
     found = np.unravel_index(flat, x.shape) if x.ndim > 1 else (flat,)
     if as_tuple:
         return tuple([_wrap(i.astype(np.int64), input) for i in found])

@@ -328,7 +328,7 @@ def vector_norm(x: Tensor, p: Any, dim: Any, keepdim: bool) -> Tensor:
     if x._data.type.dtype.itemsize == 2 and abs(p) not in (0, 1, math.inf):  # sums of powers overflow 16 bits
         return cast(vector_norm(cast(x, dtypes.float32), p, dim, keepdim), x._data.type.dtype)
     if x._data.type.dtype.is_complex:
-        x = apply(TABLE["abs"], (x,))
+        return vector_norm(apply(TABLE["abs"], (x,)), p, dim, keepdim)
     if p == 2:
         return safe_sqrt(sum(apply(MUL, (x, x)), dim, keepdim))
     size = apply(TABLE["abs"], (x,))

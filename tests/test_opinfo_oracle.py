@@ -28,14 +28,15 @@ KNOWN: dict[tuple[str, str, str | None], str] = {
     (r"nn\.functional\.linear_cross_entropy.*", "refused", r"acc_dtype"): "another argument is looked at first",
     (r"nn\.functional\.linear_cross_entropy.*", "grad", r"\| expanded"): "a sum of 16-bit numbers that is 0 but for rounding",
     (r"nn\.functional\.multi_margin_loss", "forward", r"\| empty"): "PyTorch returns memory that nobody has written",
-    (r"polygamma.*", "forward", r"got inf"): "a pole is infinite",
+    (r"(special\.)?polygamma.*", "forward", r"got inf"): "a pole is infinite",
     (r"randint", "refused", None): "any dtype takes the integers drawn",
     (r"m[HT]", "forward", r"0-D"): "PyTorch warns that it will refuse that",
     (r"nn\.functional\.dropout[23]d", "forward", r"received a 0D"): "PyTorch warns that it will refuse that",
-    (r"linalg\..*", "refused", r"^RuntimeError: .*Expected a floating point tensor in float32"): "PyTorch looks only where a matrix is",
+    (r"linalg\..*|svd", "refused", r"^RuntimeError: .*Expected a floating point tensor in float32"): "PyTorch looks only where a matrix is",
     (r"masked\.logsumexp", "forward", r"value.* \| .*\(u?int"): "the logarithm of nothing, -inf, has no integer",
     (r"masked\..*", "refused", r"torch\.iinfo"): "complex numbers under a mask, where PyTorch trips over its own check",
     (r"native_(group|layer)_norm", "forward", r"value.* \| (transposed|expanded)"): "PyTorch reads the memory as if it were contiguous",
+    (r".*", "refused", r"ComplexHalf|Unrecognized ScalarType: C"): "32-bit complex numbers, of which PyTorch's CPU leaves out more",
     (r"isin", "refused", r"Unsupported input type"): "all dtypes are compared",
     (r"as_strided_scatter", "forward", r"out of bounds.*expanded"): "the places are those of the input's storage, of which there are fewer",
     (r"cat", "errors", r"the written-to tensor refer"): _LAST,
@@ -99,7 +100,7 @@ def test_every_form(sweep: Any, part: int) -> None:
     """Samples of several dtypes, with methods, in-place and `out=` forms, other names and the samples that must raise."""
     found: list[Any] = []
     for op in sweep.entries()[part::PARTS]:
-        found += [*sweep.check_op(op, 3, values_compared(op)), *sweep.check_errors(op), *sweep.check_aliases(op)]
+        found += [*sweep.check_op(op, 2, values_compared(op)), *sweep.check_errors(op), *sweep.check_aliases(op)]
     assert not unexpected(found), "\n".join(unexpected(found))
 
 

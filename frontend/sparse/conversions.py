@@ -45,7 +45,7 @@ def to_sparse(self: Tensor, sparse_dim: int | None = None, *, layout: Any = None
     if not 0 < k <= ndim:
         raise RuntimeError(f"to_sparse: sparse_dim has to be at least 1 and at most {ndim}, got {k}")
     array = to_array(self)
-    there = array != 0
+    there = array != np.zeros((), array.dtype)
     places = np.nonzero(there.any(axis=tuple(range(k, ndim))) if k < ndim else there)
     axes = tuple([adopt(np.ascontiguousarray(a.astype(np.int64)), self) for a in places])
     pattern = Pattern(axes, self._data.type.shape[:k], True)
