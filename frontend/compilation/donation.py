@@ -8,20 +8,32 @@ from typing import Any
 from treadle.runtime.recorder import Data, Trace
 
 
+class _Holder:
+    """What holds one object."""
+
+    data: Any = None
+
+
+def _own_references() -> int:
+    """How many references `sys.getrefcount(x.data)` itself makes: it depends on the version of Python."""
+    probe = _Holder()
+    probe.data = object()
+    return sys.getrefcount(probe.data) - 1
+
+
+_OWN = _own_references()
+
+
 def overwritten(capture: Any, trace: Trace) -> set[int]:
     """Slots of inputs of a captured call that it wrote over and that nothing but the capture and its trace still refers to."""
     held = Counter(id(d) for seen in capture.seen.values() for d in (seen.data, seen.storage_data))
     found = set()
     for seen in capture.seen.values():
-        t, data = seen.tensor, seen.data
-        slot = trace.leaves.get(data)
-        # Two locals, the argument of the count, and the trace's list and table.
-        if slot is not None and t._data is not data and sys.getrefcount(data) == held[id(data)] + _REFERENCES:
+        slot = trace.leaves.get(seen.data)
+        # The trace holds it in its list and in its table.
+        if slot is not None and seen.tensor._data is not seen.data and sys.getrefcount(seen.data) == held[id(seen.data)] + 2 + _OWN:
             found.add(slot)
     return found
-
-
-_REFERENCES = 4
 
 
 def dead_inputs(w: Any, plan: Any, leaves: dict[Data, int], tail: list[str]) -> dict[int, int]:

@@ -55,7 +55,7 @@ class Proxy:
     __int__ = __float__ = __index__
 
     def keys(self) -> Any:
-        """TraceError, unless recorded as a method: `**proxy` is not known."""
+        """The method of that name, recorded; `**proxy` ends in a TraceError when its result is iterated."""
         return self.tracer.create_proxy("call_method", "keys", (self,), {})
 
 
