@@ -127,7 +127,15 @@ def know_pool() -> None:
     native.know_pool()
 
 
-COMPILE_AT = 2
+COMPILE_AT = 2  # the run of a trace that is the first not to be interpreted
+
+
+def compile_at(run: int) -> None:
+    """Set the run of a trace, counted from 1, that compiles it."""
+    global COMPILE_AT
+    COMPILE_AT = run
+
+
 MUCH = 32 << 20  # bytes of temporaries after which an interpreted run gives the heap back
 WAIT_SECONDS = 20e-6  # between two looks at what another thread computes
 CHECK = check.mode()

@@ -302,10 +302,21 @@ def run(seed: int, T: Any, wrap: Any, with_random: bool = False) -> list[Any]:
 
 def close(a: Any, b: Any) -> bool:
     """Equal structure, floats close (NaN equal)."""
+    numbers: list[tuple[float, float]] = []
+    if not _alike(a, b, numbers):
+        return False
+    x, y = np.array(numbers, np.float64).reshape(-1, 2).T
+    with np.errstate(invalid="ignore"):
+        return bool((np.isclose(x, y, rtol=2e-3, atol=2e-4, equal_nan=True) | ((abs(x) > 1e6) & (abs(y) > 1e6))).all())
+
+
+def _alike(a: Any, b: Any, numbers: list[tuple[float, float]]) -> bool:
+    """Equal in all but floats; those are put into `numbers`, in pairs."""
     if isinstance(a, dict):
-        return isinstance(b, dict) and list(a) == list(b) and all(close(a[k], b[k]) for k in a)
+        return isinstance(b, dict) and list(a) == list(b) and all([_alike(a[k], b[k], numbers) for k in a])
     if isinstance(a, list | tuple):
-        return isinstance(b, list | tuple) and len(a) == len(b) and all(close(x, y) for x, y in zip(a, b, strict=True))
+        return isinstance(b, list | tuple) and len(a) == len(b) and all([_alike(x, y, numbers) for x, y in zip(a, b, strict=True)])
     if isinstance(a, float) and isinstance(b, float):
-        return bool(np.isclose(a, b, rtol=2e-3, atol=2e-4, equal_nan=True)) or (abs(a) > 1e6 and abs(b) > 1e6)
+        numbers.append((a, b))
+        return True
     return bool(a == b)

@@ -1,11 +1,13 @@
 """Random functions give the same in every way to run them (recorded, compiled, replayed, op by op) and as PyTorch."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import random_functions as programs
+from zoo import ZOO
 
 import treadle
 from treadle.passes.pipeline import TEMPLATES
@@ -42,6 +44,41 @@ def check(seed: int, expected: list[Any] | None = None) -> None:
 def test_with_random_numbers(part):
     for seed in range(part * 8, part * 8 + 8):
         check(seed)
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    treadle.use_deterministic_algorithms(True)
+    yield
+    treadle.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_same_bits_at_any_time_once_deterministic(part, deterministic):
+    """Recorded, compiled, and recorded when everything is known, see `use_deterministic_algorithms`."""
+    assert treadle.are_deterministic_algorithms_enabled()
+    for seed in range(100 + part * 6, 106 + part * 6):
+        bits = [repr(programs.run(seed, treadle, WAYS[way])) for way in ("recorded", "compiled", "recorded")]
+        assert bits[0] == bits[1] == bits[2], programs.source(seed, False)
+
+
+@pytest.mark.parametrize("name", ["mlp", "lstm", "gpt"])
+def test_networks_train_with_the_same_bits_at_any_time_once_deterministic(name, deterministic):
+    def trained(way):
+        treadle.manual_seed(1)
+        net = ZOO[name].make(treadle)
+        data = [treadle.tensor(a) for a in ZOO[name].data(np.random.default_rng(0))]
+        optimizer = ZOO[name].optimizer(treadle, net.parameters())
+
+        @way
+        def step(*given):
+            optimizer.zero_grad()
+            loss = ZOO[name].loss(treadle, net, *given)
+            loss.backward()
+            optimizer.step()
+            return loss
+        return [step(*data).item().hex() for _ in range(4)] + [p.detach().numpy().tobytes() for p in net.parameters()]
+    assert trained(WAYS["recorded"]) == trained(WAYS["compiled"]) == trained(WAYS["recorded"])
 
 
 def agrees_with_itself(seed: int, torch: Any, expected: list[Any]) -> bool:
