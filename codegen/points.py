@@ -29,6 +29,7 @@ from treadle.codegen.vector_memory import (
     gather,
     lane_numbers,
     load_every,
+    load_pairs,
     load_vector,
     scatter,
     store_pairs,
@@ -76,6 +77,7 @@ class Points:
         self._read_arguments()
         self.iota = lane_numbers("i64", self.width)
         self.lane_offsets = {a: self._lane_offsets(a) for a in range(len(kernel.accesses))}
+        self.mates = self._mates()
         # What a load reads whose address must not be touched.
         self.nothing = f.variable(const("i64", 0))
         self.evaluate(self.needs)
@@ -126,6 +128,58 @@ class Points:
         """Does the value differ from lane to lane?"""
         return self._moves(self.info.varies[instr])
 
+    # -- pairs of accesses -------------------------------------------------------------------------------------------
+    def _mates(self) -> dict[tuple[int, int], tuple[Val, Val]]:
+        """Two accesses to every second element, which may fill each other's gaps: the parts of complex numbers. For each pair whether
+        the second begins one element behind the first, and whether it begins one before; both hold all the way."""
+        f, found = self.f, {}
+        steps = [(a, record) for a, record in enumerate(self.kernel.accesses)
+                 if self.width > 1 and record.strides[self.lane] == PAIRED]
+        for i, (a, record) in enumerate(steps):
+            for b, _ in [(b, other) for b, other in steps[i + 1:] if other == record]:
+                size = scalar_bits(memory_type(record.dtype)) // 8
+                one, other = (f.op(f"ptrtoint {self.pointers[x]} to i64", "i64") for x in (a, b))
+                apart, together = f.sub(other, one), const("i1", 1)
+                for axis in [x for x, kind in enumerate(record.strides) if kind >= RUNTIME]:
+                    together = f.binary("and", together, f.compare("eq", self.strides[a, axis], self.strides[b, axis]))
+                behind, before = (f.binary("and", together, f.compare("eq", apart, const("i64", d))) for d in (size, -size))
+                found[a, b], found[b, a] = (behind, before), (before, behind)
+        return found
+
+    def _mate_of(self, number: int, needs: Iterable[int]) -> int | None:
+        """A load, not yet computed, that may be read together with this one."""
+        if not self.mates or self.mask is not None or self.kernel.body[number].opcode != "load":
+            return None
+        access = self.kernel.body[number].params[0]
+        return next((i for i in sorted(needs) if i not in self.env and self.kernel.body[i].opcode == "load"
+                     and (access, self.kernel.body[i].params[0]) in self.mates), None)
+
+    def _read_pair(self, a: int, b: int) -> tuple[list[Val], list[Val]]:
+        """The vectors of two accesses: neighbours in memory, told apart in registers, if one access fills the other's gaps."""
+        f, record = self.f, self.kernel.accesses[a]
+        element = memory_type(record.dtype)
+        ty = vector_type(element, self.width)
+        behind, before = self.mates[a, b]
+        after, ahead, other, alone, end = (f.label(name) for name in ("after", "ahead", "other", "alone", "read"))
+        f.branch_if(behind, after, other)
+        f.start(other)
+        f.branch_if(before, ahead, alone)
+        ways = []
+        for label, pointer in ((after, self.pointers[a]), (ahead, self.pointers[b])):
+            f.start(label)
+            found = [load_pairs(f, f.gep(pointer, 2 * u * self.width, element), ty) for u in range(self.copies)]
+            ways.append([v for pair in found for v in (pair if label == after else pair[::-1])])
+            f.branch(end)
+        f.start(alone)
+        ways.append([load_every(f, self._copy_pointer(access, self.pointers[access], u, element), ty, 2, None)
+                     for u in range(self.copies) for access in (a, b)])
+        f.branch(end)
+        f.start(end)
+        phis = [", ".join([f"[ {v.name}, %{label} ]" for v, label in zip(way, (after, ahead, alone), strict=True)])
+                for way in zip(*ways, strict=True)]
+        values = [from_memory(f, v, record.dtype) for v in [f.op(f"phi {ty} {phi}", ty) for phi in phis]]
+        return values[::2], values[1::2]
+
     # -- scopes ------------------------------------------------------------------------------------------------------
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -160,6 +214,11 @@ class Points:
             if instr.opcode == "load_at" and i not in self.checked and not self.varying(instr.operands[0]):
                 self.checked[i] = self._checked_index(instr, 0, 1)
             if self.info.varies[i] & ~self.bound:
+                continue
+            mate = self._mate_of(i, needs)
+            if mate is not None:
+                for number, values in zip((i, mate), self._read_pair(instr.params[0], self.kernel.body[mate].params[0]), strict=True):
+                    self.define(number, values)
                 continue
             varying = self.varying(i)
             self.define(i, [self.instruction(i, u) for u in range(self.copies if varying else 1)])
@@ -309,7 +368,7 @@ class Points:
         """Store computed values at the current point. Two of every second element may fill each other's gaps: parts of complex numbers."""
         left: list[tuple[int, int]] = []
         for access, value in stores:
-            mate = next((o for o in left if self._may_pair(o[0], access)), None)
+            mate = None if self.mask is not None else next((o for o in left if (o[0], access) in self.mates), None)
             if mate is None:
                 left.append((access, value))
             else:
@@ -318,18 +377,11 @@ class Points:
         for access, value in left:
             self.write(access, value)
 
-    def _may_pair(self, a: int, b: int) -> bool:
-        one, other = self.kernel.accesses[a], self.kernel.accesses[b]
-        return one == other and self.lane >= 0 and one.strides[self.lane] == PAIRED and self.mask is None and self.width > 1
-
     def _write_pair(self, a: tuple[int, int], b: tuple[int, int]) -> None:
         """Interleaved, if one access is found to be the next element of the other."""
         f = self.f
         element = memory_type(self.kernel.accesses[a[0]].dtype)
-        size = scalar_bits(element) // 8
-        one, other = (f.op(f"ptrtoint {self.pointers[access]} to i64", "i64") for access, _ in (a, b))
-        apart = f.sub(other, one)
-        behind, before = (f.compare("eq", apart, const("i64", d)) for d in (size, -size))
+        behind, before = self.mates[a[0], b[0]]
         joined, alone, end = f.label("joined"), f.label("alone"), f.label("written")
         f.branch_if(f.binary("or", behind, before), joined, alone)
         f.start(joined)

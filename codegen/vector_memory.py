@@ -70,6 +70,13 @@ def load_every(f: Function, pointer: Val, ty: str, step: int, mask: Val | None) 
     return _shuffle(f, low, high, [*range(0, lanes, 2), *range(lanes + 1, 2 * lanes, 2)])
 
 
+def load_pairs(f: Function, pointer: Val, ty: str) -> tuple[Val, Val]:
+    """x and y of x0 y0 x1 y1 ... from `pointer` on."""
+    lanes = lanes_of(ty)
+    a, b = (load_vector(f, f.gep(pointer, at, scalar_type(ty)), ty, None) for at in (0, lanes))
+    return _shuffle(f, a, b, list(range(0, 2 * lanes, 2))), _shuffle(f, a, b, list(range(1, 2 * lanes, 2)))
+
+
 def store_pairs(f: Function, x: Val, y: Val, pointer: Val) -> None:
     """x0 y0 x1 y1 ... from `pointer` on."""
     lanes = lanes_of(x.ty)

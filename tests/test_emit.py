@@ -180,7 +180,7 @@ def test_strided_lanes_and_offsets() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "bool", "uint8", "int16", "int64"])
 def test_known_strides_of_lanes(dtype: str) -> None:
-    """Every second element and neighbours in reverse, read and written; parts of pairs are written together, in either order."""
+    """Every second element and neighbours in reverse, read and written; parts of pairs are taken together, in either order."""
     kind = by_name(dtype).np
     body = (load(0, dtype), load(1, dtype))
     pairs = Kernel((P,), tuple(Access(dtype, w, (PAIRED,)) for w in (False, False, True, True)), (), 0, body, ((2, 1), (3, 0)))
@@ -195,10 +195,29 @@ def test_known_strides_of_lanes(dtype: str) -> None:
             want = np.zeros(2 * n, kind)
             want[starts[0]::2], want[starts[1]::2] = x[1::2], x[0::2]
             np.testing.assert_array_equal(out, want)
+        for first, second in ((1, 0), (0, 0)):  # read in the other order, and two reads that do not join
+            out = np.zeros(2 * n, kind)
+            operands = [Operand(x, at, (2,)) for at in (first, second)] + [Operand(out, at, (2,)) for at in (0, 1)]
+            assert launch(pairs, (n,), operands, among=(pairs, back))[0] == 0
+            np.testing.assert_array_equal(out, np.stack([x[second::2], x[first::2]], 1).reshape(-1))
         out = np.zeros(2 * n + 1, kind)
         assert launch(back, (n,), [Operand(x, 2 * n - 1, (-1,)), Operand(out, n, (-1,))], among=(pairs, back))[0] == 0
         np.testing.assert_array_equal(out[1:n + 1], x[n:])
         assert not out[0] and not out[n + 1:].any()
+
+
+def test_pairs_that_drift_apart_are_read_one_by_one() -> None:
+    """Two accesses that begin side by side need not stay so: their strides along other axes may differ."""
+    accesses = tuple(Access("float32", w, (RUNTIME, PAIRED)) for w in (False, False, True, True))
+    kernel = Kernel((P, P), accesses, (), 0, (load(0), load(1)), ((2, 0), (3, 1)))
+    x, n = np.arange(400, dtype=np.float32), 40
+    for row in (80, 90):
+        out = np.zeros((3, 2 * n), np.float32)
+        operands = [Operand(x, 0, (80, 2)), Operand(x, 1, (row, 2)), Operand(out, 0, (80, 2)), Operand(out, 1, (80, 2))]
+        assert launch(kernel, (3, n), operands)[0] == 0
+        for i in range(3):
+            np.testing.assert_array_equal(out[i, 0::2], x[80 * i:80 * i + 80:2])
+            np.testing.assert_array_equal(out[i, 1::2], x[row * i + 1:row * i + 81:2])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "bool", "uint8", "int16", "int64"])
