@@ -80,7 +80,7 @@ def test_tensors_from_elsewhere_and_tables(capsys: pytest.CaptureFixture[str]) -
     weights = torch.arange(3.0)
     traced = fx.symbolic_trace(lambda x: (weights + x, torch.stack([x, weights])))
     assert traced(torch.ones(3))[0].tolist() == [1.0, 2.0, 3.0]
-    assert [n.op for n in traced.graph.nodes] == ["placeholder", "get_attr", "call_function", "get_attr", "call_function", "output"]
+    assert [n.op for n in traced.graph.nodes] == ["placeholder", "get_attr", "call_method", "get_attr", "call_function", "output"]
     traced.graph.print_tabular()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["opcode", "name", "target", "args", "kwargs"] and "_tensor_constant0" in lines[3]
@@ -105,3 +105,32 @@ def test_leaves_and_interpreters() -> None:
     assert torch.equal(Watching(module).run(x), net(x)) and seen == ["x", "bias", "body", "scale", "mul", "softmax", "output"]
     with pytest.raises(RuntimeError, match="positional"):
         fx.Interpreter(module).run()
+
+
+def test_patterns_are_replaced() -> None:
+    net = Net()
+    traced = fx.symbolic_trace(net)
+    found = fx.replace_pattern(traced, lambda x, w: F.softmax(x * w, dim=-1), lambda x, w: torch.log_softmax(x + w, dim=-1))
+    x = torch.randn(2, 3)
+    assert [m.anchor.name for m in found] == ["softmax"] and torch.allclose(traced(x), torch.log_softmax(net.body(x) + net.scale, -1))
+    assert not fx.replace_pattern(traced, lambda x, w: x * w, lambda x, w: x)
+    with pytest.raises(ValueError, match="1 parameters, the replacement 2"):
+        fx.replace_pattern(traced, lambda x: torch.log_softmax(x, dim=-1), lambda x, y: x)
+
+
+def test_code_wraps_what_was_wrapped_and_is_traced_again() -> None:
+    traced = fx.symbolic_trace(fx.symbolic_trace(lambda x: opaque(x) + 1))
+    assert 'wrap("' in traced.code and traced(-torch.ones(2)).tolist() == [0.0, 0.0]
+    assert [n.op for n in traced.graph.nodes] == ["placeholder", "call_function", "call_function", "output"]
+
+
+def test_parameters_of_any_kind() -> None:
+    def f(x: Any, *rest: Any, scale: Any = 2.0, **named: Any) -> Any:
+        return x * scale, rest, named
+    f.__annotations__ = {"x": torch.Tensor, "scale": float}
+    traced = fx.symbolic_trace(f)
+    result = traced(torch.ones(1), 3.0, 5, name=6)
+    assert result[0].item() == 3.0 and result[1:] == ((5,), {"name": 6})
+    assert "x : treadle.Tensor, scale : float = 2.0, *rest, **named)" in traced.code
+    with pytest.raises(fx.TraceError, match="iterated"):
+        fx.symbolic_trace(lambda *args: torch.stack(*args))

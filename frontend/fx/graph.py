@@ -6,22 +6,10 @@ import contextlib
 import keyword
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from treadle.fx.node import Node, map_arg, target_name
-
-INFIX = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@", "and_": "&",
-         "or_": "|", "xor": "^", "lshift": "<<", "rshift": ">>", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-PREFIX = {"neg": "-", "pos": "+", "invert": "~"}
-
-
-@dataclass
-class PythonCode:
-    """Source text of a function, and the names it needs."""
-
-    src: str
-    globals: dict[str, Any]
+from treadle.fx.code import PythonCode, Writer
+from treadle.fx.node import Node, is_impure, map_arg, target_name
 
 
 class Graph:
@@ -56,7 +44,7 @@ class Graph:
         """A node at the insertion point."""
         if name is None:
             name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
-            name = "output" if op == "output" else name.removeprefix("__").removesuffix("__") if op != "placeholder" else name.lstrip("*")
+            name = "output" if op == "output" else name.removeprefix("__").removesuffix("__")
         node = Node(self, self._name(name), op, target, args, kwargs or {}, type_expr)
         self._nodes.insert(len(self._nodes) if self._insert is None else self._nodes.index(self._insert), node)
         return node
@@ -151,11 +139,7 @@ class Graph:
         """Take out nodes whose value nobody uses; in-place methods (`add_`) stay. Returns whether there were any."""
         changed = False
         for node in reversed(self.nodes):
-            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-            impure = is_impure_node(node) if is_impure_node is not None else (
-                node.op in ("placeholder", "output") or (node.op != "call_module" and name.endswith("_") and not name.endswith("__")
-                                                         and node.op != "get_attr") or name in ("setitem", "_assert"))
-            if not node.users and not impure:
+            if not node.users and not (is_impure_node or is_impure)(node):
                 self.erase_node(node)
                 changed = True
         return changed
@@ -192,92 +176,7 @@ class Graph:
         for row in rows:
             print("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip())
 
-    def python_code(self, root_module: str = "self") -> PythonCode:
-        """The source of a `forward` that runs the graph."""
-        names: dict[str, Any] = {}
-        last = {}
-        for node in self._nodes:
-            for used in node.all_input_nodes:
-                last[used] = node
-        parameters, body = [root_module], []
-        for node in self._nodes:
-            if node.op == "placeholder":
-                star = node.target[:len(node.target) - len(node.target.lstrip("*"))]
-                parameters.append(star + node.name + (f" = {_value(node.args[0], names)}" if node.args else ""))
-                if node.name != node.target.lstrip("*"):
-                    parameters[-1] = node.target
-                    body.append(f"{node.name} = {node.target.lstrip('*')}")
-                continue
-            spent = [n.name for n in node.all_input_nodes if last[n] is node] + ([] if node.users else [node.name])
-            free = f";  {' = '.join(spent)} = None" if spent and node.op != "output" else ""
-            body.append(_statement(node, root_module, names) + free)
-        text = "\n    ".join(body or ["pass"])
-        return PythonCode(f"\n\n\ndef forward({', '.join(parameters)}):\n    {text}\n    ", names)
-
-
-def _statement(node: Node, root: str, names: dict[str, Any]) -> str:
-    if node.op == "output":
-        return f"return {_value(node.args[0], names)}"
-    args = [_value(a, names) for a in node.args]
-    given = ", ".join([*args, *[f"{k} = {_value(v, names)}" for k, v in node.kwargs.items()]])
-    if node.op == "get_attr":
-        return f"{node.name} = {_path(root, node.target)}"
-    if node.op == "call_module":
-        return f"{node.name} = {_path(root, node.target)}({given})"
-    if node.op == "call_method":
-        rest = ", ".join([*args[1:], *[f"{k} = {_value(v, names)}" for k, v in node.kwargs.items()]])
-        return f"{node.name} = {args[0]}.{node.target}({rest})"
-    name = target_name(node.target)
-    short = name.removeprefix("operator.")
-    if name.startswith("operator.") and len(args) == 2 and short in INFIX:
-        return f"{node.name} = {args[0]} {INFIX[short]} {args[1]}"
-    if name.startswith("operator.") and len(args) == 1 and short in PREFIX:
-        return f"{node.name} = {PREFIX[short]}{args[0]}"
-    if short == "getitem":
-        return f"{node.name} = {args[0]}[{args[1]}]"
-    if name == "getattr" and isinstance(node.args[1], str):
-        return f"{node.name} = {args[0]}.{node.args[1]}"
-    return f"{node.name} = {_global(node.target, name, names)}({given})"
-
-
-def _path(root: str, target: str) -> str:
-    """`root.a.b`, with getattr for names that are no identifiers, as those of Sequential."""
-    text = root
-    for part in target.split("."):
-        text = f"{text}.{part}" if part.isidentifier() and not keyword.iskeyword(part) else f'getattr({text}, "{part}")'
-    return text
-
-
-def _global(value: Any, name: str, names: dict[str, Any]) -> str:
-    """A dotted name for `value` whose first part is in `names`."""
-    if name.startswith("treadle."):
-        import treadle
-        names["treadle"] = treadle
-        return name
-    if "." not in name and name.isidentifier() and name not in names:
-        names[name] = value
-        return name
-    flat = re.sub(r"\W", "_", name)
-    while names.get(flat, value) is not value:
-        flat += "_"
-    names[flat] = value
-    return flat
-
-
-def _value(value: Any, names: dict[str, Any]) -> str:
-    if isinstance(value, Node):
-        return value.name
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return f"({', '.join(_value(v, names) for v in value)}{',' if len(value) == 1 else ''})"
-    if isinstance(value, list):
-        return f"[{', '.join(_value(v, names) for v in value)}]"
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{k!r}: {_value(v, names)}' for k, v in value.items())}}}"
-    if isinstance(value, slice):
-        return f"slice({', '.join(_value(v, names) for v in (value.start, value.stop, value.step))})"
-    if value is None or value is ... or isinstance(value, bool | int | str):
-        return "..." if value is ... else repr(value)
-    if isinstance(value, float) and value == value and abs(value) != float("inf"):
-        return repr(value)
-    name = str(value) if str(value).startswith("treadle.") else f"_value_{len(names)}"
-    return _global(value, name, names)
+    def python_code(self, root_module: str = "self", *, verbose: bool = False, include_stride: bool = False,
+                    include_device: bool = False) -> PythonCode:
+        """The source of a `forward` that runs the graph. verbose: with the shapes that `ShapeProp` found."""
+        return Writer(root_module, verbose, include_stride, include_device).function(self._nodes)

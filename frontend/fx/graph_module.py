@@ -11,6 +11,12 @@ from treadle.nn.module import Module
 _count = 0
 
 
+def indented(text: str) -> str:
+    """All lines but the first and empty ones by four more."""
+    first, *rest = text.split("\n")
+    return "\n".join([first, *["    " + line if line else line for line in rest]])
+
+
 class GraphModule(Module):
     """Runs `graph`, whose targets are looked up in `root`: a module, or a dict from dotted names to modules and tensors.
 
@@ -80,12 +86,21 @@ class GraphModule(Module):
         self.__dict__["_code"] = made.src
         return made
 
-    def print_readable(self, print_output: bool = True, **options: Any) -> str:
-        """The source as a class; printed unless told otherwise."""
-        text = f"class {type(self).__name__}(treadle.nn.Module):\n" + "\n".join(f"    {line}" for line in self.code.strip().splitlines())
+    def print_readable(self, print_output: bool = True, include_stride: bool = False, include_device: bool = False,
+                       **options: Any) -> str:
+        """The source as a class, with the shapes that `ShapeProp` found; printed unless told otherwise."""
+        text = self._readable(self._get_name(), include_stride, include_device)
         if print_output:
             print(text)
         return text
+
+    def _readable(self, name: str, stride: bool, device: bool) -> str:
+        made = self.graph.python_code("self", verbose=True, include_stride=stride, include_device=device).src.strip() + "\n"
+        parts = [m._readable(n, stride, device) for n, m in self.named_children() if isinstance(m, GraphModule)]
+        return indented(f"class {name}(treadle.nn.Module):\n{made}") + indented("\n".join(["", *parts]))
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.code}\n# To see more debug info, please use `graph_module.print_readable()`"
 
     def add_submodule(self, target: str, m: Module) -> bool:
         """Put a module under a dotted name; False when there is something else on the way."""
@@ -98,6 +113,17 @@ class GraphModule(Module):
                 place.add_module(name, Module())
             place = place._modules[name]
         place.add_module(last, m)
+        return True
+
+    def delete_submodule(self, target: str) -> bool:
+        """Take the module of a dotted name out; False when there is none."""
+        *prefix, last = target.split(".")
+        place: Any = self
+        for name in prefix:
+            place = place._modules.get(name) if isinstance(place, Module) else None
+        if not isinstance(place, Module) or place._modules.get(last) is None:
+            return False
+        del place._modules[last]
         return True
 
     def delete_all_unused_submodules(self) -> None:

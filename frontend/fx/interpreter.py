@@ -38,6 +38,12 @@ class Interpreter:
                         self.env.pop(used, None)
         return None
 
+    def boxed_run(self, args_list: list[Any]) -> Any:
+        """`run` for inputs in a list, which is emptied, so that nothing holds them longer than needed."""
+        args = tuple(args_list)
+        args_list.clear()
+        return self.run(*args)
+
     def run_node(self, n: Node) -> Any:
         """The value of one node."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)

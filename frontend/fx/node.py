@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from treadle.fx.graph import Graph
 
+Target = Callable[..., Any] | str
+Argument = Any
+_impure: set[Any] = set()  # functions that are called for what they do
 OPS = ("placeholder", "get_attr", "call_function", "call_method", "call_module", "output")
 
 
@@ -26,6 +29,22 @@ def map_arg(value: Any, change: Callable[[Node], Any]) -> Any:
     if isinstance(value, slice):
         return slice(*[map_arg(v, change) for v in (value.start, value.stop, value.step)])
     return value
+
+
+def has_side_effect(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep calls of `fn` even if nobody uses what they return."""
+    _impure.add(fn)
+    return fn
+
+
+def is_impure(node: Node) -> bool:
+    """Whether a node has to stay although nobody uses its value: `add_`, `setitem`, an assertion."""
+    if node.op in ("placeholder", "output"):
+        return True
+    if node.op in ("get_attr", "call_module"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return (name.endswith("_") and not name.endswith("__")) or name in ("setitem", "_assert") or node.target in _impure
 
 
 class Node:
@@ -104,6 +123,25 @@ class Node:
         args[index] = value
         self.args = tuple(args)
 
+    def insert_arg(self, idx: int, arg: Any) -> None:
+        """One more positional argument, at place `idx`."""
+        if not 0 <= idx <= len(self._args):
+            raise IndexError(f"insert_arg: the index must be between 0 and {len(self._args)}, got {idx}")
+        self.args = (*self._args[:idx], arg, *self._args[idx:])
+
+    def is_impure(self, impure_random: bool = True) -> bool:
+        """Whether it has to stay although nobody uses its value."""
+        return is_impure(self)
+
+    @property
+    def stack_trace(self) -> str | None:
+        """Where it was called: what a pass put in `meta`."""
+        return self.meta.get("stack_trace")
+
+    @stack_trace.setter
+    def stack_trace(self, trace: str | None) -> None:
+        self.meta["stack_trace"] = trace
+
     def update_kwarg(self, key: str, value: Any) -> None:
         """Another keyword argument."""
         self.kwargs = {**self._kwargs, key: value}
@@ -128,8 +166,9 @@ class Node:
         """One line: name, users, kind, target and arguments."""
         if self.op == "output":
             return f"return {self.args[0]}"
+        kind = f"{type_name(self.type)} " if self.type is not None else ""
         builtin = "builtins." if self.target is getattr(builtins, getattr(self.target, "__name__", ""), None) else ""
-        head = f"%{self.name} : [num_users={len(self.users)}] = {self.op}[target={builtin}{target_name(self.target)}]"
+        head = f"%{self.name} : {kind}[num_users={len(self.users)}] = {self.op}[target={builtin}{target_name(self.target)}]"
         if self.op == "placeholder":
             return head + (f"(default={self.args[0]})" if self.args else "")
         if self.op == "get_attr":
@@ -148,6 +187,17 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{k}: {shown(v)}' for k, v in value.items())}}}"
     return str(value)
+
+
+def type_name(kind: Any) -> str:
+    """An annotation as text; Treadle's own types by their public names."""
+    import treadle
+    if isinstance(kind, types.GenericAlias) or not isinstance(kind, type):
+        return "..." if kind is ... else repr(kind).replace("treadle.tensor.Tensor", "treadle.Tensor")
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    public: Any = getattr(treadle, kind.__name__, None)
+    return f"treadle.{kind.__name__}" if public is kind else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def target_name(target: Any) -> str:

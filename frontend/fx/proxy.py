@@ -89,5 +89,5 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
     setattr(Proxy, f"__{_symbol}__", _operator(_function, False))
     setattr(Proxy, f"__r{_symbol}__", _operator(_function, True))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "invert", "abs", "getitem", "setitem"):
-    setattr(Proxy, f"__{_name}__", _operator(getattr(operator, _name) if _name != "abs" else abs, False))
+    setattr(Proxy, f"__{_name}__", _operator(getattr(operator, _name), False))
 Proxy.__hash__ = object.__hash__  # type: ignore[method-assign]

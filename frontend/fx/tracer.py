@@ -14,10 +14,14 @@ import treadle
 from treadle.fx.graph import Graph
 from treadle.fx.graph_module import GraphModule
 from treadle.fx.node import Node
-from treadle.fx.proxy import Proxy
+from treadle.fx.proxy import Proxy, TraceError
 from treadle.nn.module import Module
 from treadle.tensor import Tensor
 
+OPERATORS = {f"__{n}__": n for n in ("add", "sub", "mul", "pow", "matmul", "lt", "le", "gt", "ge", "eq", "ne")} | {
+    "__truediv__": "div", "__mod__": "remainder"} | {f"__{n}__": f"__{n}__" for n in (
+        "floordiv", "and", "or", "xor", "lshift", "rshift", "getitem", "setitem")}  # methods of tensors by what a graph calls them
+VARIABLE = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 _wrapped: list[tuple[dict[str, Any], str]] = []  # functions of users that are not looked into: (globals, name)
 
 
@@ -75,6 +79,10 @@ class Tracer:
         if isinstance(a, tuple):
             items = [self.create_arg(v) for v in a]
             return type(a)(*items) if hasattr(a, "_fields") else tuple(items)
+        if isinstance(a, Module):
+            for path, found in self.root.named_modules():
+                if found is a:
+                    return self.create_node("get_attr", path, (), {})
         if isinstance(a, list):
             return [self.create_arg(v) for v in a]
         if isinstance(a, dict):
@@ -96,10 +104,28 @@ class Tracer:
         setattr(self.root, f"_tensor_constant{number}", t)
         return self.graph.get_attr(f"_tensor_constant{number}")
 
+    def create_node(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None = None,
+                    type_expr: Any = None) -> Node:
+        """A new node of the graph that is being made; subclasses may change what is recorded."""
+        return self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+
+    def iter(self, obj: Proxy) -> Iterator[Any]:
+        """What iterating over a proxy gives."""
+        raise TraceError("Proxy object cannot be iterated. This can be attempted when the Proxy is used in a loop or as a *args or "
+                         "**kwargs function argument.")
+
+    def to_bool(self, obj: Proxy) -> bool:
+        """The truth of a proxy."""
+        raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
+
+    def keys(self, obj: Proxy) -> Any:
+        """What `proxy.keys()` gives; `**proxy` ends in a TraceError when it is iterated."""
+        return self.create_proxy("call_method", "keys", (obj,), {})
+
     def create_proxy(self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None = None,
                      type_expr: Any = None) -> Proxy:
         """A new node, as a proxy."""
-        node = self.graph.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name, type_expr)
+        node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name, type_expr)
         return self.proxy(node)
 
     def proxy(self, node: Node) -> Proxy:
@@ -117,32 +143,40 @@ class Tracer:
         """The graph of a module's `forward` or of a function. `concrete_args` are values for parameters that are no inputs then."""
         self.root = root if isinstance(root, Module) else Module()
         function = type(root).forward if isinstance(root, Module) else root
-        self.graph = Graph(self.root)
-        args, kwargs = self._inputs(function, isinstance(root, Module), concrete_args or {})
+        self.graph = Graph(self.root, type(self))
+        args = self._inputs(function, isinstance(root, Module), concrete_args or {})
+        placed = _by_place(function)
         with _patched(self, function):
-            result = function(*args, **kwargs)
-            self.graph.output(self.create_arg(result))
+            result = self.create_arg(placed(*args))
+            returns = getattr(inspect.unwrap(placed), "__annotations__", {}).get("return")
+            self.create_node("output", "output", (result,), {}, type_expr=returns)
         return self.graph
 
-    def _inputs(self, function: Any, method: bool, concrete: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        parameters = list(inspect.signature(function).parameters.values())
-        args: list[Any] = [self.root] if method else []
-        kwargs: dict[str, Any] = {}
-        for p in parameters[1 if method else 0:]:
-            if p.name in concrete:
-                value: Any = concrete[p.name]
-            else:
-                star = "*" if p.kind is p.VAR_POSITIONAL else "**" if p.kind is p.VAR_KEYWORD else ""
-                value = self.proxy(self.graph.placeholder(star + p.name, default_value=... if p.default is p.empty else p.default))
-            if p.kind is p.KEYWORD_ONLY:
-                kwargs[p.name] = value
-            elif p.kind is p.VAR_POSITIONAL:
-                args.append(value)
-            elif p.kind is p.VAR_KEYWORD:
-                kwargs[p.name] = value
-            else:
-                args.append(value)
-        return args, kwargs
+    def _inputs(self, function: Any, method: bool, concrete: dict[str, Any]) -> list[Any]:
+        """Proxies for the parameters: those with a place or a name, then *args, then **kwargs."""
+        plain = inspect.unwrap(function)
+        parameters = list(inspect.signature(plain).parameters.values())[1 if method else 0:]
+        notes = getattr(plain, "__annotations__", {})
+        proxies: list[Any] = [self.root] if method else []
+        for p in sorted(parameters, key=lambda p: (p.kind is p.VAR_POSITIONAL) + 2 * (p.kind is p.VAR_KEYWORD)):
+            star = "*" if p.kind is p.VAR_POSITIONAL else "**" if p.kind is p.VAR_KEYWORD else ""
+            default = () if p.default is p.empty else (p.default,)
+            proxies.append(concrete[p.name] if p.name in concrete else self.create_proxy(
+                "placeholder", star + p.name, default, {}, type_expr=None if star else notes.get(p.name)))
+        return proxies
+
+
+def _by_place(function: Any) -> Callable[..., Any]:
+    """The function with a place for every parameter: what `*args` and `**kwargs` hold is unknown, so one value stands for either."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or not (code.co_kwonlyargcount or code.co_flags & VARIABLE):
+        traced: Callable[..., Any] = function
+        return traced
+    plain = inspect.unwrap(function)
+    variable = bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    code = code.replace(co_argcount=code.co_argcount + code.co_kwonlyargcount + variable, co_posonlyargcount=0, co_kwonlyargcount=0,
+                        co_flags=code.co_flags & ~VARIABLE)
+    return types.FunctionType(code, plain.__globals__, plain.__name__, None, plain.__closure__)
 
 
 def _has_proxy(*values: Any) -> Proxy | None:
@@ -156,12 +190,26 @@ def _has_proxy(*values: Any) -> Proxy | None:
     return None
 
 
-def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, recorded when an argument is a proxy."""
+def _recording(function: Callable[..., Any], wrapped: bool = False) -> Callable[..., Any]:
+    """The function, recorded when an argument is a proxy. wrapped: code of the graph has to wrap it too."""
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         found = _has_proxy(args, kwargs)
-        return function(*args, **kwargs) if found is None else found.tracer.create_proxy("call_function", function, args, kwargs)
+        if found is None:
+            return function(*args, **kwargs)
+        made = found.tracer.create_proxy("call_function", function, args, kwargs)
+        if wrapped:
+            made.node.meta["is_wrapped"] = True
+        return made
+    return call
+
+
+def _method(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A tensor's method, recorded when an argument is a proxy: the tensor is one that the traced code has from elsewhere."""
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        found = _has_proxy(args, kwargs)
+        return method(*args, **kwargs) if found is None else found.tracer.create_proxy("call_method", name, args, kwargs)
     return call
 
 
@@ -191,7 +239,10 @@ def _patched(tracer: Tracer, function: Any) -> Iterator[None]:
                 table[name] = value
                 saved.append((table, name, _ABSENT))
             saved.append((table, name, value))
-            table[name] = _recording(value)
+            table[name] = _recording(value, wrapped=True)
+    for name, method in list(vars(Tensor).items()):
+        if isinstance(method, types.FunctionType) and (not name.startswith("_") or name in OPERATORS):
+            put(Tensor, name, _method(method, OPERATORS.get(name, name)))
     _patch_modules(tracer, put)
     try:
         yield
