@@ -5,6 +5,7 @@ Reverse mode by the tape: grad, vjp, jacrev. Forward mode by a level (`treadle.l
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from treadle import autograd
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT
 from treadle.levels import Forward
+from treadle.nn.batch_normalization import _BatchNorm
+from treadle.rearranging import rearrange
 from treadle.runtime.recorder import STATE, Wrapped
 from treadle.stateless import functional_call, stack_module_state
 from treadle.tape import LeafNode
@@ -394,5 +397,41 @@ def hessian(func: Callable[..., Any], argnums: Any = 0) -> Callable[..., Any]:
     return jacfwd(jacrev(func, argnums), argnums)
 
 
-__all__ = ["functional_call", "grad", "grad_and_value", "hessian", "jacfwd", "jacrev", "jvp", "linearize", "stack_module_state",
-           "value_and_grad", "vjp", "vmap"]
+# -- the rest --------------------------------------------------------------------------------------------------------------------------
+def functionalize(func: Callable[..., Any], *, remove: str = "mutations") -> Callable[..., Any]:
+    """The function without writes to memory, and what it writes to its arguments written to them at the end.
+
+    That is how every function is recorded here: writes and views become new values. So this is the function itself.
+    remove: "mutations" or "mutations_and_views". RuntimeError for anything else.
+    """
+    if remove not in ("mutations", "mutations_and_views"):
+        raise RuntimeError(f"functionalize(f, remove='mutations'): received invalid argument for remove={remove}. Valid options are:\n "
+                           "remove='mutations': all inplace and out= operators will be removed from the program, and replaced with their "
+                           "out-of-place equivalents.\n remove='mutations_and_views': in addition, view operators are replaced by copies.")
+
+    @functools.wraps(func)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+    return run
+
+
+def replace_all_batch_norm_modules_(root: Any) -> Any:
+    """Let every batch norm in `root` normalize by its batch alone, without running statistics, so that `vmap` goes over it."""
+    for module in root.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+            module.track_running_stats = False
+    return root
+
+
+def debug_unwrap(tensor: Tensor, *, recurse: bool = True) -> Tensor:
+    """What a tensor inside a transformation stands for: the batch within `vmap`, the primal within `jvp`. To look at it, nothing else."""
+    trace: Any = read(tensor).trace
+    while trace.__class__ is Wrapped:
+        tensor = trace.value
+        trace = read(tensor).trace if recurse else None
+    return tensor
+
+
+__all__ = ["debug_unwrap", "functional_call", "functionalize", "grad", "grad_and_value", "hessian", "jacfwd", "jacrev", "jvp", "linearize",
+           "rearrange", "replace_all_batch_norm_modules_", "stack_module_state", "value_and_grad", "vjp", "vmap"]

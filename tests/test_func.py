@@ -257,3 +257,36 @@ def test_what_asks_whether_it_is_differentiated() -> None:
         same(func.vmap(func.grad(f))(x, y), want)
         same(func.grad(lambda x, f=f, y=y: func.vmap(f)(x, y).sum())(x), want)
         same(func.jvp(lambda x, f=f, y=y: func.vmap(f)(x, y), (x,), (x,))[1], (want * x).flatten(1).sum(1))
+
+
+def test_ctc_loss_of_a_batch_of_batches() -> None:
+    loss = treadle.nn.functional.ctc_loss
+    scores = treadle.randn(3, 5, 2, 4).log_softmax(-1)
+    labels = treadle.tensor([[[1, 2], [3, 1]], [[2, 2], [1, 3]], [[3, 1], [1, 1]]])
+    lengths, counts = treadle.tensor([[5, 4], [3, 5], [4, 2]]), treadle.tensor([[2, 1], [1, 2], [2, 2]])
+    together = func.vmap(func.grad(loss))(scores, labels, lengths, counts)
+    one_by_one = treadle.stack([func.grad(loss)(*each) for each in zip(scores, labels, lengths.tolist(), counts.tolist(), strict=True)])
+    assert treadle.allclose(together, one_by_one, atol=1e-6)
+    with pytest.raises(RuntimeError, match="one row for each example"):
+        func.vmap(lambda c: loss(scores[0], labels.flatten()[:3], (5, 4), c))(counts)
+
+
+def test_axes_by_name() -> None:
+    x = treadle.arange(24).reshape(2, 3, 4)
+    assert treadle.equal(func.rearrange(x, "a b (c d) -> (b d) a c", d=2), x.reshape(2, 3, 2, 2).permute(1, 3, 0, 2).flatten(0, 1))
+    assert func.rearrange([x, x], "n ... k -> k (n ...)").shape == (4, 12)
+    for pattern, text in (("a b", "one '->'"), ("a b c -> a b", "only on one side"), ("a (b c d) -> a b c d", "3"),
+                          ("a b (c d) -> a b c d", "cannot infer"), ("a a b -> a b", "twice"), ("a (b c -> a b c", "brackets")):
+        with pytest.raises(ValueError, match=text):
+            func.rearrange(x, pattern)
+
+
+def test_what_a_transformed_tensor_stands_for() -> None:
+    seen = []
+    func.vmap(lambda x: func.jvp(lambda y: seen.append(y) or y * 2, (x,), (x,)))(treadle.ones(3, 2))
+    with pytest.raises(RuntimeError, match="invalid argument for remove=views"):
+        func.functionalize(lambda x: x, remove="views")
+    assert func.functionalize(lambda x: x.add_(1))(treadle.zeros(2)).tolist() == [1.0, 1.0]
+    x = treadle.ones(2)
+    assert func.debug_unwrap(x) is x and func.debug_unwrap(seen[0]).shape == (3, 2)
+    assert func.debug_unwrap(seen[0], recurse=False).shape == (2,)

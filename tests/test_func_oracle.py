@@ -279,7 +279,57 @@ def custom_functions(T: Any) -> Any:
             F.grad(lambda x: F.vmap(g)(x, ws).sum())(x))
 
 
-USES = [custom_functions, per_sample_cnn, per_sample_lstm, per_sample_transformer, per_sample_embedding, ensemble_mlp, ensemble_cnn,
+def ctc(T: Any) -> Any:
+    F, loss = T.func, T.nn.functional.ctc_loss
+    scores, labels = floats(T, 3, 5, 2, 4).log_softmax(-1), ints(T, 3, 3, 2, 2) + 1
+    lengths, counts = T.tensor([[5, 4], [3, 5], [4, 1]]), T.tensor([[2, 1], [1, 2], [2, 1]])
+    padded = T.tensor([[[1, 2], [3, 9]], [[1, -1], [2, 3]], [[3, 3], [1, 0]]])
+    return (F.vmap(loss)(scores, labels, lengths, counts), F.vmap(lambda *a: loss(*a, reduction="none"))(scores, padded, lengths, counts),
+            F.vmap(lambda *a: loss(*a, reduction="sum", zero_infinity=True))(scores, labels, T.ones_like(lengths), counts),
+            F.vmap(lambda s: loss(s, labels[0], lengths[0], counts[0]))(scores),
+            F.vmap(lambda c: loss(scores[0], labels[0], lengths[0], c, reduction="none"))(counts),
+            loss(scores[1], padded[1], (5, 4), (1, 2)))
+
+
+def rearranged(T: Any) -> Any:
+    x, y, r = floats(T, 2, 3, 4), floats(T, 6, 4, 1, 5), T.func.rearrange
+    uses = [(x, "a b c -> c a b"), (x, "a b c -> (a b) c"), (x, "... c -> c ..."), (x, "a ... -> (...) a"), (x, "a b c -> a 1 b c"),
+            (x, "a b c -> (c b a)"), (x, "a b c -> () a b c"), (x, "... -> (...)"), ([x, x * 2], "n a b c -> a (n b) c")]
+    named = [(y, "(a b) c 1 d -> a c (b d)", {"a": 2}),
+             (y, "(a b) (c d) ... -> (d b) c a ...", {"b": 3, "c": 2}), (y, "a b 1 d -> a b d", {})]
+    return [r(a, p) for a, p in uses] + [r(a, p, **k) for a, p, k in named] + [T.func.vmap(lambda row: r(row, "b c -> c b"))(x)]
+
+
+
+def no_statistics(T: Any) -> Any:
+    net = module(T, lambda nn: nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()))
+    assert T.func.replace_all_batch_norm_modules_(net) is net and "running_mean" not in dict(net.named_buffers())
+    params = detached(net)
+    return (T.func.vmap(lambda x: T.func.functional_call(net, params, (x,)), randomness="different")(floats(T, 4, 2, 1, 5, 5)),
+            T.func.vmap(T.func.grad(lambda p, x: T.func.functional_call(net, p, (x,)).pow(3).sum()), (None, 0))(
+                params, floats(T, 3, 2, 1, 5, 5)))
+
+
+def functional_writes(T: Any) -> Any:
+    def f(a: Any) -> Any:
+        b = a + 1
+        b.view(-1).add_(1)
+        a.mul_(2)
+        return b
+    x = floats(T, 2, 3)
+    return (T.func.functionalize(f)(x), x, T.func.functionalize(f, remove="mutations_and_views")(x), x,
+            T.func.vmap(T.func.functionalize(f))(x), T.func.grad(T.func.functionalize(lambda a: a.clone().mul_(a).sum()))(x))
+
+
+def linearized(T: Any) -> Any:
+    x, w, t = floats(T, 3, 4), floats(T, 4, 2, seed=1), floats(T, 3, 4, seed=2)
+    value, push = T.func.linearize(lambda x, w: ((x @ w).tanh(), {"s": (x * x).sum()}), x, w)
+    more, both = T.func.linearize(lambda x: x.sin(), x)
+    return value, push(t, w * 2), push(t * 3, w), T.func.vmap(both)(T.stack([t, t * 2])), more
+
+
+USES = [ctc, rearranged, no_statistics, functional_writes, linearized, custom_functions, per_sample_cnn,
+        per_sample_lstm, per_sample_transformer, per_sample_embedding, ensemble_mlp, ensemble_cnn,
         second_order, jacobians, jacobian_of_a_network, nested, structures, in_place, indexing, linear_algebra, losses, duals, functional]
 
 
@@ -309,6 +359,9 @@ def mistakes(T: Any) -> Any:
             lambda: F.jvp(lambda x: x, (x,), (x[0],)), lambda: F.vjp(lambda x: x, x)[1]((x, x)), lambda: F.stack_module_state([]),
             lambda: F.stack_module_state([nn.Linear(1, 1), nn.ReLU()]), lambda: F.jacrev(lambda x: x, chunk_size=0),
             lambda: F.functional_call(nn.Linear(2, 2), [{"weight": x}, {"weight": x}], x),
+            lambda: F.functionalize(lambda x: x, remove="all"),
+            lambda: F.rearrange(x, "a b"), lambda: F.rearrange(x, "a b -> b c"), lambda: F.rearrange(x, "(a a) c -> a c"),
+            lambda: F.rearrange(x, "a (b c -> a b c"), lambda: F.rearrange(x, "a a -> a"), lambda: F.rearrange(x, "a b c -> a b c"),
             lambda: T.autograd.functional.vjp(lambda x: x, x), lambda: T.autograd.functional.hessian(lambda x: x, x),
             lambda: T.autograd.functional.jacobian(lambda x: 1, x), lambda: T.autograd.forward_ad.make_dual(x, x)]
 

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import treadle
 from treadle import ops
 from treadle.ir.ops.common import need_float
 from treadle.modes import listed
 from treadle.nn.loss_functions import _reduced, check_reduction, reduction_name
-from treadle.tensor import Tensor
+from treadle.tensor import Tensor, is_batched
 
 _NEVER = -1e30  # stands for log(0): sums of it stay finite, so that gradients have no NaN
 
@@ -93,20 +94,27 @@ def triplet_margin_with_distance_loss(anchor: Tensor, positive: Tensor, negative
     return _reduced((near - far + margin).clamp(min=0), None, None, reduction)
 
 
-def _numbers(values: Tensor | Sequence[int]) -> list[int]:
-    return [int(v) for v in (values.reshape(-1).tolist() if isinstance(values, Tensor) else values)]
+def _lengths(values: Tensor | Sequence[int], device: Any) -> tuple[Tensor, list[int] | None]:
+    """Lengths (N), and as numbers, unless nobody can look as inside vmap."""
+    if isinstance(values, Tensor) and is_batched(values):
+        return values.reshape(-1).to(treadle.int64), None
+    numbers = [int(v) for v in (values.reshape(-1).tolist() if isinstance(values, Tensor) else values)]
+    return treadle.tensor(numbers, dtype=treadle.int64, device=device), numbers
 
 
-def _padded_targets(targets: Tensor, lengths: list[int], blank: int) -> Tensor:
-    """Labels (N, longest), from rows or from all of them one after the other."""
-    longest = max(lengths, default=0)
+def _padded_targets(targets: Tensor, counts: Tensor, numbers: list[int] | None, blank: int) -> Tensor:
+    """Labels (N, longest) with blanks behind each row's, from rows or from all of them one after the other."""
     if targets.dim() == 2:
-        return targets[:, :longest]
-    flat, rows, start = targets.reshape(-1).tolist(), [], 0
-    for n in lengths:
-        rows.append(flat[start:start + n] + [blank] * (longest - n))
+        rows = targets if numbers is None else targets[:, :max(numbers, default=0)]
+        return treadle.where(treadle.arange(rows.size(1), device=rows.device) < counts.unsqueeze(1), rows.to(treadle.int64), blank)
+    if numbers is None:
+        raise RuntimeError("ctc_loss: vmap over target_lengths takes targets of one row for each example (N, S)")
+    longest = max(numbers, default=0)
+    flat, padded, start = targets.reshape(-1).tolist(), [], 0
+    for n in numbers:
+        padded.append(flat[start:start + n] + [blank] * (longest - n))
         start += n
-    return treadle.tensor(rows, dtype=treadle.int64, device=targets.device).reshape(len(lengths), longest)
+    return treadle.tensor(padded, dtype=treadle.int64, device=targets.device).reshape(len(numbers), longest)
 
 
 @listed
@@ -119,48 +127,53 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequenc
     """
     need_float("ctc_loss", log_probs._data.type)
     batched = log_probs.dim() == 3
+    if log_probs.dim() not in (2, 3):
+        raise RuntimeError(f"ctc_loss: expected log_probs of 2 or 3 dimensions, got {log_probs.dim()}")
     scores = log_probs if batched else log_probs.unsqueeze(1)
-    lengths, label_counts = _numbers(input_lengths), _numbers(target_lengths)
     steps, n, classes = scores.shape
-    if len(lengths) != n or len(label_counts) != n:
-        raise RuntimeError(f"ctc_loss: expected {n} input_lengths and target_lengths, got {len(lengths)} and {len(label_counts)}")
+    lengths, known = _lengths(input_lengths, scores.device)
+    counts, label_counts = _lengths(target_lengths, scores.device)
+    if lengths.numel() != n or counts.numel() != n:
+        raise RuntimeError(f"ctc_loss: expected {n} input_lengths and target_lengths, got {lengths.numel()} and {counts.numel()}")
     if not 0 <= blank < classes:
         raise RuntimeError(f"ctc_loss: blank must be in label range, got {blank} of {classes} classes")
-    if max(lengths, default=0) > steps:
-        raise RuntimeError(f"ctc_loss: expected input_lengths to have value at most {steps}, got {max(lengths)}")
-    labels = _padded_targets(targets if batched or targets.dim() == 1 else targets.reshape(1, -1), label_counts, blank).to(treadle.int64)
-    loss = _alignments(scores, labels, lengths, label_counts, blank)
+    steps = steps if known is None else max(known, default=0)
+    if steps > scores.size(0):
+        raise RuntimeError(f"ctc_loss: expected input_lengths to have value at most {scores.size(0)}, got {steps}")
+    labels = _padded_targets(targets if batched or targets.dim() == 1 else targets.reshape(1, -1), counts, label_counts, blank)
+    loss = _alignments(scores, labels, lengths.unsqueeze(1), counts.unsqueeze(1) * 2, steps, blank)
     impossible = loss > -_NEVER / 2
     loss = treadle.where(impossible, 0.0 if zero_infinity else float("inf"), loss)
     if not batched:
         loss = loss.squeeze(0)
     if reduction == "mean":
-        divisor = treadle.tensor([max(c, 1) for c in label_counts], dtype=loss.dtype, device=loss.device)
+        divisor = counts.clamp(min=1).to(loss.dtype)
         return (loss / (divisor if batched else divisor[0])).mean()
     return _reduced(loss, None, None, reduction)
 
 
-def _alignments(scores: Tensor, labels: Tensor, lengths: list[int], label_counts: list[int], blank: int) -> Tensor:
-    """-log p (N) from the forward variables over the labels with blanks between them (N, 2 S + 1)."""
-    steps, n, _ = scores.shape
+def _alignments(scores: Tensor, labels: Tensor, ends: Tensor, last: Tensor, steps: int, blank: int) -> Tensor:
+    """-log p (N) from the forward variables over the labels with blanks between them (N, 2 S + 1).
+
+    ends (N, 1): how many steps each takes, at most `steps`; last (N, 1): which of the labels and blanks is its last.
+    """
+    n = scores.size(1)
     s = labels.size(1)
     blanks = treadle.full((n, s, 1), blank, dtype=treadle.int64, device=labels.device)
     states = treadle.cat([treadle.cat([blanks, labels.unsqueeze(2)], 2).reshape(n, 2 * s), blanks[:, :1, 0] if s else
                           treadle.full((n, 1), blank, dtype=treadle.int64, device=labels.device)], 1)
     width = 2 * s + 1
-    emitted = scores.gather(2, states.unsqueeze(0).expand(steps, n, width))
+    emitted = scores.gather(2, states.unsqueeze(0).expand(scores.size(0), n, width))
     place = treadle.arange(width, device=scores.device)
     hidden = treadle.full((n, 2), _NEVER, dtype=scores.dtype, device=scores.device)
     two_before = treadle.cat([treadle.full((n, 2), blank, dtype=treadle.int64, device=labels.device), states], 1)[:, :width]
     skips = (states != blank) & (states != two_before)
     alpha = treadle.where(place < 2, emitted[0], _NEVER)
-    ends = treadle.tensor(lengths, dtype=treadle.int64, device=scores.device).unsqueeze(1)
-    for t in range(1, max(lengths, default=0)):
+    for t in range(1, steps):
         moved = treadle.cat([hidden, alpha], 1)
         before = treadle.logaddexp(alpha, moved[:, 1:width + 1])
         before = treadle.logaddexp(before, treadle.where(skips, moved[:, :width], _NEVER))
         alpha = treadle.where(ends > t, (before + emitted[t]).clamp(min=_NEVER), alpha)
-    last = treadle.tensor(label_counts, dtype=treadle.int64, device=scores.device).unsqueeze(1) * 2
     final = alpha.gather(1, last)
     label = treadle.where(last > 0, alpha.gather(1, (last - 1).clamp(min=0)), _NEVER)
     found = -treadle.logaddexp(final, label).squeeze(1)
