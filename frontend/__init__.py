@@ -1,6 +1,12 @@
 """Treadle: PyTorch-style Python, recorded into an IR, compiled to machine code. `import treadle as torch`."""
 from __future__ import annotations
 
+import gc as _gc
+
+_collects = _gc.isenabled()
+_gc.disable()  # an import makes many objects and no garbage: collections would only walk them
+
+# isort: split
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +143,9 @@ if TYPE_CHECKING:
     from treadle.serialization import load as load
     from treadle.serialization import save as save
 
+if _collects:
+    _gc.enable()
+    _gc.freeze()  # what was imported stays: later collections, and the one at exit, need not walk it
 
 # Imported when first used, so that they cost nothing before.
 _LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "fft", "func", "fx", "hub", "jit", "masked", "mps",
