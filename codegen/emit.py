@@ -10,10 +10,12 @@ along an inner axis is computed outside its loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from treadle.codegen import odometer, reductions
 from treadle.codegen.expressions import cast, memory_type
+from treadle.codegen.guard_table import MOST_LANES, GuardTable
 from treadle.codegen.llvm_text import Function, Module, Val, const, scalar_bits, vector_type
 from treadle.codegen.phases import Partial, fold_of
 from treadle.codegen.points import Points
@@ -25,6 +27,7 @@ from treadle.codegen.schedule import (
     Schedule,
     access_bits,
     behind,
+    guards,
     instr_cost,
     loops,
     narrow_loops,
@@ -125,6 +128,8 @@ class KernelEmitter(Points):
     def units(self, low: Val, high: Val) -> None:
         """The loops over units: one counter per outer axis, then chunks of the lane axis, then blocks of rows."""
         f, nest = self.f, self.nest
+        if nest.guarded:
+            self._open_table(f.sub(high, low))
         if nest.chunk and not nest.outer and nest.rows < 0 and not nest.folds:
             begin, end = f.mul(low, nest.chunk), f.smin(f.mul(high, nest.chunk), self.sizes[self.lane])
             self.lane_loop(self._streamed(begin, end) if self._streams() else begin, end)
@@ -228,8 +233,50 @@ class KernelEmitter(Points):
         return end
 
     # -- the lane axis -----------------------------------------------------------------------------------------------
+    def _open_table(self, units: Val) -> None:
+        """Keep what guards reads. It is for all lanes, if the units walk through more than those."""
+        f, nest = self.f, self.nest
+        size = self.sizes[self.lane]
+        table = GuardTable(f, guards(self.kernel, self.lane), self.width)
+        table.whole = f.compare("sle", size, const("i64", MOST_LANES))
+        if nest.chunk:
+            table.whole = f.binary("and", table.whole, f.compare("sge", f.mul(units, nest.chunk), f.mul(size, 2)))
+        with f.if_(table.whole):
+            self._write_guards(table, const("i64", 0), size)
+        self.table = table
+        roots = [v for _, v in self.kernel.stores]
+        for sweep in range(len(self.info.reduces)):
+            roots += sweep_roots(self.kernel, self.info, sweep)
+        self.needs = behind(self.kernel, roots, self._tabled())
+
+    def _tabled(self) -> frozenset[int]:
+        return frozenset(self.table.guards if self.table is not None else ())
+
+    def _write_guards(self, table: GuardTable, low: Val, high: Val) -> None:
+        needs = behind(self.kernel, list(table.guards), frozenset())
+        with self.f.loop(low, high, self.width) as vectors:
+            with self.scope():
+                self.copies = 1
+                self.enter(self.lane, vectors.index, needs)
+                for guard in table.guards:
+                    table.write(guard, vectors.index, self.operand(guard, 0, self.width))
+            vectors.next([])
+
+    def _keep_guards(self, low: Val, high: Val) -> None:
+        """Of the lanes [low, high), if not of all."""
+        table, self.table = self.table, None
+        assert table is not None
+        table.start = low
+        with self.f.if_(self.f.binary("xor", table.whole, Val("i1", "true"))):
+            self._write_guards(table, low, high)
+        table.start = self.f.select(table.whole, const("i64", 0), low)
+        self.table = table
+
     def lane_loop(self, low: Val, high: Val) -> None:
         """A parallel lane axis: `program` for each group of vectors in [low, high)."""
+        if self.table is not None:
+            self._keep_guards(low, high)
+
         def body(state: State) -> State:
             if self.nest.rows < 0:
                 self.program()
@@ -355,7 +402,7 @@ class KernelEmitter(Points):
         self.kept = set()
         end = self.f.label("rows_done")
         for sweep in range(len(self.info.reduces)):
-            needs = behind(self.kernel, sweep_roots(self.kernel, self.info, sweep), frozenset(self.kept))
+            needs = behind(self.kernel, sweep_roots(self.kernel, self.info, sweep), frozenset(self.kept).union(self._tabled()))
             if self.nest.lane_folds:
                 # Rows too long to keep their values are rare: small code matters more.
                 self.copies = 1 if self.info.kept and not self.keeping else sweep_copies(self.kernel, needs, self.lane)
@@ -381,7 +428,8 @@ class KernelEmitter(Points):
 
         def compute() -> list[State]:
             state = [v for a in self.accumulators for _ in range(a.copies) for v in reductions.start(a.fold, a.lanes)]
-            state = self._fold_axes(self.nest.folds, state, needs, body)
+            fold = self._fold_guarded if self.table is not None else partial(self._fold_axes, self.nest.folds)
+            state = fold(state, needs, body)
             return [part for a in self.accumulators for part in self._collapsed(a, state)]
         if self.phases is None or self.keeping:
             states = compute()
@@ -395,13 +443,24 @@ class KernelEmitter(Points):
 
     def _fold_axes(self, axes: tuple[int, ...], state: State, needs: frozenset[int], body: Callable[[State], State]) -> State:
         if not axes:
-            return self.lanes_over(*self._span(self.lane), state, needs, body) if self.nest.lane_folds else body(state)
+            lanes = self._span(self.lane) if self.table is None else self.piece
+            return self.lanes_over(*lanes, state, needs, body) if self.nest.lane_folds else body(state)
 
         def turn(index: Val, state: State) -> State:
             with self.scope():
                 self.enter(axes[0], index, needs)
                 return self._fold_axes(axes[1:], state, needs, body)
         return self.blocked(*self._span(axes[0]), 1, state, turn)
+
+    def _fold_guarded(self, state: State, needs: frozenset[int], body: Callable[[State], State]) -> State:
+        """The reduce axes, for pieces of the lane axis whose guards are kept."""
+        assert self.table is not None
+        f, (low, high) = self.f, self._span(self.lane)
+        with f.loop(low, high, MOST_LANES, state) as pieces:
+            self.piece = pieces.index, f.smin(high, f.add(pieces.index, MOST_LANES))
+            self._keep_guards(*self.piece)
+            pieces.next(self._fold_axes(self.nest.folds, pieces.values, needs, body))
+        return pieces.values
 
     def _span(self, axis: int) -> tuple[Val, Val]:
         """The range of a reduce axis: the outermost one may be in parts."""

@@ -127,6 +127,8 @@ class _Run:
             return _random(*args)
         if instr.opcode in ("reduce", "argreduce"):
             return self.fold(instr, args[0])
+        if instr.opcode == "quotient":
+            return args[0] // args[1]
         if instr.opcode == "cast":
             return convert(args[0], dtypes[0], instr.dtype)
         return elementwise(instr, args)

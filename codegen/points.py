@@ -21,6 +21,7 @@ from treadle.codegen.expressions import (
     report,
     to_memory,
 )
+from treadle.codegen.guard_table import GuardTable
 from treadle.codegen.llvm_text import Function, Val, const, scalar_bits, vector_type
 from treadle.codegen.phases import Phases, has_phases
 from treadle.codegen.philox import random_bits
@@ -72,6 +73,7 @@ class Points:
         self.tiles: dict[int, Val] = {}  # squares of accesses in scratch memory, from the row `tile_start` on
         self.tile_start = const("i64", 0)
         self.row_range = (const("i64", 0), const("i64", 0))
+        self.table: GuardTable | None = None
         self.phases = Phases(f, kernel) if has_phases(kernel) else None
         self.part = const("i64", 0)
         self._read_arguments()
@@ -208,7 +210,7 @@ class Points:
             instr = self.kernel.body[i]
             if i in self.env or (instr.opcode in ("reduce", "argreduce") and folded):
                 continue
-            reloads = self.keeping and i in self.kept
+            reloads = (self.keeping and i in self.kept) or self._is_tabled(i)
             if not reloads and any(o not in self.env for o in instr.operands):
                 continue
             if instr.opcode == "load_at" and i not in self.checked and not self.varying(instr.operands[0]):
@@ -222,6 +224,9 @@ class Points:
                 continue
             varying = self.varying(i)
             self.define(i, [self.instruction(i, u) for u in range(self.copies if varying else 1)])
+
+    def _is_tabled(self, instr: int) -> bool:
+        return self.table is not None and instr in self.table.guards
 
     def define(self, instr: int, values: list[Val]) -> None:
         self.env[instr] = values
@@ -264,6 +269,8 @@ class Points:
         if self.keeping and number in self.kept:
             ty = vector_type(self.element_type(number), lanes)
             return self.f.load(self._kept_place(number, copy), ty, scalar_bits(self.element_type(number)) // 8)
+        if self.table is not None and number in self.table.guards:
+            return self.table.read(number, self.index[self.lane], copy)
         if is_load(instr):
             return self.load(number, copy, varying)
         if instr.opcode in _LEAVES:
@@ -271,6 +278,8 @@ class Points:
         if instr.opcode == "random":
             seed, offset = (self.operand(o, copy, 1) for o in instr.operands[:2])
             return random_bits(self.f, seed, offset, self.operand(instr.operands[2], copy, lanes))
+        if instr.opcode == "quotient":
+            return self.quotient(instr, copy, varying)
         if instr.opcode == "argreduce":
             return const("i64", 0)  # there is no axis left to search
         if instr.opcode == "div" and varying and instr.operands[1] in self.divisors:
@@ -295,6 +304,21 @@ class Points:
     def lane_index(self, copy: int) -> Val:
         """The lane axis's index in each lane."""
         return self.f.add(self.f.splat(self.f.add(self.index[self.lane], copy * self.width), self.width), self.iota)
+
+    def quotient(self, instr: Instr, copy: int, varying: bool) -> Val:
+        """Of an index that is not negative. In lanes, that of the first one and how often the few that follow pass the divisor: exactly,
+        in doubles, as the distance to the next whole number is at least half a part."""
+        f, index, divisor = self.f, instr.operands[0], self.operand(instr.operands[1], 0, 1)
+        if not varying:
+            return f.binary("udiv", self.operand(index, 0, 1), divisor)
+        assert self.kernel.body[index].opcode == "index"
+        first = f.add(self.index[self.lane], copy * self.width)
+        whole = f.binary("udiv", first, divisor)
+        rest, by = (f.cast("sitofp", v, "double") for v in (f.sub(first, f.mul(whole, divisor)), divisor))
+        halves = Val(vector_type("double", self.width), f"<{', '.join(f'double {i + 0.5}' for i in range(self.width))}>")
+        passed = f.binary("fmul", f.binary("fadd", f.splat(rest, self.width), halves),
+                          f.splat(f.binary("fdiv", const("double", 1.0), by), self.width))
+        return f.add(f.splat(whole, self.width), f.cast("sext", f.cast("fptosi", passed, "i32"), "i64"))
 
     # -- memory ------------------------------------------------------------------------------------------------------
     def load(self, number: int, copy: int, varying: bool) -> Val:

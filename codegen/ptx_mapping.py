@@ -16,7 +16,7 @@ from typing import NamedTuple
 from treadle.codegen.expressions import memory_type
 from treadle.codegen.llvm_text import scalar_bits
 from treadle.codegen.phases import partial_bytes
-from treadle.codegen.schedule import Loops, analyse, element_cost, loops
+from treadle.codegen.schedule import Loops, analyse, element_cost, loops, transposed_axis
 from treadle.ir.kernel import PARALLEL, REDUCE, RUNTIME, UNIT, Kernel, argument_layout
 
 MAP, THREAD, WARP, BLOCK_ROW = "map", "thread", "warp", "block"
@@ -68,7 +68,7 @@ def choose(kernel: Kernel, sizes: Sequence[int], arguments: Sequence[object]) ->
     folded = [a for a, axis in enumerate(kernel.axes) if axis.kind == REDUCE]
     lane = loops(kernel).lane
     if not folded:
-        rows = loops(kernel).rows
+        rows = transposed_axis(kernel, lane) if lane >= 0 else -1
         if rows >= 0 and sizes[rows] >= SQUARE and sizes[lane] >= SQUARE:
             return Mapping(MAP, lane, rows=rows)
         width, tail = _width(kernel, sizes, arguments, lane)

@@ -20,6 +20,8 @@ MAP_CHUNK, COLUMN_CHUNK, TRANSPOSE_CHUNK = 4096, 64, 256
 # Rows that a transposing map reads together, so that every cache line it gathers from is used up.
 TRANSPOSE_ROWS = 16
 MAX_TURNED = 4  # squares of elements that are turned together
+# So many instructions that follow from the lanes alone are worth computing once and keeping what they say about reads.
+GUARDING = 6
 # A lane axis of fewer elements would leave most of a vector empty.
 NARROW = 8
 # Work worth waking a thread for, in simple element operations.
@@ -41,6 +43,7 @@ class Loops(NamedTuple):
     folds: tuple[int, ...]    # reduce axes other than the lane axis, outermost first
     rows: int                 # a parallel axis walked inside the lane loop, in blocks of TRANSPOSE_ROWS
     chunk: int                # elements of a parallel lane axis per unit
+    guarded: bool = False     # what guards reads follows from the lanes alone: it is kept for all points of the other axes
 
 
 class Schedule(NamedTuple):
@@ -198,10 +201,20 @@ def loops(kernel: Kernel) -> Loops:
     order = parallel + folds
     lane = max(order, key=lambda a: (_lane_score(kernel, a), order.index(a)))
     lane_folds = lane in folds
-    rows = -1 if folds else _transposed(kernel, lane)
+    rows = -1 if folds else transposed_axis(kernel, lane)
     outer = tuple(a for a in parallel if a not in (lane, rows))
     chunk = 0 if lane_folds else COLUMN_CHUNK if folds else MAP_CHUNK if rows < 0 else TRANSPOSE_CHUNK
-    return Loops(lane, lane_folds, outer, tuple(a for a in folds if a != lane), rows, chunk)
+    guarded = (lane_folds or not folds) and rows < 0 and len(kernel.axes) > 1 and bool(guards(kernel, lane))
+    return Loops(lane, lane_folds, outer, tuple(a for a in folds if a != lane), rows, chunk, guarded)
+
+
+def guards(kernel: Kernel, lane: int) -> tuple[int, ...]:
+    """What guards reads, if all of it follows from the lanes alone and takes more than a few instructions."""
+    found = sorted({instr.operands[0] for instr in kernel.body if instr.opcode == "load_if"})
+    if not found:
+        return ()
+    varies = analyse(kernel).varies
+    return tuple(found) if all(varies[i] == 1 << lane for i in found) and varies.count(1 << lane) >= GUARDING else ()
 
 
 def _lane_score(kernel: Kernel, axis: int) -> float:
@@ -217,7 +230,7 @@ def _lane_score(kernel: Kernel, axis: int) -> float:
     return score
 
 
-def _transposed(kernel: Kernel, lane: int) -> int:
+def transposed_axis(kernel: Kernel, lane: int) -> int:
     """An axis along which some load is contiguous that is strided along the lanes; -1 if there is none."""
     if any(a.writes and a.strides[lane] != UNIT for a in kernel.accesses):
         return -1

@@ -55,6 +55,7 @@ class Instr(NamedTuple):
       const    params (value,)
       index    params (axis,)                        the loop counter as int64
       slot     params (slot,)                        a run-time int64 argument (sizes, bounds of guarded loads)
+      quotient operands (x, y)                       x / y of int64, x not negative, y positive: a digit of an index
       cast     operands (x,)                         between any two dtypes, C semantics; to bool means != 0
       reduce   params (kind,), operands (x,)         kind: sum prod amax amin any all; over ALL reduce axes
       argreduce params (kind,), operands (x,)        kind: argmax argmin; needs exactly one reduce axis; int64, first winner, NaN wins

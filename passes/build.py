@@ -6,7 +6,7 @@ Between them, neighbouring axes that every address walks through evenly are join
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -56,9 +56,13 @@ def scalar_bits(value: float | int | bool, dtype: DType) -> int:
 
 
 class KernelBuilder:
-    """Builds the kernel of one unit. `groups`: for an epilogue, the axes that must stay apart: joined only within a group."""
+    """Builds the kernel of one unit. `groups`: for an epilogue, the axes that must stay apart: joined only within a group.
 
-    def __init__(self, unit: Unit, place: Place, order: dict[Node, int], groups: list[list[int]] | None = None) -> None:
+    wraps: axes that addresses walk through evenly, and guards do not, become one (see `wrap_axes`).
+    """
+
+    def __init__(self, unit: Unit, place: Place, order: dict[Node, int], groups: list[list[int]] | None = None,
+                 wraps: bool = False) -> None:
         self.unit = unit
         self.axes = unit.axes
         self.place = place
@@ -67,10 +71,13 @@ class KernelBuilder:
         self.groups = groups
         self.nodes = sorted(unit.inside, key=lambda n: order[n])
         self.points: dict[Node, dict[Point, list[Read]]] = {}
-        self.forms: list[Expr] = []
+        self.wraps = wraps
+        self.forms: list[Expr] = []           # of addresses and numbers
+        self.tests: list[Expr] = []           # of guards
         self.loads: dict[Value, list[Expr]] = {}
         self.joined: dict[int, int] = {}      # axis -> number of the kernel's axis, innermost members only
         self.kernel_axes: list[list[int]] = []
+        self.wrapped: list[list[int]] = []    # the evenly joined parts of the last kernel axis of its kind, if it was made of several
         self.body: list[Instr] = []
         self.known: dict[Instr, int] = {}
         self.accesses: list[Access] = []
@@ -97,7 +104,21 @@ class KernelBuilder:
             self.note(point.guard)
 
     def note(self, guard: Guard) -> None:
-        self.forms += [c.expr for c in guard]
+        self.tests += [c.expr for c in self.open(guard)]
+
+    def open(self, conditions: Iterable[Condition]) -> list[Condition]:
+        """The ends that do not hold anyway. Where an axis is walked through in larger steps, what holds depends on its size alone, and
+        kernels should not."""
+        found = []
+        for c in conditions:
+            low, bound = c.low, c.bound
+            if all([step == 1 for _, step in c.expr.terms]):
+                low = low and c.expr.const < 0
+                top = c.expr.const + sum([self.axes.size[a] - 1 for a, _ in c.expr.terms])
+                bound = -1 if bound >= 0 and top < bound else bound
+            if low or bound >= 0:
+                found.append(Condition(c.expr, low, bound))
+        return found
 
     def linear(self, point: Point) -> Expr:
         return point.index[0] if point.memory else linearize(point.index, point.value.shape)
@@ -133,7 +154,7 @@ class KernelBuilder:
     # -- axes ----------------------------------------------------------------------------------------------------------
     def join_axes(self) -> None:
         """Group neighbouring axes of one kind that every form walks through evenly."""
-        tables = [dict(form.terms) for form in dict.fromkeys(self.forms)]
+        tables = [dict(form.terms) for form in dict.fromkeys(self.forms + self.tests)]
         for kind in ([self.parallel] if self.groups is None else self.groups) + [self.reduce]:
             start = len(self.kernel_axes)
             for axis in kind:
@@ -141,8 +162,32 @@ class KernelBuilder:
                     self.kernel_axes[-1].append(axis)
                 else:
                     self.kernel_axes.append([axis])
+        if self.wraps and self.groups is None:
+            self.wrap_axes()
         for number, members in enumerate(self.kernel_axes):
             self.joined[members[-1]] = number
+
+    def wrap_axes(self) -> None:
+        """The last axes of the innermost kind become one if all addresses walk through them evenly, as through a plane of an image
+        whose ends only guards look at: vectors then go on from line to line.
+
+        The guards find their digits of the index, which pays where another axis repeats them.
+        """
+        kind = self.reduce or self.parallel
+        groups = [members for members in self.kernel_axes if members[0] in set(kind)]
+        tested = {axis for test in self.tests for axis, _ in test.terms}
+        tables = [dict(form.terms) for form in dict.fromkeys(self.forms)]
+        if not tested or any([t.get(groups[-1][-1], 0) not in (0, 1) for t in tables]):
+            return
+        count, size = 1, math.prod([self.axes.size[a] for a in groups[-1]])
+        while count < len(groups) and all([t.get(groups[-count - 1][-1], 0) == t.get(groups[-1][-1], 0) * size for t in tables]):
+            count += 1
+            size *= math.prod([self.axes.size[a] for a in groups[-count]])
+        rest, last = groups[:-count], groups[-count:]
+        if count > 1 and rest and tested <= {members[-1] for members in last}:
+            self.wrapped = last
+            at = self.kernel_axes.index(last[0])
+            self.kernel_axes[at:at + count] = [[axis for members in last for axis in members]]
 
     def _even(self, tables: list[dict[int, int]], outer: int, inner: int) -> bool:
         size = self.axes.size[inner]
@@ -180,13 +225,9 @@ class KernelBuilder:
     def affine(self, form: Expr) -> int:
         """An index expression as an int64."""
         total: int | None = None
-        strides = self.strides(form)
-        for axis, c in enumerate(strides):
-            if c == 0:
-                continue
-            term = self.emit("index", "int64", (), (axis,))
+        for axis, (term, c) in enumerate(self._terms(form)):
             if c != 1:
-                term = self.emit("mul", "int64", (term, self.emit("slot", "int64", (), (self.slot(("scale", form, axis), c),))))
+                term = self.emit("mul", "int64", (term, self.size_slot(("scale", form, axis), c)))
             total = term if total is None else self.emit("add", "int64", (total, term))
         if total is None:
             return self.emit("slot", "int64", (), (self.slot(("const", form), form.const),)) if form.const else self.const(0, dtypes.int64)
@@ -194,10 +235,31 @@ class KernelBuilder:
             total = self.emit("add", "int64", (total, self.emit("slot", "int64", (), (self.slot(("const", form), form.const),))))
         return total
 
+    def _terms(self, form: Expr) -> list[tuple[int, int]]:
+        """Numbers in the loop nest that a form is the sum of, each with its factor."""
+        table = dict(form.terms)
+        if any([members[-1] in table for members in self.wrapped]):
+            return [(self._digit(i), table[members[-1]]) for i, members in enumerate(self.wrapped) if members[-1] in table]
+        return [(self.emit("index", "int64", (), (axis,)), c) for axis, c in enumerate(self.strides(form)) if c]
+
+    def _digit(self, number: int) -> int:
+        """The index along one of the wrapped axes."""
+        axis = self.joined[self.wrapped[-1][-1]]
+        sizes = [math.prod([self.axes.size[a] for a in members]) for members in self.wrapped]
+        index = self.emit("index", "int64", (), (axis,))
+        whole, *above = [index if at == len(sizes) else self.emit("quotient", "int64", (
+            index, self.size_slot(("wrapped", at), math.prod(sizes[at:])))) for at in (number + 1, number) if at]
+        if not above:
+            return whole
+        return self.emit("sub", "int64", (whole, self.emit("mul", "int64", (above[0], self.size_slot(("line", number), sizes[number])))))
+
+    def size_slot(self, key: tuple, value: int) -> int:
+        return self.emit("slot", "int64", (), (self.slot(key, value),))
+
     def holds(self, conditions: tuple[Condition, ...] | list[Condition]) -> int | None:
         """All conditions as one bool; None when there are none."""
         total: int | None = None
-        for c in conditions:
+        for c in self.open(conditions):
             at = self.affine(c.expr)
             test = self.emit("ge", "bool", (at, self.const(0, dtypes.int64))) if c.low else None
             if c.bound >= 0:
@@ -276,7 +338,9 @@ class KernelBuilder:
         if name in ("pad", "slice_scatter"):
             inside = self.holds(own_conditions(node, point.index)[0])
             yes, no = operands if name == "pad" else (operands[1], operands[0])
-            return yes if inside is None else self.emit("select", dtype, (inside, yes, no))
+            if inside is None or self._reads_zero(yes, inside, no):
+                return yes
+            return self.emit("select", dtype, (inside, yes, no))
         if is_reduce(node):
             return self.emit("argreduce" if name.startswith("arg") else "reduce", dtype, operands, (name,))
         assert op.kind is Kind.ELEMENTWISE and isinstance(op.scalar, str)
@@ -284,13 +348,17 @@ class KernelBuilder:
             return operands[0]
         return self.emit(op.scalar, dtype, operands)
 
+    def _reads_zero(self, value: int, inside: int, other: int) -> bool:
+        """Whether a value is read under this condition alone, and the 0 that is read elsewhere is the other one."""
+        read, zero = self.body[value], self.body[other]
+        return (read.opcode, read.operands, zero.opcode) == ("load_if", (inside,), "const") and str(zero.params[0]) in ("0", "0.0", "False")
+
     def _select(self, node: Node, point: Point, operands: tuple[int, ...]) -> int:
         result = operands[-1]
         choices = own_conditions(node, point.index)
         for value, conditions in zip(reversed(operands[:-1]), reversed(choices), strict=True):
             before = self.holds(conditions)
-            assert before is not None
-            result = self.emit("select", node.out.dtype.name, (before, value, result))
+            result = value if before is None else self.emit("select", node.out.dtype.name, (before, value, result))
         return result
 
     def _create(self, node: Node, point: Point, operands: list[int]) -> int:

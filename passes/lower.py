@@ -20,7 +20,8 @@ from treadle.passes.unit import Unit
 def lower(graph: Graph, windows: bool = True) -> Program:
     """Lower a graph that `treadle.passes.pipeline.prepare` has simplified; every shape in it is concrete.
 
-    windows: the target's matrix kernels read windows of images, and bfloat16 that is contiguous across K, where they are.
+    windows: the target's matrix kernels read windows of images, and bfloat16 that is contiguous across K, where they are; and its maps
+    and reductions work on vectors, which lines of images may be too short for.
     """
     graph, follows = untie(graph)
     return _Lowering(own_outputs(graph), windows, follows).run()
@@ -115,7 +116,7 @@ class _Lowering:
     def steps(self, unit: Unit) -> None:
         node = unit.node
         if node is None:
-            self.program.steps.append(KernelBuilder(unit, self.place, self.order).build())
+            self.program.steps.append(KernelBuilder(unit, self.place, self.order, wraps=self.windows).build())
         elif unit in self.fuser.folded and is_attention(node):
             lower_attention(self, node, self.fuser.folded[unit])
         elif unit in self.fuser.folded:

@@ -571,7 +571,7 @@ def test_tiles_refuse_reduces() -> None:
 def test_schedules() -> None:
     assert loops(ROW_SUM).lane_folds and loops(SOFTMAX).lane == 1
     assert not loops(COLUMN_SUM).lane_folds and loops(COLUMN_SUM).lane == 0
-    assert loops(TRANSPOSE) == (1, False, (), (), 0, 256)
+    assert loops(TRANSPOSE) == (1, False, (), (), 0, 256, False)
     assert analyse(SOFTMAX).kept == (3,) and len(analyse(SOFTMAX).reduces) == 3
     wide = describe("x86_64-unknown-linux-gnu", "x86-64", "+avx512f")
     assert schedule(AFFINE_RELU, wide).width == 16
