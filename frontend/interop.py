@@ -103,8 +103,9 @@ def through_chain(array: np.ndarray, t: Tensor) -> np.ndarray:
 
 def snapshot(t: Tensor, storage: Storage) -> Data:
     """A private copy of what `t` shows of shared memory at this moment."""
-    array = np.array(through_chain(storage.export.array, t), order="C", copy=True)
-    return computed(tensor_type(array.shape, t._data.type.dtype), memory.from_numpy(array))
+    array = through_chain(storage.export.array, t)
+    type = tensor_type(array.shape, t._data.type.dtype)
+    return computed(type, memory.own_copy(array, type))
 
 
 def write_back(storage: Storage, old: Data) -> None:

@@ -198,6 +198,7 @@ def still_shared(storage: Storage) -> bool:
         return True
     storage.export = None
     storage.version += 1
+    memory.align(storage.base._data)  # it is ours alone from now on
     return False
 
 

@@ -284,6 +284,13 @@ def taken(array: np.ndarray, type: TensorType) -> Buffer:
     return from_numpy(np.ascontiguousarray(array, type.dtype.np).reshape(array.shape))
 
 
+def align(data: Any) -> None:
+    """Give a computed value that holds a large borrowed block which lies badly a copy of it (a `Data` of the recorder)."""
+    held = data.buffer
+    if held.__class__ is Buffer and held.owner is not None and held.nbytes >= LARGE and held.ptr % ALIGNMENT:
+        data.buffer = own_copy(as_numpy(held, data.type.shape, data.type.dtype.np), data.type)
+
+
 def trim_heap() -> None:
     """Give memory that the C library holds free back to the system. Does nothing where the library has no such call."""
     trim = getattr(_libc, "malloc_trim", None)

@@ -122,3 +122,23 @@ def test_threads_share_the_pool() -> None:
         thread.join()
     gc.collect()
     assert pool.in_use == 0
+
+
+def test_a_badly_placed_array_is_copied_once_nobody_else_can_see_it() -> None:
+    import treadle
+    raw = np.zeros((1 << 18) + 128, np.uint8)
+    start = -raw.__array_interface__["data"][0] % memory.ALIGNMENT + 16
+    array = raw[start:start + (1 << 18)].view(np.float32)
+    del raw
+    t = treadle.from_numpy(array)
+    view, total = t[10:], treadle.compile(lambda x: x.sum())
+    for number in (1.0, 2.0, 3.0):
+        array[10] = number
+        assert (total(t).item(), view[0].item()) == (number, number)
+    assert t.data_ptr() == array.__array_interface__["data"][0]
+    del array
+    for _ in range(3):
+        assert (total(t).item(), view[0].item()) == (3.0, 3.0)
+    assert t.data_ptr() % memory.ALIGNMENT == 0 and view.data_ptr() == t.data_ptr() + 40
+    view[0] = 5.0
+    assert (total(t).item(), t.numpy()[10]) == (5.0, 5.0)
