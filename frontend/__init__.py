@@ -36,6 +36,7 @@ from treadle import autograd as autograd
 from treadle import tensor as _tensor_module
 from treadle.arguments import guard as _guard
 from treadle.complex_numbers import *
+from treadle.conversions import clone as clone
 from treadle.convolution import *
 from treadle.creation import *
 from treadle.creation import tensor as tensor

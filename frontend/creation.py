@@ -16,6 +16,7 @@ from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.ops.common import need_real
 from treadle.ir.types import TensorType, broadcast_shapes, tensor_type
+from treadle.layout import check_format
 from treadle.random import Generator, reserve
 from treadle.results import into, with_out
 from treadle.runtime import engine, memory
@@ -281,11 +282,16 @@ def ones(*size: Any, dtype: DType | None = None, device: Any = None, requires_gr
 def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
           pin_memory: bool = False, memory_format: Any = None, out: Any = None) -> Tensor:
     """Treadle fills new memory with zeros: a value must be a function of the program."""
+    if memory_format is not None:
+        if getattr(memory_format, "name", "") == "preserve_format":
+            raise RuntimeError("unsupported memory format Preserve")
+        check_format(memory_format, len(_shape(size)))
     return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad, layout=layout, out=out)
 
 
-def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool) -> Tensor:
+def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool, memory_format: Any) -> Tensor:
     t = x._data.type
+    check_format(memory_format, t.ndim)
     where = t.device if device is None else device_name(device)
     if t.layout != "strided" and value == 0:
         return sparse_zeros(t.shape, as_dtype(dtype or t.dtype), where, t.layout, requires_grad)
@@ -300,9 +306,10 @@ def sparse_zeros(shape: tuple[int, ...], dtype: DType, device: str, layout: str,
     return _finish(made, requires_grad)
 
 
-def _dense_type(like: Tensor) -> TensorType:
+def _dense_type(like: Tensor, memory_format: Any = None) -> TensorType:
     """The type of a tensor to be filled with numbers. NotImplementedError where it is sparse."""
     type = like._data.type
+    check_format(memory_format, type.ndim)
     if type.layout != "strided":
         raise NotImplementedError(f"there is no tensor of layout treadle.{type.layout} with every element the same, or random; "
                                   "give shape and dtype for a dense one")
@@ -321,13 +328,13 @@ def for_each_example(made: Tensor, like: Tensor) -> Tensor:
 def zeros_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
                memory_format: Any = None) -> Tensor:
     """Zeros of the shape of `input`."""
-    return _like(input, 0, dtype, device, requires_grad)
+    return _like(input, 0, dtype, device, requires_grad, memory_format)
 
 
 def ones_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
               memory_format: Any = None) -> Tensor:
     """Ones of the shape of `input`."""
-    return _like(input, 1, dtype, device, requires_grad)
+    return _like(input, 1, dtype, device, requires_grad, memory_format)
 
 
 empty_like = zeros_like
@@ -336,7 +343,8 @@ empty_like = zeros_like
 def full_like(input: Tensor, fill_value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
               layout: Any = None, memory_format: Any = None) -> Tensor:
     """A tensor of the shape of `input`, filled with a number."""
-    return _like(input, fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value, dtype, device, requires_grad)
+    number = fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value
+    return _like(input, number, dtype, device, requires_grad, memory_format)
 
 
 def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
@@ -465,14 +473,14 @@ def randn(*size: Any, generator: Generator | None = None, dtype: DType | None = 
 def rand_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
               layout: Any = None, memory_format: Any = None) -> Tensor:
     """Uniform numbers in [0, 1) of the shape of `input`."""
-    type = _dense_type(input)
+    type = _dense_type(input, memory_format)
     return rand(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
 
 
 def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
                layout: Any = None, memory_format: Any = None) -> Tensor:
     """Normal numbers of the shape of `input`."""
-    type = _dense_type(input)
+    type = _dense_type(input, memory_format)
     return randn(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
 
 
@@ -495,14 +503,15 @@ def randint(low: int, high: Any = None, size: Any = None, *, generator: Generato
     return _finish(value if dtype is dtypes.int64 else apply(table["cast"], (value,), (dtype,)), requires_grad)
 
 
-def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DType | None = None, device: Any = None) -> Tensor:
+def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DType | None = None, device: Any = None,
+                 requires_grad: bool = False, layout: Any = None, memory_format: Any = None) -> Tensor:
     """Integers in [low, high) of the shape of `input`."""
-    type = input._data.type
+    type = _dense_type(input, memory_format)
     dtype, where = dtype or type.dtype, device or type.device
     if dtype.is_complex:
         raise RuntimeError(f"randint_like handles only integral, floating-point and boolean types, got {dtype.name}")
     begin, end = (0, low) if high is None else (low, high)
-    return randint(begin, end, type.shape, dtype=dtype, device=where)
+    return randint(begin, end, type.shape, dtype=dtype, device=where, requires_grad=requires_grad)
 
 
 @_creating

@@ -123,7 +123,7 @@ def publish(function: Callable[..., Any], name: str, doc: str) -> Callable[..., 
 
 
 __all__ = [
-    "add", "addcdiv", "addcmul", "allclose", "celu", "clamp", "clamp_max", "clamp_min", "clone", "copysign", "deg2rad", "div",
+    "add", "addcdiv", "addcmul", "allclose", "celu", "clamp", "clamp_max", "clamp_min", "copysign", "deg2rad", "div",
     "equal", "float_power", "floor_divide", "fmax", "fmin", "frac", "heaviside", "hypot", "is_floating_point", "is_nonzero",
     "is_same_size", "is_signed", "isclose", "isneginf", "isposinf", "ldexp", "lerp", "logaddexp", "logaddexp2", "logit",
     "nan_to_num", "positive", "pow", "prelu", "rad2deg", "round", "rsub", "selu", "signbit", "sinc", "square", "sub", "threshold",
@@ -366,11 +366,6 @@ def where(condition: Tensor, input: Any = None, other: Any = None, *, out: Tenso
 def where_method(self: Tensor, condition: Tensor, other: Any) -> Tensor:
     """`self` where `condition` holds and `other` elsewhere."""
     return where(condition, self, other)
-
-
-def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
-    """A copy; gradients flow through it."""
-    return apply(COPY, (tensor_argument("clone", input),))
 
 
 @with_out

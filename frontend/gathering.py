@@ -362,6 +362,11 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
 def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
     """The distinct elements in ascending order (or distinct slices of an axis); optionally where each went, and how often it occurs."""
     x = _array(tensor_argument("unique", input))
+    if dim is not None:
+        dim = normalize_dim("unique", dim, x.ndim)
+        empty = [d for d, n in enumerate(x.shape) if not n]
+        if empty and empty != [dim]:
+            raise RuntimeError("There are 0 sized dimensions, and they aren't selected, so unique cannot be applied")
     options: dict[str, Any] = {"return_inverse": return_inverse, "return_counts": return_counts, "axis": dim}
     found: Any = np.unique(x, **options, equal_nan=False)  # NaNs stay apart
     values, *rest = found if isinstance(found, tuple) else (found,)

@@ -11,6 +11,7 @@ from treadle.creation import adopt, tensor, to_array
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.types import tensor_type
+from treadle.layout import strides_of
 from treadle.runtime import memory
 from treadle.runtime.recorder import STATE, computed
 from treadle.tensor import Tensor, alias, apply, assign, check_writable, is_batched, storage_of, view, wrap
@@ -207,13 +208,27 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
         if isinstance(value, Tensor) and value._data.type.dtype is not dtype:
             value = apply(op_table.TABLE["cast"], (value,), (dtype,))
         dims = tuple([d for d, _ in parsed.advanced])
-        new = apply(op_table.TABLE["index_put"], (target, value, *[i for _, i in parsed.advanced]), (dims, False))
+        indices = [i for _, i in parsed.advanced]
+        new = apply(op_table.TABLE["index_put"], (target, value, *indices), (dims, False))
+        if target._chain and 0 in strides_of(target):
+            _put_overlapping(target, new, indices, dims)
+            return
     else:
         new = broadcast_to(value, target)
     assign(target, new, "__setitem__")
     if target._storage is not None and target._storage is x._storage:
         from treadle.tensor import read
         read(x)
+
+
+def _put_overlapping(target: Tensor, new: Tensor, indices: list[Tensor], dims: tuple[int, ...]) -> None:
+    from treadle import overlapping
+    type = target._data.type
+    if not overlapping.shared_axes(target):
+        assign(target, new, "__setitem__")
+        return
+    blank = apply(op_table.TABLE["full"], (False,), (type.shape, dtypes.bool_, type.device))
+    overlapping.write(target, new, apply(op_table.TABLE["index_put"], (blank, True, *indices), (dims, False)), "index_put_")
 
 
 def index_put_with(x: Tensor, index: Any, value: Any, accumulate: bool) -> Tensor:

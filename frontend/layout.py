@@ -76,6 +76,19 @@ def ints(args: Sequence[Any]) -> Ints:
     return tuple([a if a.__class__ is int else index(a) for a in args])
 
 
+_RANKS = {"channels_last": 4, "channels_last_3d": 5}
+
+
+def format_fits(memory_format: Any, ndim: int) -> bool:
+    return _RANKS.get(getattr(memory_format, "name", ""), ndim) == ndim
+
+
+def check_format(memory_format: Any, ndim: int) -> None:
+    """RuntimeError where PyTorch's memory format is one for tensors with another number of axes."""
+    if not format_fits(memory_format, ndim):
+        raise RuntimeError(f"required rank {_RANKS[memory_format.name]} tensor to use {memory_format.name} format")
+
+
 # -- strides ---------------------------------------------------------------------------------------------------------------
 def contiguous_strides(shape: Ints) -> Ints:
     """Strides of a C-contiguous array, in elements."""
@@ -147,7 +160,8 @@ def _step(layout: Layout, op: Op, attrs: Attrs) -> Layout:
 
 
 @lru_cache(maxsize=4096)
-def _layout(shape: Ints, chain: tuple[tuple[Op, Attrs], ...]) -> Layout:
+def layout_of_chain(shape: Ints, chain: tuple[tuple[Op, Attrs], ...]) -> Layout:
+    """What a chain of views makes of a contiguous storage of that shape."""
     layout: Layout = (shape, contiguous_strides(shape), 0)
     for op, attrs in chain:
         layout = _step(layout, op, attrs)
@@ -160,7 +174,7 @@ def layout_of(x: Tensor) -> Layout:
         shape = x._data.type.shape
         return shape, contiguous_strides(shape), 0
     assert x._storage is not None
-    return _layout(x._storage.base._data.type.shape, x._chain)
+    return layout_of_chain(x._storage.base._data.type.shape, x._chain)
 
 
 def strides_of(x: Tensor) -> Ints:
@@ -169,7 +183,9 @@ def strides_of(x: Tensor) -> Ints:
 
 
 def is_contiguous(x: Tensor, memory_format: Any = None) -> bool:
-    """Whether the elements lie in C order without gaps."""
+    """Whether the elements lie in C order without gaps; False for a memory format that needs another number of axes."""
+    if memory_format is not None and not format_fits(memory_format, x._data.type.ndim):
+        return False
     if not x._chain:
         return True
     shape, strides, _ = layout_of(x)

@@ -9,6 +9,7 @@ import numpy as np
 from treadle import (
     autograd,
     complex_numbers,
+    conversions,
     creation,
     functions,
     gathering,
@@ -20,6 +21,7 @@ from treadle import (
     legacy,
     linear_algebra,
     method_docs,
+    overlapping,
     printing,
     random_fills,
     reductions,
@@ -29,14 +31,13 @@ from treadle import (
 from treadle.arguments import guarded, guarded_method, misfit
 from treadle.complex_numbers import as_real
 from treadle.creation import to_array
-from treadle.device import device, device_name
+from treadle.device import device
 from treadle.emitter import fast_path
-from treadle.functions import MUL, TABLE, as_dtype, cast, operand
+from treadle.functions import MUL, TABLE, cast, operand
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.later_methods import in_place, only
 from treadle.runtime import engine, memory
-from treadle.runtime.recorder import computed
 from treadle.tensor import Tensor, alias, apply, assign, check_writable, detached, read, seen, storage_of, wrap
 
 
@@ -330,70 +331,16 @@ FACTS: dict[str, Any] = {
 }
 
 
-# -- conversions -------------------------------------------------------------------------------------------------------------------
-def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False, copy: bool = False,
-       memory_format: Any = None) -> Tensor:
-    """`x.to(dtype)`, `x.to(device[, dtype])`, `x.to(other)`."""
-    flags = [arg for arg in args if arg is True or arg is False]
-    if len(flags) > 1:  # non_blocking, copy
-        copy = flags[1]
-    for arg in args:
-        if isinstance(arg, Tensor):
-            dtype, device = arg._data.type.dtype, arg._data.type.device
-        elif isinstance(arg, DType) or arg in (float, int, bool, complex):
-            dtype = as_dtype(arg)
-        elif not isinstance(arg, bool | legacy.memory_format) and arg is not None:
-            device = arg
-    name = self._data.type.device if device is None else device_name(device)
-    if name != self._data.type.device:
-        self = apply(TABLE["to_device"], (self,), (name,))
-        copy = False
-    if dtype is not None and dtype is not self._data.type.dtype:
-        return apply(TABLE["cast"], (self,), (as_dtype(dtype),))
-    return clone(self) if copy else self
-
-
-def clone(self: Tensor, *, memory_format: Any = None) -> Tensor:
-    """A tensor with memory of its own; gradients flow through."""
-    return apply(TABLE["copy"], (self,))
-
-
-def contiguous(self: Tensor, memory_format: Any = None) -> Tensor:
-    return self if layout.is_contiguous(self) else clone(self)
-
-
-def _cuda(self: Tensor, device: Any = None, non_blocking: bool = False, memory_format: Any = None) -> Tensor:
-    """The tensor on a CUDA device: by default where it is, if it is on one, else the current one."""
-    if device is None and self._data.type.device != "cpu":
-        return self
-    return to(self, device="cuda" if device is None else device, non_blocking=non_blocking)
-
-
-def _pin_memory(self: Tensor, device: Any = None) -> Tensor:
-    """A copy in page-locked memory, which the device reads while the host goes on."""
-    if self._data.type.device != "cpu":
-        raise RuntimeError(f"cannot pin '{self._data.type.device}': only dense CPU tensors can be pinned")
-    from treadle.runtime import cuda_driver, cuda_memory
-    cuda_driver.driver()
-    data = read(self)
-    engine.materialize(data, "pin_memory")
-    buffer = cuda_memory.pinned(data.type.nbytes)
-    engine.memory.as_numpy(buffer, (data.type.nbytes,), "u1")[:] = engine.memory.as_numpy(data.buffer, (data.type.nbytes,), "u1")
-    return wrap(computed(data.type, buffer))
-
-
+# -- conversions ------------------------------------------------------------------------------------------------------------------
 def _detach_(self: Tensor) -> Tensor:
     self._node, self._out, self._requires_grad = None, 0, False
     return self
 
 
-CASTS = {"float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float16, "bfloat16": dtypes.bfloat16, "long": dtypes.int64,
-         "chalf": dtypes.complex32, "cfloat": dtypes.complex64, "cdouble": dtypes.complex128,
-         "int": dtypes.int32, "short": dtypes.int16, "char": dtypes.int8, "byte": dtypes.uint8, "bool": dtypes.bool_}
-
 CONVERSIONS: dict[str, Callable[..., Any]] = {
-    "to": to, "clone": clone, "contiguous": contiguous, "cpu": lambda self, *a, **k: to(self, device="cpu"), "cuda": _cuda,
-    "pin_memory": _pin_memory,
+    "to": conversions.to, "clone": conversions.clone, "contiguous": conversions.contiguous,
+    "cpu": lambda self, memory_format=None: conversions.to(self, device="cpu", memory_format=memory_format),
+    "cuda": conversions.cuda, "pin_memory": conversions.pin_memory,
     "type_as": lambda self, other: cast(self, other._data.type.dtype), "detach": detached, "detach_": _detach_,
     "share_memory_": lambda self: self, "is_shared": lambda self: False, "requires_grad_": _requires_grad_,
     "view": shaping.view_method, "reshape": shaping.reshape, "permute": shaping.permute, "expand": shaping.expand,
@@ -575,7 +522,7 @@ def _install_functions() -> None:
                 setattr(Tensor, name, guarded_method(function))
             wanted = (module is functions or name in ALSO_IN_PLACE) and name not in NOT_IN_PLACE
             if wanted and not hasattr(Tensor, f"{name}_"):
-                setattr(Tensor, f"{name}_", in_place(name, function))
+                setattr(Tensor, f"{name}_", overlapping.in_place(name, function, in_place(name, function)))
     for name in VIEWING:
         setattr(Tensor, f"{name}_", _viewing(name))
 
@@ -586,10 +533,10 @@ def install() -> None:
     for table in (PROTOCOL, PROPERTIES, FACTS, CONVERSIONS, IN_PLACE, NEW):
         for name, value in table.items():
             setattr(Tensor, name, value)
-    for name, dtype in CASTS.items():
-        setattr(Tensor, name, lambda self, memory_format=None, dtype=dtype: cast(self, dtype))
+    for name, dtype in conversions.CASTS.items():
+        setattr(Tensor, name, conversions.casting(dtype))
     for name, method in METHODS.items():
         setattr(Tensor, name, method)
     _install_functions()
     later_methods.install()
-    method_docs.install(CASTS)
+    method_docs.install(conversions.CASTS)

@@ -16,6 +16,7 @@ from treadle.factorizations import older_lu_solve as lu_solve
 from treadle.functions import tensor_argument
 from treadle.ir.ops.common import not_implemented
 from treadle.ir.types import normalize_dim
+from treadle.nn import dropout_functions
 from treadle.per_example import for_each_example
 from treadle.results import into, with_out
 from treadle.shaping import whole
@@ -24,10 +25,12 @@ from treadle.tensor import Tensor
 
 _COPIED = ("as_strided", "diagonal", "expand", "narrow", "permute", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind",
            "unfold", "unsqueeze", "view")
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 # The names that `treadle` takes from here, when they are first asked for.
 __all__ = [
     *(f"{name}_copy" for name in _COPIED), "alias_copy", "as_strided_scatter", "bartlett_window", "blackman_window",
-    "constant_pad_nd", "fill", "histogramdd", "empty_permuted", "frexp", "gcd", "gradient", "grid_sampler_2d", "geqrf", "grid_sampler_3d",
+    *_DROPOUTS, *(f"{name}_" for name in _DROPOUTS), "constant_pad_nd", "fill", "histogramdd", "empty_permuted", "frexp", "gcd",
+    "gradient", "grid_sampler_2d", "geqrf", "grid_sampler_3d",
     "hamming_window", "hann_window", "histogram", "i0", "igamma", "igammac", "kaiser_window", "lcm", "lu", "lu_solve", "lu_unpack",
     "mvlgamma", "nextafter", "nonzero_static", "orgqr", "ormqr", "pca_lowrank", "polygamma",
     "renorm", "svd", "svd_lowrank", "triangular_solve", "unsafe_chunk", "unsafe_split",
@@ -273,6 +276,20 @@ globals().update({f"{name}_copy": _copying(name) for name in _COPIED})
 def alias_copy(input: Tensor) -> Tensor:
     """A copy of the input."""
     return input.clone()
+
+
+def _dropping(name: str, inplace: bool) -> Callable[..., Tensor]:
+    plain = getattr(dropout_functions, name)
+
+    def function(input: Tensor, p: float, train: bool) -> Tensor:
+        result: Tensor = plain(input, p, train, inplace)
+        return result
+    function.__name__ = function.__qualname__ = f"{name}_" if inplace else name
+    function.__doc__ = "In place: see the function without the underscore." if inplace else f"{plain.__doc__}"
+    return function
+
+
+globals().update({f"{name}_" if inplace else name: _dropping(name, inplace) for name in _DROPOUTS for inplace in (False, True)})
 
 
 def unsafe_chunk(input: Tensor, chunks: int, dim: int = 0) -> Any:

@@ -446,15 +446,23 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any
             raise RuntimeError("kthvalue(): selected number k out of range for dimension 0")
         return PAIRS["kthvalue"](apply(COPY, (input,)), cast(apply(MUL, (input, 0)), dtypes.int64))
     dim = normalize_dim("kthvalue", dim, input._data.type.ndim)
+    _need_size("kthvalue", input, dim)
     if not 1 <= k <= input._data.type.shape[dim]:
         raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {dim}")
     values, places = _sorted(input, dim)
     return PAIRS["kthvalue"](_at(values, dim, k - 1, keepdim), _at(places, dim, k - 1, keepdim))
 
 
+def _need_size(name: str, x: Tensor, dim: int) -> None:
+    if x._data.type.shape and not x._data.type.shape[dim]:
+        raise IndexError(f"{name}(): Expected reduction dim {dim} to have non-zero size.")
+
+
 @numpy_names
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower median: of all elements, or (values, indices) along an axis. NaN when an element is NaN."""
+    if input._data.type.dtype.category == BOOL and (dim is not None or input._data.type.numel):
+        raise not_implemented("median", input._data.type.dtype, (input._data.type,))
     if dim is None:
         flat = flatten(input)
         if not flat._data.type.numel and flat._data.type.dtype.category == FLOAT:
@@ -468,9 +476,8 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
 
 
 def _median(x: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    _need_size("median", x, dim)
     size = x._data.type.shape[dim]
-    if not size:
-        raise IndexError(f"median(): Expected reduction dim {dim} to have non-zero size.")
     values, places = _sorted(x, dim)
     middle, at = _at(values, dim, (size - 1) // 2, keepdim), _at(places, dim, (size - 1) // 2, keepdim)
     if x._data.type.dtype.category != FLOAT:
@@ -484,7 +491,8 @@ def _median(x: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
 def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The lower median of the elements that are not NaN."""
     if input._data.type.dtype.category != FLOAT or not input._data.type.numel:
-        return median(input, dim, keepdim)
+        found = median(input, dim, keepdim)
+        return found if dim is None else PAIRS["nanmedian"](*found)
     x, axis = (flatten(input), 0) if dim is None else (input, normalize_dim("nanmedian", dim, input._data.type.ndim))
     from treadle.gathering import gather
     values, places = _sorted(x, axis)
@@ -504,6 +512,7 @@ def mode(input: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
     from treadle.creation import adopt, to_array
     need_real("mode", tensor_argument("mode", input)._data.type)
     axis = normalize_dim("mode", dim, input._data.type.ndim)
+    _need_size("mode", input, axis)
     array = np.moveaxis(np.atleast_1d(to_array(input)), axis, -1)
     places = np.empty(array.shape[:-1], np.int64)
     for i in np.ndindex(*places.shape):

@@ -22,6 +22,7 @@ from treadle.layout import (
     SLICE,
     Ints,
     Size,
+    check_format,
     contiguous_strides,
     ints,
     is_contiguous,
@@ -91,6 +92,7 @@ def reshape_as(input: Tensor, other: Tensor) -> Tensor:
 
 def contiguous(input: Tensor, *, memory_format: Any = None) -> Tensor:
     """`input` itself when it is contiguous, else a copy."""
+    check_format(memory_format, input._data.type.ndim)
     return input if is_contiguous(input) else apply(COPY, (input,))
 
 

@@ -56,6 +56,8 @@ def stft(input: Tensor, n_fft: int, hop_length: int | None = None, win_length: i
     if center:
         x = treadle.nn.functional.pad(x.unsqueeze(1), (n_fft // 2, n_fft // 2), mode=pad_mode).squeeze(1)
     hop, length = n_fft // 4 if hop_length is None else hop_length, n_fft if win_length is None else win_length
+    if not x.shape[0]:
+        raise _fail("stft", input, "expected a batch that is not empty")
     if not 0 < n_fft <= x.shape[1]:
         raise _fail("stft", input, f"expected 0 < n_fft < {x.shape[1]}, but got n_fft={n_fft}")
     padded = _window("stft", x, window, n_fft, hop, length)

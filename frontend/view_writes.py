@@ -1,7 +1,7 @@
 """A write through a view as a new value of the whole storage: one inverse for each op that makes views."""
 from __future__ import annotations
 
-from treadle import tensor
+from treadle import layout, tensor
 from treadle.ir import op as op_table
 from treadle.ir.op import Attrs, Op
 from treadle.ir.ops.view import inverse_permutation
@@ -9,13 +9,25 @@ from treadle.tensor import Tensor, apply
 
 
 def put(base: Tensor, chain: tuple[tuple[Op, Attrs], ...], value: Tensor) -> Tensor:
-    """The value of the whole storage after `value` is written through the view `chain`."""
+    """The value of the whole storage after `value` is written through the view `chain`.
+
+    RuntimeError when elements of the view are one place of memory.
+    """
     steps = [base]
     for op, attrs in chain[:-1]:
         steps.append(apply(op, (steps[-1],), attrs))
+        if op.name == "expand" and steps[-1]._data.type.numel > steps[-2]._data.type.numel:
+            return _put_apart(base, chain, value)
     for (op, attrs), whole in zip(reversed(chain), reversed(steps), strict=True):
         value = INVERSES[op.name](whole, value, attrs)
     return value
+
+
+def _put_apart(base: Tensor, chain: tuple[tuple[Op, Attrs], ...], value: Tensor) -> Tensor:
+    """`put` through a view of an expanded tensor, which need not hold a place of memory twice."""
+    if any([op.name in ("view_as_real", "view_as_complex", "conj") for op, _ in chain]):
+        refuse_overlap()
+    return _inverse_as_strided(base, value, layout.layout_of_chain(base._data.type.shape, chain))
 
 
 def _inverse_permute(whole: Tensor, value: Tensor, attrs: Attrs) -> Tensor:

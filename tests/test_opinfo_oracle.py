@@ -31,7 +31,6 @@ KNOWN: dict[tuple[str, str, str | None], str] = {
     (r"(special\.)?polygamma.*", "forward", r"got inf"): "a pole is infinite",
     (r"randint", "refused", None): "any dtype takes the integers drawn",
     (r"m[HT]", "forward", r"0-D"): "PyTorch warns that it will refuse that",
-    (r"nn\.functional\.dropout[23]d", "forward", r"received a 0D"): "PyTorch warns that it will refuse that",
     (r"linalg\..*|svd", "refused", r"^RuntimeError: .*Expected a floating point tensor in float32"): "PyTorch looks only where a matrix is",
     (r"masked\.logsumexp", "forward", r"value.* \| .*\(u?int"): "the logarithm of nothing, -inf, has no integer",
     (r"masked\..*", "refused", r"torch\.iinfo"): "complex numbers under a mask, where PyTorch trips over its own check",

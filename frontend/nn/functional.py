@@ -8,7 +8,7 @@ from typing import Any
 
 import treadle
 from treadle import ops, random
-from treadle.arguments import direct, guard, misfit
+from treadle.arguments import direct, guard
 from treadle.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, fold, unfold
 from treadle.emitter import EMITTER
 from treadle.ir.op import TABLE
@@ -51,6 +51,14 @@ from treadle.nn.activation_functions import (
     tanhshrink,
     threshold,
     threshold_,
+)
+from treadle.nn.dropout_functions import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
 )
 from treadle.nn.fractional_pooling import fractional_max_pool2d, fractional_max_pool3d
 from treadle.nn.loss_functions import (
@@ -188,7 +196,7 @@ def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, *
         raise RuntimeError(f"linear_cross_entropy: K-dimensional loss defined by linear_weight shape {list(linear_weight.shape)} requires "
                            f"batched input, got input of shape {list(input.shape)}")
     classes, width = tuple(linear_weight.shape[:-1]), linear_weight.shape[-1]
-    logits = linear(input, linear_weight.reshape(-1, width), None if linear_bias is None else linear_bias.reshape(-1))
+    logits = linear(input, linear_weight.reshape(math.prod(classes), width), None if linear_bias is None else linear_bias.reshape(-1))
     logits = logits.reshape(*input.shape[:-1], *classes)
     return cross_entropy(logits, target, weight, ignore_index=-100 if ignore_index is None else ignore_index, reduction=reduction,
                          label_smoothing=label_smoothing)
@@ -204,83 +212,6 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     products = mixed * input2.unsqueeze(-2)
     found = products.sum(-1, dtype=products.dtype)  # integers keep their dtype, as in a matrix product
     return found if bias is None else found + bias
-
-
-def _check_probability(p: float) -> None:
-    if not 0.0 <= p <= 1.0:
-        raise (ValueError if p == p else RuntimeError)(f"dropout probability has to be between 0 and 1, but got {p}")
-
-
-@direct
-def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero each element with probability `p` when training, scaling the others by 1 / (1 - p)."""
-    if not isinstance(input, Tensor):
-        raise misfit("dropout", "input", 1, "Tensor", input)
-    _check_probability(p)
-    if not training or p == 0.0:
-        return input
-    if p == 1.0:
-        result = input * 0.0
-    else:
-        result = ops.dropout(input, p, *random.reserve(input.numel()))
-    return input.copy_(result) if inplace else result
-
-
-def _feature_dropout(input: Tensor, n_spatial: int, p: float, training: bool, inplace: bool) -> Tensor:
-    _check_probability(p)
-    if input.dim() not in (n_spatial + 1, n_spatial + 2):
-        raise RuntimeError(f"dropout{n_spatial}d: Expected {n_spatial + 1}D or {n_spatial + 2}D input, "
-                           f"but received a {input.dim()}D input.")
-    if not training or p == 0.0:
-        return input
-    channels = tuple(input.shape[:input.dim() - n_spatial]) + (1,) * n_spatial
-    mask = dropout(treadle.ones(channels, dtype=input.dtype, device=input.device), p)
-    return input.copy_(input * mask) if inplace else input * mask
-
-
-def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero whole channels of (N, C, L) or (C, L)."""
-    return _feature_dropout(input, 1, p, training, inplace)
-
-
-def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero whole channels of (N, C, H, W) or (C, H, W)."""
-    return _feature_dropout(input, 2, p, training, inplace)
-
-
-def dropout3d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """Zero whole channels of (N, C, D, H, W) or (C, D, H, W)."""
-    return _feature_dropout(input, 3, p, training, inplace)
-
-
-def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """Dropout that keeps mean and variance of SELU outputs: dropped elements take SELU's negative limit."""
-    _check_probability(p)
-    if not training or p == 0.0:
-        return input
-    if p == 1.0:
-        return input * 0.0
-    return _alpha_dropped(input, tuple(input.shape), p, inplace)
-
-
-def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
-    """`alpha_dropout` of whole channels of (N, C, ...)."""
-    _check_probability(p)
-    if not training or p == 0.0:
-        return input
-    if input.dim() < 2:
-        raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
-    if p == 1.0:
-        return input * 0.0
-    return _alpha_dropped(input, (*input.shape[:2], *[1] * (input.dim() - 2)), p, inplace)
-
-
-def _alpha_dropped(input: Tensor, choices: tuple[int, ...], p: float, inplace: bool) -> Tensor:
-    limit = -1.7580993408473766
-    scale = 1.0 / math.sqrt((1 - p) * (1 + p * limit * limit))
-    keep = treadle.rand(choices, device=input.device) >= p
-    result = treadle.where(keep, input, limit) * scale - scale * limit * p
-    return input.copy_(result) if inplace else result
 
 
 @direct

@@ -219,7 +219,8 @@ def _row_gradient(b: Any, g: Any, c: _Classes, reduction: str) -> Any:
 def _cross_entropy(b: Any, x: Any, target: Any, smoothing: Any, *rest: Any) -> Any:
     *weight, reduction, ignore_index = rest
     c = _Classes(b, x, target, tuple(weight), ignore_index)
-    top = b.amax(x, (c.axis,), True)
+    # No samples of no classes have no largest logit: any empty value of that shape does.
+    top = b.amax(x, (c.axis,), True) if x.type.shape[c.axis] or c.label.type.numel else b.cast(c.label, x.type.dtype)
     spread = b.log(b.sum(b.exp(b.sub(x, top)), (c.axis,), True, None))
     nll = b.mul(c.weight, b.add(b.sub(top, b.gather(x, c.label, c.axis)), spread))
     every = b.sub(spread, b.sub(x, top))
