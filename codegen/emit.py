@@ -342,6 +342,8 @@ class KernelEmitter(Points):
                 self.copies, self.mask = 1, first_lanes(f, f.sub(high, index), self.width)
                 self.enter(self.lane, index, needs)
                 return body(state)
+        if self.plan.single:
+            return masked(low, state)
         state = self.blocked(low, middle, step, state, whole)
         if self.copies > 1:  # masked stores are slow on some machines
             end = f.add(middle, f.binary("and", f.sub(high, middle), const("i64", -self.width)))

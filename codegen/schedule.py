@@ -24,6 +24,8 @@ MAX_TURNED = 4  # squares of elements that are turned together
 GUARDING = 6
 # A lane axis of fewer elements would leave most of a vector empty.
 NARROW = 8
+# How bad a lane axis is along which an access jumps about.
+GATHERED = 3
 # Work worth waking a thread for, in simple element operations.
 THREAD_WORK = 32768
 
@@ -49,12 +51,13 @@ class Loops(NamedTuple):
 class Schedule(NamedTuple):
     """The loop nest with the vector shape for one target: `copies` vectors of `width` lanes are worked on together.
 
-    Where the lane axis is reduced every sweep chooses its own `copies` (`sweep_copies`).
+    Where the lane axis is reduced every sweep chooses its own `copies` (`sweep_copies`). `single`: the lane axis fits in one vector.
     """
 
     loops: Loops
     width: int
     copies: int
+    single: bool = False
 
 
 class Analysis(NamedTuple):
@@ -219,11 +222,19 @@ def guards(kernel: Kernel, lane: int) -> tuple[int, ...]:
 
 def _lane_score(kernel: Kernel, axis: int) -> float:
     folded = reduce_bits(kernel)
+    varies = _levels(kernel, folded)[0]
+    places: dict[int, int] = {}  # of accesses that look elements up: the axes along which the places change
+    for instr in kernel.body:
+        if instr.opcode == "load_at":
+            places[instr.params[0]] = places.get(instr.params[0], 0) | varies[instr.operands[0]]
     score = 0.0
     for i, access in enumerate(kernel.accesses):
+        jumps = places.get(i, 0)
         # Row values move once per row: how they lie hardly matters next to what is read all over the domain.
-        weight = 0.1 if folded and not access_bits(kernel, i) & folded else 1.0
-        if access.strides[axis] == UNIT:
+        weight = 0.1 if folded and not (access_bits(kernel, i) | jumps) & folded else 1.0
+        if jumps >> axis & 1:
+            score -= weight * GATHERED
+        elif access.strides[axis] == UNIT:
             score += weight * (3 if access.writes else 2)
         elif access.strides[axis] >= RUNTIME:
             score -= weight * (1.5 if access.writes else 0.5)
@@ -242,7 +253,10 @@ def transposed_axis(kernel: Kernel, lane: int) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def narrow_loops(kernel: Kernel) -> Loops | None:
-    """The loop nest for a lane axis shorter than NARROW, if there is another axis along which something is read that is contiguous."""
+    """The loop nest for a lane axis shorter than NARROW, if there is another axis along which something is read that is contiguous.
+
+    Where nothing that is read moves along the lanes, they stay: vectors may have as many as are left.
+    """
     nest = loops(kernel)
     if nest.lane < 0 or nest.lane_folds or nest.folds or not nest.outer + (nest.rows,) * (nest.rows >= 0):
         return None
@@ -252,6 +266,8 @@ def narrow_loops(kernel: Kernel) -> Loops | None:
     others = [a for a in range(len(kernel.axes)) if a != nest.lane and any(strides[a] == UNIT for strides in loads)]
     if not others:
         return None
+    if not any(strides[nest.lane] for strides in loads):
+        return nest
     lane = max(others, key=lambda a: _lane_score(kernel, a))
     return Loops(lane, False, tuple([a for a in range(len(kernel.axes)) if a != lane]), (), -1, MAP_CHUNK)
 
@@ -278,6 +294,8 @@ def schedule(kernel: Kernel, target: Target, narrow: bool = False) -> Schedule:
         other = narrow_loops(kernel)
         assert other is not None
         nest = other
+        if other == loops(kernel):
+            return Schedule(nest, NARROW, 1, True)
     if nest.lane < 0:
         return Schedule(nest, 1, 1)
     info = analyse(kernel)

@@ -152,7 +152,7 @@ class Fuser:
         """Whether computing the value at every site beats storing it."""
         if len(sites) == 1:
             return not self._wasteful(node, sites[0]) or self._foresee(sites[0], node)
-        return self._cheap(node)
+        return self._cheap(node) and (is_view(node) or not any(self._wasteful(node, s) for s in sites))
 
     def _cheap(self, node: Node) -> bool:
         cost: Cost = self.cost[node.out]

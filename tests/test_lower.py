@@ -136,6 +136,15 @@ def test_random_bits_and_iota() -> None:
     run(lambda b, x: b.add(b.reshape(b.permute(b.reshape(b.iota(20, F32, "cpu"), (4, 5)), (1, 0)), (20,)), x), (20,))
 
 
+def test_little_that_costs_much_is_computed_once() -> None:
+    """Divisions for each row of two big domains have a kernel of their own."""
+    def function(b: Any, x: Any, y: Any) -> Any:
+        row = b.cast(b.floor_divide(b.mul(b.iota(40, dtypes.int64, "cpu"), 7), 3), F32)
+        return b.mul(x, row), b.mul(y, row)
+    p = run(function, (300, 40), (500, 40))
+    assert sorted("floor_divide" in [i.opcode for i in s.kernel.body] for s in p.steps if isinstance(s, KernelStep)) == [False, False, True]
+
+
 def test_outputs_are_their_own() -> None:
     def f(b: Any, x: Any) -> Any:
         y = b.exp(x)

@@ -27,7 +27,8 @@ MAX: list[Any] = [
     ("max_pool2d", (2, 3, 8, 8), (2,), {}), ("max_pool2d", (2, 3, 9, 8), (3,), {"stride": 2, "padding": 1}),
     ("max_pool2d", (3, 9, 8), ((3, 2),), {"stride": (2, 1), "padding": (1, 0), "ceil_mode": True}),
     ("max_pool2d", (2, 2, 9, 11), (3, 2, 1, 2), {}), ("max_pool2d", (1, 2, 12, 13), (5,), {"stride": 3, "ceil_mode": True}),
-    ("max_pool2d", (1, 2, 9, 9), (2, 3), {}), ("max_pool2d", (1, 1, 6, 7), (2, 2), {"ceil_mode": True}),
+    ("max_pool2d", (1, 2, 9, 9), (2, 3), {}), ("max_pool2d", (1, 2, 9, 11), (3, 3, 1), {}),
+    ("max_pool2d", (1, 1, 6, 7), (2, 2), {"ceil_mode": True}),
     ("max_pool3d", (2, 2, 6, 5, 7), (2,), {}), ("max_pool3d", (2, 5, 6, 7), (3,), {"stride": 2, "padding": 1}),
     ("max_pool3d", (1, 1, 6, 6, 6), (2,), {"dilation": 2, "ceil_mode": True})]
 
@@ -45,6 +46,9 @@ def test_max_pool_chooses_as_pytorch_does(torch: Any) -> None:
         same(torch, lambda m, x: F(m, "max_pool2d")(x, 2, return_indices=True), array, grad=False)
         same(torch, lambda m, x: F(m, "max_pool2d")(x, 3, 1, 1, return_indices=True), array, grad=False)
     same(torch, lambda m, x: F(m, "max_pool2d")(x, 2), ties)
+    wide = np.zeros((1, 8, 8), np.float32)
+    wide[0, 1, 0] = wide[0, 0, 2] = wide[0, 7, 5] = wide[0, 5, 7] = 1  # of these the first by rows
+    same(torch, lambda m, x: F(m, "max_pool2d")(x, 4, return_indices=True), wide, grad=False)
 
 
 AVG: list[Any] = [
@@ -54,6 +58,7 @@ AVG: list[Any] = [
     ("avg_pool2d", (3, 9, 8), ((3, 2),), {"stride": (2, 1), "padding": (1, 0), "ceil_mode": True}),
     ("avg_pool2d", (2, 3, 9, 8), (3, 2, 1, False, True, 5), {}), ("avg_pool2d", (1, 2, 14, 14), (7,), {}),
     ("avg_pool2d", (1, 2, 12, 13), (5,), {"stride": 3, "ceil_mode": True}), ("avg_pool2d", (1, 2, 9, 9), (2, 3), {}),
+    ("avg_pool2d", (2, 3, 9, 11), (3, 3, 1), {}), ("avg_pool2d", (2, 3, 12, 12), (4,), {}),
     ("avg_pool3d", (2, 2, 6, 5, 7), (2,), {}), ("avg_pool3d", (2, 5, 6, 7), (3, 2, 1), {"divisor_override": 4, "ceil_mode": True})]
 
 

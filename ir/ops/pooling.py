@@ -22,6 +22,8 @@ from treadle.ir.types import Shape, TensorType
 Ints = tuple[int, ...]
 # Windows of more places are folded axis by axis.
 MOST_PLACES = 16
+# Vectors read every element, or every second one; what is farther apart is gathered, which is better done with fewer elements.
+NEAR = 2
 ATTRS = "kernel stride padding dilation size"
 
 
@@ -84,7 +86,13 @@ def _places(w: Windows, axes: tuple[int, ...]) -> list[dict[int, int]]:
 def _folds(w: Windows) -> list[tuple[int, ...]]:
     """The axes folded together, one fold after the other: the last axis first."""
     every = tuple(range(w.rank))
-    return [every] if math.prod(w.kernel) <= MOST_PLACES else [(a,) for a in reversed(every)]
+    return [every] if math.prod(w.kernel) <= MOST_PLACES and w.stride[-1] <= NEAR else [(a,) for a in reversed(every)]
+
+
+def _sum_folds(w: Windows) -> list[tuple[int, ...]]:
+    """`_folds`, but whole rows are added up before what is far apart in them. Of the largest in a window the first counts, of sums none."""
+    every, last = tuple(range(w.rank)), w.rank - 1
+    return [every[:last], (last,)] if last and w.stride[last] > NEAR and math.prod(w.kernel) <= MOST_PLACES else _folds(w)
 
 
 # -- sums --------------------------------------------------------------------------------------------------------------------
@@ -104,11 +112,12 @@ def _sum_pool(b: Any, x: Any, *attrs: Ints) -> Any:
     w = Windows(*attrs)
     shape = x.type.shape
     if _tiles(x.type, w):
-        lead = len(shape) - w.rank
-        cut = tuple(itertools.chain(*zip(w.size, w.kernel, strict=True)))
-        return b.sum(b.reshape(x, shape[:lead] + cut), tuple(range(lead + 1, lead + 2 * w.rank, 2)), False, None)
+        lead, last = len(shape) - w.rank, w.rank - 1
+        cut = tuple(itertools.chain(*zip(w.size[:last], w.kernel[:last], strict=True)))
+        total = b.sum(b.reshape(x, shape[:lead] + cut + shape[-1:]), tuple(range(lead + 1, lead + 2 * last, 2)), False, None) if last else x
+        return b.sum(b.reshape(total, shape[:lead] + w.size + w.kernel[last:]), (lead + w.rank,), False, None)
     total = _padded(b, x, 0, w)
-    for axes in _folds(w):
+    for axes in _sum_folds(w):
         parts = [_slice(b, total, w, place) for place in _places(w, axes)]
         total = parts[0]
         for part in parts[1:]:
@@ -321,14 +330,17 @@ def _adaptive_shape(types: Types, size: Ints) -> TensorType:
     return types[0].with_(types[0].shape[:types[0].ndim - len(size)] + size)
 
 
-def _members(b: Any, x: TensorType, axis: int, count: int) -> tuple[Any, Any]:
-    """Which elements of an axis are in which of `count` windows, as (1, count, n, 1), and the windows' sizes as (1, count, 1)."""
+def _bounds(b: Any, window: Any, n: int, count: int) -> tuple[Any, Any]:
+    """Where the windows of these numbers begin among n elements, and where they end."""
+    return b.floor_divide(b.mul(window, n), count), b.floor_divide(b.add(b.mul(b.add(window, 1), n), count - 1), count)
+
+
+def _members(b: Any, x: TensorType, axis: int, count: int) -> Any:
+    """Which elements of an axis are in which of `count` windows, as (1, count, n, 1)."""
     n = x.shape[axis]
-    window = b.reshape(b.iota(count, dtypes.int64, x.device), (1, count, 1, 1))
-    first = b.floor_divide(b.mul(window, n), count)
-    last = b.floor_divide(b.add(b.mul(b.add(window, 1), n), count - 1), count)
+    first, last = _bounds(b, b.reshape(b.iota(count, dtypes.int64, x.device), (1, count, 1, 1)), n, count)
     at = b.reshape(b.iota(n, dtypes.int64, x.device), (1, 1, n, 1))
-    return b.logical_and(b.ge(at, first), b.lt(at, last)), b.reshape(b.sub(last, first), (1, count, 1))
+    return b.logical_and(b.ge(at, first), b.lt(at, last))
 
 
 def _lines(b: Any, x: Any, axis: int) -> Any:
@@ -337,13 +349,43 @@ def _lines(b: Any, x: Any, axis: int) -> Any:
     return b.reshape(x, (math.prod(shape[:axis]), 1, shape[axis], math.prod(shape[axis + 1:])))
 
 
-def _adaptive_avg(b: Any, x: Any, size: Ints) -> Any:
-    for axis, count in enumerate(size, len(x.type.shape) - len(size)):
-        shape = x.type.shape
-        inside, counts = _members(b, x.type, axis, count)
-        total = b.sum(b.where(inside, _lines(b, x, axis), 0.0), (2,), False, None)
-        x = b.reshape(b.div(total, b.cast(counts, x.type.dtype)), shape[:axis] + (count,) + shape[axis + 1:])
+def _adaptive_sum(b: Any, x: Any, size: Ints) -> Any:
+    """Axis by axis, first those that become shorter; of those that become longer the last one first, while rows are few."""
+    lead = len(x.type.shape) - len(size)
+    more = [a for a, count in enumerate(size, lead) if count > x.type.shape[a]]
+    fewer = [a for a, count in enumerate(size, lead) if count < x.type.shape[a]]
+    for axis in (*fewer, *reversed(more)):
+        along = axis == len(x.type.shape) - 1 and axis in fewer
+        x = (_line_sums if along else _row_sums)(b, x, axis, size[axis - lead])
     return x
+
+
+def _row_sums(b: Any, x: Any, axis: int, count: int) -> Any:
+    """The rows of each window are looked up, and those behind its end left out: windows have one or two sizes."""
+    shape, device = x.type.shape, x.type.device
+    n, rest = shape[axis], shape[axis] % count
+    longest = n // count + (0 if not rest else 2 if count % rest else 1)
+    first, last = _bounds(b, b.iota(count, dtypes.int64, device), n, count)
+    place = b.add(first, b.reshape(b.iota(longest, dtypes.int64, device), (longest, 1)))
+    rows = b.index_select(x, b.minimum(place, n - 1), axis)
+    inside = b.reshape(b.lt(place, last), (longest, count) + (1,) * (len(shape) - 1 - axis))
+    return b.sum(b.where(inside, rows, 0.0), (axis,), False, None)
+
+
+def _line_sums(b: Any, x: Any, axis: int, count: int) -> Any:
+    """What is not in a window is left out of a sum of everything: neighbours are read in vectors, and lines are short."""
+    shape = x.type.shape
+    total = b.sum(b.where(_members(b, x.type, axis, count), _lines(b, x, axis), 0.0), (2,), False, None)
+    return b.reshape(total, shape[:axis] + (count,) + shape[axis + 1:])
+
+
+def _adaptive_avg(b: Any, x: Any, size: Ints) -> Any:
+    total = b.adaptive_sum_pool(x, size)
+    for a, (n, count) in enumerate(zip(x.type.shape[len(x.type.shape) - len(size):], size, strict=True)):
+        first, last = _bounds(b, b.iota(count, dtypes.int64, x.type.device), n, count)
+        members = b.reshape(b.sub(last, first), tuple([count if i == a else 1 for i in range(len(size))]))
+        total = b.div(total, b.cast(members, total.type.dtype))
+    return total
 
 
 def _adaptive_max_type(types: Types, size: Ints) -> tuple[TensorType, TensorType]:
@@ -356,8 +398,7 @@ def _adaptive_max(b: Any, x: Any, size: Ints) -> tuple[Any, Any]:
     first, index, span = len(x.type.shape) - len(size), None, 1
     for axis in reversed(range(first, first + len(size))):
         shape, count = x.type.shape, size[axis - first]
-        inside, _ = _members(b, x.type, axis, count)
-        masked = b.where(inside, _lines(b, x, axis), -math.inf)
+        masked = b.where(_members(b, x.type, axis, count), _lines(b, x, axis), -math.inf)
         own = b.argmax(masked, 2, False)
         new = shape[:axis] + (count,) + shape[axis + 1:]
         x = b.reshape(b.amax(masked, (2,), False), new)
@@ -383,6 +424,11 @@ def _adaptive_avg_type(types: Types, size: Ints) -> TensorType:
     return _adaptive_shape(types, size)
 
 
+# Window i holds place p where floor(i n / m) <= p < ceil((i + 1) n / m), which is where floor(p m / n) <= i < ceil((p + 1) m / n).
+declare("adaptive_sum_pool", Kind.COMPOSITE, "x", "size", batch="leading",
+        type_rule=_adaptive_avg_type, decompose=in_float32(_adaptive_sum),
+        vjp=(lambda b, g, x_type, size: b.adaptive_sum_pool(g, x_type.shape[x_type.ndim - len(size):]),),
+        samples=_ADAPTIVE, doc="Sums over the windows of `adaptive_avg_pool`. The gradient is the same with both sizes exchanged.")
 declare("adaptive_avg_pool", Kind.COMPOSITE, "x", "size", batch="leading",
         type_rule=_adaptive_avg_type, decompose=in_float32(_adaptive_avg),
         samples=_ADAPTIVE, doc="Averages over `size` windows for each of the last axes: from floor(i n / size) to ceil((i + 1) n / size).")
