@@ -11,6 +11,7 @@ from typing import Any
 from treadle.codegen.gemm_micro import Tile, product_tile
 from treadle.codegen.gemm_small import GROUP
 from treadle.codegen.target import host, matrix_unit
+from treadle.passes.program import MOST_DIGITS
 
 
 class Word(IntEnum):
@@ -41,15 +42,20 @@ class Word(IntEnum):
     TILE_COLUMNS = 22
     PACK_B = 23  # whether strips of B are packed beforehand; WINDOWS, ACROSS: from an image, see the words behind SWAPPED
     SWAPPED = 24
-    TABLE_MIDDLE = 25  # sizes of the middle and the inner digit, and the strides of three: of rows or, ACROSS, of columns
-    TABLE_INNER = 26
-    TABLE_STRIDE_0 = 27
-    TABLE_STRIDE_1 = 28
-    TABLE_STRIDE_2 = 29
-    LINES_MIDDLE = 30  # the same of the others; along the inner digit they are neighbours
-    LINES_INNER = 31
-    LINES_STRIDE_0 = 32
-    LINES_STRIDE_1 = 33
+    TABLE_SIZE_1 = 25  # sizes of the digits behind the first, and the strides of all four: of rows or, ACROSS, of columns
+    TABLE_SIZE_2 = 26
+    TABLE_SIZE_3 = 27
+    TABLE_STRIDE_0 = 28
+    TABLE_STRIDE_1 = 29
+    TABLE_STRIDE_2 = 30
+    TABLE_STRIDE_3 = 31
+    LINES_SIZE_1 = 32  # the same of the others; the last digit runs along a line
+    LINES_SIZE_2 = 33
+    LINES_LENGTH = 34
+    LINES_STRIDE_0 = 35
+    LINES_STRIDE_1 = 36
+    LINES_STRIDE_2 = 37
+    LINES_STEP = 38
 
 
 WINDOWS, ACROSS = 2, 3
@@ -111,7 +117,7 @@ def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layou
     """The step that computes C[.., m, n] = A[.., m, k] @ B[.., k, n] for `float32` or `float64`.
 
     Or `bfloat16`, with C in float32: k is even, and each of A and B is contiguous along one of its axes; where that is K, strides are even.
-    `windows`: PACK_B and the words from TABLE_MIDDLE on, of a B whose rows and columns are windows of an image; its strides are 0.
+    `windows`: PACK_B and the words from TABLE_SIZE_1 on, of a B whose rows and columns are windows of an image; its strides are 0.
     `batch` has up to two sizes (outer, inner); one size is the inner one. C must be contiguous along its columns unless
     it has only one. ValueError when it is not, or when there are more than two batch axes.
     """
@@ -157,14 +163,12 @@ def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout
 def window_words(rows: Sequence[tuple[int, int]], columns: Sequence[tuple[int, int]], across: bool) -> tuple[int, ...]:
     """What `gemm_step` takes as `windows`, from the fields of `treadle.passes.program.Windows`."""
     table, lines = (columns, rows) if across else (rows, columns)
-    return (ACROSS if across else WINDOWS, *_digit_words(table, 3), *_digit_words(lines, 2))
+    return (ACROSS if across else WINDOWS, *_digit_words(table), *_digit_words(lines))
 
 
-def _digit_words(digits: Sequence[tuple[int, int]], strides: int) -> tuple[int, ...]:
-    full = [(1, 0)] * (3 - len(digits)) + list(digits)
-    # A digit that is not there never counts up.
-    middle = full[1][0] if len(digits) > 1 else 1
-    return (middle, full[2][0], *[stride for _, stride in full[:strides]])
+def _digit_words(digits: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    full = [(1, 0)] * (MOST_DIGITS - len(digits)) + list(digits)  # a digit that is not there never counts up
+    return (*[size for size, _ in full[1:]], *[stride for _, stride in full])
 
 
 def int8_step(m: int, n: int, k: int, a_row: int, c_row: int, threads: int = 1) -> GemmStep:

@@ -1,8 +1,8 @@
 """Packing of B straight from an image whose windows are its rows and columns (implicit im2col): they are never stored.
 
-Element (k, j) of B lies at rows(k) + columns(j), each a sum over up to three digits of its index times a stride. Either neighbouring
-columns are neighbours in memory, as far as a line of the image reaches, or (`ACROSS`) neighbouring rows are. A vector of neighbours is
-put together from the pieces of lines it covers; the other index goes through a table of offsets.
+Element (k, j) of B lies at rows(k) + columns(j), each a sum over up to four digits of its index times a stride. Either neighbouring
+columns are neighbours in memory, or every second element of it, as far as a line of the image reaches, or (`ACROSS`) neighbouring rows
+are neighbours. A vector of them is put together from the pieces of lines it covers; the other index goes through a table of offsets.
 """
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from treadle.codegen.gemm_micro import ZERO, Tile, lane_mask
 from treadle.codegen.gemm_pack import transposed_vectors
 from treadle.codegen.gemm_plan import ACROSS, Word
 from treadle.codegen.llvm_text import Function, Module, Val, const, intrinsic_suffix
-from treadle.passes.program import SHORTEST_LINE
+from treadle.codegen.vector_memory import load_every
+from treadle.passes.program import MOST_DIGITS, SHORTEST_LINE
 
 ARGS = Val("ptr", "%args")
 # Columns and steps to pack, the first step, the first column, the image, where to, and room for offsets.
@@ -24,18 +25,21 @@ Piece = tuple[Val, Val]  # where a vector would begin in memory, and the lanes t
 def emit_windows(module: Module, tile: Tile) -> None:
     """`pack_windows_<type>(args, count, steps, first, column, source, to, table)`: panels as `pack_b` makes them."""
     f = Function(module, f"pack_windows_{tile.suffix}", PARAMETERS, linkage="internal", attributes="nounwind noinline")
-    across, along = f.label("across"), f.label("along")
-    f.branch_if(f.compare("eq", _word(f, Word.PACK_B), const("i64", ACROSS)), across, along)
+    across, lines, along, second = f.label("across"), f.label("lines"), f.label("along"), f.label("second")
+    f.branch_if(f.compare("eq", _word(f, Word.PACK_B), const("i64", ACROSS)), across, lines)
     f.start(across)
     _across(f, tile)
     f.line("ret void")
-    f.start(along)
-    _along(f, tile)
-    f.line("ret void")
+    f.start(lines)
+    f.branch_if(f.compare("eq", _word(f, Word.LINES_STEP), const("i64", 1)), along, second)
+    for label, step in ((along, 1), (second, 2)):
+        f.start(label)
+        _along(f, tile, step)
+        f.line("ret void")
     f.finish()
 
 
-def _along(f: Function, tile: Tile) -> None:
+def _along(f: Function, tile: Tile, step: int) -> None:
     """Vectors of columns, each from the same pieces for all steps."""
     _, count, steps, first, column, _, to, _ = PARAMETERS
     _fill_table(f, first, steps)
@@ -44,8 +48,8 @@ def _along(f: Function, tile: Tile) -> None:
         inside = f.sub(strip.index, f.mul(panel, tile.columns))
         target = f.gep(to, f.add(f.mul(panel, f.mul(steps, tile.columns)), inside), tile.scalar)
         lanes = f.smin(f.sub(count, strip.index), const("i64", tile.lanes))
-        for _, pieces in _forms(f, tile, _pieces(f, tile, f.add(column, strip.index), lanes), lanes):
-            _copy(f, tile, pieces, target)
+        for _, pieces in _forms(f, tile, _pieces(f, tile, f.add(column, strip.index), lanes, step), lanes):
+            _copy(f, tile, pieces, target, step)
 
 
 def _across(f: Function, tile: Tile) -> None:
@@ -93,51 +97,68 @@ def _word(f: Function, word: Word) -> Val:
     return f.load(f.gep(ARGS, int(word), "i64"), "i64")
 
 
+def _words(f: Function, first: Word, count: int) -> list[Val]:
+    return [_word(f, Word(first + i)) for i in range(count)]
+
+
+def _digits(f: Function, index: Val, sizes: list[Val]) -> list[Val]:
+    """The digits of an index, outermost first; `sizes` are those of all but the first."""
+    found = []
+    for size in reversed(sizes):
+        rest = f.binary("udiv", index, size)
+        found.append(f.sub(index, f.mul(rest, size)))
+        index = rest
+    return [index, *reversed(found)]
+
+
+def _counted_up(f: Function, digits: list[Val], sizes: list[Val], strides: list[Val]) -> tuple[list[Val], Val]:
+    """The digits of the next index but the first, which nobody asks for, and how far its place is from this one's."""
+    way, found = strides[-1], []
+    last = f.add(digits[-1], 1)
+    for at in range(len(sizes) - 1, -1, -1):
+        full = f.compare("eq", last, sizes[at])
+        found.append(f.select(full, ZERO, last))
+        way = f.add(way, f.select(full, f.sub(strides[at], f.mul(sizes[at], strides[at + 1])), ZERO))
+        if at:
+            last = f.add(digits[at - 1], f.cast("zext", full, "i64"))
+    return found[::-1], way
+
+
+def _place(f: Function, digits: list[Val], strides: list[Val]) -> Val:
+    total = ZERO
+    for digit, stride in zip(digits, strides, strict=True):
+        total = f.add(total, f.mul(digit, stride))
+    return total
+
+
 def _fill_table(f: Function, first: Val, count: Val) -> None:
     """The offsets of `count` rows (or columns) from `first` on, counting up digit by digit."""
     table = PARAMETERS[-1]
-    middle, inner = _word(f, Word.TABLE_MIDDLE), _word(f, Word.TABLE_INNER)
-    strides = [_word(f, w) for w in (Word.TABLE_STRIDE_0, Word.TABLE_STRIDE_1, Word.TABLE_STRIDE_2)]
-    rest = f.binary("udiv", first, inner)
-    low = f.sub(first, f.mul(rest, inner))
-    high = f.binary("udiv", rest, middle)
-    mid = f.sub(rest, f.mul(high, middle))
-    start = f.add(f.add(f.mul(high, strides[0]), f.mul(mid, strides[1])), f.mul(low, strides[2]))
-    over_inner = f.sub(strides[1], f.mul(inner, strides[2]))
-    over_middle = f.sub(strides[0], f.mul(middle, strides[1]))
-    with f.loop(ZERO, count, 1, [low, mid, start]) as loop:
-        low, mid, place = loop.values
+    sizes, strides = _words(f, Word.TABLE_SIZE_1, MOST_DIGITS - 1), _words(f, Word.TABLE_STRIDE_0, MOST_DIGITS)
+    digits = _digits(f, first, sizes)
+    with f.loop(ZERO, count, 1, [*digits[1:], _place(f, digits, strides)]) as loop:
+        *low, place = loop.values
         f.store(place, f.gep(table, loop.index, "i64"))
-        low, place = f.add(low, 1), f.add(place, strides[2])
-        full = f.compare("eq", low, inner)
-        low, place = f.select(full, ZERO, low), f.add(place, f.select(full, over_inner, ZERO))
-        mid = f.add(mid, f.cast("zext", full, "i64"))
-        full = f.compare("eq", mid, middle)
-        loop.next([low, f.select(full, ZERO, mid), f.add(place, f.select(full, over_middle, ZERO))])
+        low, way = _counted_up(f, low, sizes, strides)
+        loop.next([*low, f.add(place, way)])
 
 
-def _line(f: Function, line: Val) -> Val:
-    """Where a line of the image begins."""
-    middle = _word(f, Word.LINES_MIDDLE)
-    high = f.binary("udiv", line, middle)
-    low = f.sub(line, f.mul(high, middle))
-    return f.add(f.mul(high, _word(f, Word.LINES_STRIDE_0)), f.mul(low, _word(f, Word.LINES_STRIDE_1)))
-
-
-def _pieces(f: Function, tile: Tile, first: Val, lanes: Val) -> list[Piece]:
+def _pieces(f: Function, tile: Tile, first: Val, lanes: Val, step: int = 1) -> list[Piece]:
     """The parts of lines that `lanes` columns (or rows) from `first` on cover; those behind the last are empty."""
-    length = _word(f, Word.LINES_INNER)
-    line = f.binary("udiv", first, length)
-    at = f.sub(first, f.mul(line, length))
+    *sizes, length = _words(f, Word.LINES_SIZE_1, MOST_DIGITS - 1)
+    strides = _words(f, Word.LINES_STRIDE_0, MOST_DIGITS - 1)
+    *digits, at = _digits(f, first, [*sizes, length])
+    line, digits = _place(f, digits, strides), digits[1:]
     source = PARAMETERS[5]
     begin, end = ZERO, f.smin(lanes, f.sub(length, at))
     found = []
     for number in range(1 + -(-(tile.lanes - 1) // SHORTEST_LINE)):
-        place = _line(f, f.add(line, number))
-        place = f.sub(f.add(place, at) if number == 0 else place, begin)
+        place = f.sub(line, f.mul(begin, step)) if number else f.add(line, f.mul(at, step))
         before = f.binary("xor", lane_mask(f, tile.lanes, begin), const(f"<{tile.lanes} x i1>", 1))
         found.append((f.gep(source, place, tile.scalar), f.binary("and", lane_mask(f, tile.lanes, end), before)))
         begin, end = end, f.smin(lanes, f.add(end, length))
+        digits, way = _counted_up(f, digits, sizes, strides)
+        line = f.add(line, way)
     return found
 
 
@@ -171,20 +192,21 @@ def _lanes_in(f: Function, tile: Tile, pieces: list[Piece]) -> list[Val]:
     return found
 
 
-def _copy(f: Function, tile: Tile, pieces: list[Piece], target: Val) -> None:
-    """A vector of columns for each step."""
+def _copy(f: Function, tile: Tile, pieces: list[Piece], target: Val, step: int) -> None:
+    """A vector of columns for each step of K; `step` is the one along lines."""
     steps, table = PARAMETERS[2], PARAMETERS[-1]
     with f.loop(ZERO, steps, 1, [target]) as loop:
         offset = f.load(f.gep(table, loop.index, "i64"), "i64")
-        f.store(_gathered(f, tile, pieces, offset), loop.values[0], tile.align)
+        f.store(_gathered(f, tile, pieces, offset, step), loop.values[0], tile.align)
         loop.next([f.gep(loop.values[0], tile.columns, tile.scalar)])
 
 
-def _gathered(f: Function, tile: Tile, pieces: list[Piece], offset: Val) -> Val:
+def _gathered(f: Function, tile: Tile, pieces: list[Piece], offset: Val, step: int = 1) -> Val:
     """The pieces, all moved by the same offset, as one vector."""
     value = Val(tile.vector, "zeroinitializer")
     for start, mask in pieces:
-        value = _masked_load(f, tile, f.gep(start, offset, tile.scalar), mask, value)
+        ptr = f.gep(start, offset, tile.scalar)
+        value = _masked_load(f, tile, ptr, mask, value) if step == 1 else f.select(mask, load_every(f, ptr, tile.vector, step, mask), value)
     return value
 
 

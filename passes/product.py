@@ -8,7 +8,7 @@ from treadle.ir.graph import Node, Value
 from treadle.ir.op import Kind
 from treadle.passes.demand import is_view
 from treadle.passes.index import Axes, Expr, Index, linearize, memory_index, suffix_strides, view_index
-from treadle.passes.program import SHORTEST_ACROSS, SHORTEST_LINE, Windows
+from treadle.passes.program import MOST_DIGITS, SHORTEST_ACROSS, SHORTEST_LINE, Windows
 
 
 class Operand(NamedTuple):
@@ -100,7 +100,8 @@ def fold_windows(value: Value) -> Operand | None:
         *lead, rows, columns = [() if n == 1 else _digits(axes, next(own), coefficients) for n in value.shape]
         if any(len(digits) > 1 for digits in lead) or not _are_windows(rows, columns):
             continue
-        across = not _are_lines(columns)
+        # Neighbours along a kernel are worth more than every second one along a line.
+        across = not _are_lines(columns) or (columns[-1][1] != 1 and _are_lines_across(rows))
         return Operand(base, linear.const, (*[d[0][1] if d else 0 for d in lead], 0, 0), Windows(rows, columns, across))
     return None
 
@@ -118,14 +119,19 @@ def _digits(axes: Axes, axis: int, coefficients: dict[int, int]) -> tuple[tuple[
 
 
 def _are_windows(rows: tuple[tuple[int, int], ...], columns: tuple[tuple[int, int], ...]) -> bool:
-    if not 1 <= len(rows) <= 3 or not 1 <= len(columns) <= 3 or len(rows) + len(columns) == 2:
+    if not 1 <= len(rows) <= MOST_DIGITS or not 1 <= len(columns) <= MOST_DIGITS or len(rows) + len(columns) == 2:
         return False
-    return _are_lines(columns) or _are_lines(rows, SHORTEST_ACROSS)
+    return _are_lines(columns) or _are_lines_across(rows)
 
 
-def _are_lines(digits: tuple[tuple[int, int], ...], shortest: int = SHORTEST_LINE) -> bool:
-    length, step = digits[-1]
-    return step == 1 and length >= shortest
+def _are_lines(columns: tuple[tuple[int, int], ...]) -> bool:
+    length, step = columns[-1]
+    return step in (1, 2) and length >= SHORTEST_LINE
+
+
+def _are_lines_across(rows: tuple[tuple[int, int], ...]) -> bool:
+    length, step = rows[-1]
+    return step == 1 and length >= SHORTEST_ACROSS
 
 
 def _usable(operand: Operand, shape: tuple[int, ...]) -> Operand | None:

@@ -87,12 +87,14 @@ class KernelStep:
 SHORTEST_LINE = 2
 # Along rows they are transposed on the way, which only longer lines are worth.
 SHORTEST_ACROSS = 8
+# Of an index.
+MOST_DIGITS = 4
 
 
 class Windows(NamedTuple):
-    """Rows and columns of a matrix that lie apart in memory: each index has up to three digits (size, stride), the outermost first.
+    """Rows and columns of a matrix that lie apart in memory: each index has up to MOST_DIGITS digits (size, stride), outermost first.
 
-    Along the last digit of columns or, with `across`, of rows, elements are neighbours.
+    Along the last digit of columns elements are neighbours, or every second one; or, with `across`, along that of rows they are neighbours.
     """
 
     rows: tuple[tuple[int, int], ...]

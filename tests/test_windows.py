@@ -51,6 +51,12 @@ def in_windows(program: Program) -> list[bool]:
     ((1, 4, 5, 300), (12, 4, 1, 5), {"dilation": (1, 2)}),
     ((2, 8, 20, 20), (24, 4, 3, 2), {"padding": (1, 1), "groups": 2}),
     ((2, 16, 40), (12, 16, 7), {"padding": (3,)}),
+    ((2, 3, 21, 44), (16, 3, 7, 7), {"padding": (3, 3), "stride": (2, 2)}),   # every second element along a line
+    ((3, 12, 14, 13), (26, 12, 3, 3), {"padding": (1, 1), "stride": (2, 2)}),  # in several pieces
+    ((2, 30, 20, 20), (16, 30, 1, 1), {"stride": (2, 2)}),
+    ((2, 6, 9, 10, 11), (20, 6, 3, 3, 3), {"padding": (1, 1, 1)}),            # four digits of rows, and of places
+    ((2, 6, 5, 4, 3), (20, 6, 3, 3, 3), {"padding": (1, 1, 1)}),
+    ((2, 6, 7, 8, 9), (40, 3, 2, 3, 3), {"padding": (1, 1, 1), "stride": (2, 1, 2), "groups": 2}),
 ])
 def test_convolutions_read_windows_where_they_are(x: tuple[int, ...], w: tuple[int, ...], attrs: dict[str, Any]) -> None:
     assert True in in_windows(checked(x, w, **attrs))
@@ -58,8 +64,8 @@ def test_convolutions_read_windows_where_they_are(x: tuple[int, ...], w: tuple[i
 
 def test_other_types_and_what_stays_as_it_was() -> None:
     assert in_windows(checked((2, 9, 16, 16), (12, 9, 3, 3), dtypes.float64, padding=(1, 1))) == [True, True, True]
-    assert in_windows(checked((2, 3, 20, 20), (16, 3, 3, 3), stride=(2, 2)))[0] is False
-    assert in_windows(checked((2, 30, 20, 20), (16, 30, 1, 1), stride=(2, 2)))[0] is False
+    assert in_windows(checked((2, 9, 16, 16), (12, 9, 3, 3), dtypes.float64, padding=(1, 1), stride=(2, 2)))[0] is True
+    assert in_windows(checked((2, 3, 20, 20), (16, 3, 3, 3), stride=(3, 3)))[0] is False
     assert in_windows(checked((2, 3, 20, 20), (4, 3, 3, 3)))[0] is False         # few output channels
     assert in_windows(checked((2, 16, 20, 20), (16, 16, 1, 1)))[:2] == [False, False]  # no windows at all
 
@@ -71,5 +77,5 @@ def test_windows_take_no_memory() -> None:
 
 
 def test_words_of_digits() -> None:
-    assert window_words(((8, 100), (3, 10), (3, 1)), ((28, 30), (28, 1)), False) == (2, 3, 3, 100, 10, 1, 28, 28, 0, 30)
-    assert window_words(((5, 7), (6, 8), (10, 1)), ((9, 4),), True) == (3, 1, 9, 0, 0, 4, 6, 10, 7, 8)
+    assert window_words(((8, 100), (3, 10), (3, 1)), ((28, 30), (28, 2)), False) == (2, 8, 3, 3, 0, 100, 10, 1, 1, 28, 28, 0, 0, 30, 2)
+    assert window_words(((5, 7), (6, 8), (10, 1)), ((9, 4),), True) == (3, 1, 1, 9, 0, 0, 0, 4, 5, 6, 10, 0, 7, 8, 1)
