@@ -164,6 +164,8 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY_FUNCTIONS:
         function = globals()[name] = getattr(importlib.import_module(f"treadle.{_LAZY_FUNCTIONS[name]}"), name)
         return function
+    if name == "torch":  # the package's own name within it, as PyTorch has it
+        return importlib.import_module("treadle")
     if name in ("qint8", "quint8"):
         from treadle.quantization import config
         return getattr(config, name)

@@ -11,13 +11,15 @@ import treadle
 from treadle.arguments import guard
 from treadle.ir.ops.common import need_real
 from treadle.ir.types import normalize_dim, normalize_dims
+from treadle.nn.resizing_functions import resized
 from treadle.results import with_out
 from treadle.tensor import Tensor
 
 # The names that `treadle` takes from here, when they are first asked for.
 __all__ = [
-    "_chunk_cat", "_log_softmax_backward_data", "_native_batch_norm_legit", "_segment_reduce", "_softmax_backward_data",
-    "_unsafe_masked_index", "_unsafe_masked_index_put_accumulate", "hash_tensor", "native_batch_norm", "native_dropout",
+    "_batch_norm_with_update", "_chunk_cat", "_log_softmax_backward_data", "_native_batch_norm_legit", "_safe_softmax",
+    "_segment_reduce", "_softmax_backward_data", "_unsafe_masked_index", "_unsafe_masked_index_put_accumulate", "_upsample_bicubic2d_aa",
+    "_upsample_bilinear2d_aa", "hash_tensor", "max_pool2d_with_indices_backward", "native_batch_norm", "native_dropout",
     "native_dropout_backward", "native_group_norm", "native_layer_norm", "segment_reduce",
 ]
 
@@ -60,6 +62,20 @@ def _native_batch_norm_legit(input: Tensor, weight: Tensor | None, bias: Tensor 
     return native_batch_norm(input, weight, bias, *((None, None) if len(rest) == 3 else ()), *rest)
 
 
+@with_out
+def _batch_norm_with_update(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor,
+                            momentum: float, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`native_batch_norm` in training, and what a GPU's library would keep: here nothing."""
+    out, mean, rstd = native_batch_norm(input, weight, bias, running_mean, running_var, True, momentum, eps)
+    return out, mean, rstd, input.new_empty(0, dtype=treadle.uint8)
+
+
+def _safe_softmax(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    """Softmax, with zeros where a whole row is -inf."""
+    never = (input == -math.inf).all(dim, keepdim=True) if input.dim() else input == -math.inf
+    return treadle.softmax(input.masked_fill(never, 0.0), dim, dtype=dtype).masked_fill(never, 0.0)
+
+
 def native_dropout(input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
     """(dropout, the mask of what was kept)."""
     if train is False or not input.numel():
@@ -95,6 +111,31 @@ def _log_softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, in
     """The gradient of log_softmax, from its output."""
     grad_output, output = _wide("log_softmax_backward", grad_output, output)
     return (grad_output - output.exp() * grad_output.sum(dim, keepdim=True)).to(input_dtype)
+
+
+@with_out
+def max_pool2d_with_indices_backward(grad_output: Tensor, input: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
+                                     ceil_mode: bool, indices: Tensor) -> Tensor:
+    """The gradient of max_pool2d, from the places of the largest elements in each (H, W)."""
+    flat = input.flatten(-2).masked_fill(treadle.ones((), dtype=treadle.bool), 0)  # on the tape, with a gradient of zeros
+    return flat.scatter_add(-1, indices.flatten(-2), grad_output.flatten(-2)).reshape(input.shape)
+
+
+# -- resizing ------------------------------------------------------------------------------------------------------------------------
+def _antialiased(mode: str) -> Any:
+    def upsample(input: Tensor, output_size: Sequence[int] | None, align_corners: bool, scales_h: Any = None,
+                 scales_w: float | None = None, scale_factors: Sequence[float] | None = None) -> Tensor:
+        if isinstance(scales_h, Sequence):
+            scale_factors, scales_h = scales_h, None
+        if output_size is None:
+            return treadle.nn.functional.interpolate(input, None, scale_factors, mode, align_corners, antialias=True)
+        return resized(input, tuple(output_size), (scales_h, scales_w), mode, align_corners, True)
+    upsample.__name__ = f"_upsample_{mode}2d_aa"
+    upsample.__doc__ = f"`interpolate` by {mode} antialiased weights, to a size or, where that is None, by two factors."
+    return upsample
+
+
+_upsample_bilinear2d_aa, _upsample_bicubic2d_aa = _antialiased("bilinear"), _antialiased("bicubic")
 
 
 # -- indexing ------------------------------------------------------------------------------------------------------------------------

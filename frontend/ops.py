@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from treadle.codegen.llvm_text import Function, Val
 
 
-def __getattr__(name: str) -> Callable[..., Any]:
+def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
+    if name == "aten":
+        from treadle.aten_names import ATEN
+        return ATEN
     function: Callable[..., Any] = getattr(EMITTER, name)
     globals()[name] = function
     return function

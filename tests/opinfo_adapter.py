@@ -128,12 +128,16 @@ def _rebound(f: Any) -> Callable[..., Any]:
 
 def function(f: Any, name: str) -> Callable[..., Any] | None:
     """Treadle's counterpart of the callable that PyTorch's tests call `name`; None when it has none."""
-    if isinstance(f, types.FunctionType) and "<lambda>" in f.__qualname__:
+    if isinstance(f, types.FunctionType) and ("<lambda>" in f.__qualname__ or f.__name__ == "max_pool2d_backward"):
         return _rebound(f)
     if isinstance(f, type(torch.Tensor.add)):
         return getattr(treadle.Tensor, f.__name__, None)
     for root in (treadle, treadle.nn.functional, treadle.Tensor):
         found = find(root, name)
+        if found is not None:
+            return found
+    if "aten" in repr(f):
+        found = find(treadle.ops.aten, name.removeprefix("torch.ops.aten."))
         if found is not None:
             return found
     return None

@@ -219,3 +219,27 @@ def test_importing_loads_no_compiler() -> None:
     program = f"import numpy, sys; before = set(sys.modules); import treadle; print([m for m in {heavy} if m in set(sys.modules) - before])"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_ops_by_their_inner_names() -> None:
+    torch, aten = treadle, treadle.ops.aten
+    x = torch.arange(12.0).reshape(3, 4)
+    assert aten.mm.default is aten.mm.default and aten.mm in {aten.mm} and aten.mm.default(x, x.t()).tolist() == (x @ x.t()).tolist()
+    assert repr(aten.mm) == "<OpOverloadPacket(op='aten.mm')>" and repr(aten.mm.default) == "<OpOverload(op='aten.mm.default')>"
+    assert aten.slice.Tensor(x, 1, 1, 4, 2).tolist() == x[:, 1:4:2].tolist() and aten.slice(x)[0, 0].item() == 0
+    aten.slice(x, 0, 0, 1).zero_()
+    assert x[0].tolist() == [0.0] * 4 and aten._local_scalar_dense(x[1, 1]) == 5.0
+    assert aten.linalg_inv(torch.eye(2)).tolist() == [[1.0, 0.0], [0.0, 1.0]] and aten.sym_size.int(x, 1) == 4
+    assert aten._to_copy(x, dtype=torch.int64).dtype is torch.int64 and aten.constant_pad_nd(x, [1, 0], 2.0)[0, 0].item() == 2.0
+    convolved = aten.convolution(torch.ones(1, 1, 3), torch.ones(1, 1, 2), None, [1], [0], [1], False, [0], 1)
+    assert convolved.tolist() == [[[2.0, 2.0]]]
+    rows = torch.tensor([[1.0, 2.0], [float("-inf")] * 2], requires_grad=True)
+    aten._safe_softmax(rows, -1).sum().backward()
+    assert rows.grad.tolist()[1] == [0.0, 0.0] and torch.torch.ops is torch.ops
+    pooled, places = torch.nn.functional.max_pool2d(x.reshape(1, 3, 4), 2, return_indices=True)
+    back = aten.max_pool2d_with_indices_backward(torch.ones_like(pooled), x.reshape(1, 3, 4), 2, 2, 0, 1, False, places)
+    assert back.sum().item() == 2.0 and back.flatten()[5].item() == 1.0
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = aten.nothing
+    with pytest.raises(IndexError, match="out of range"):
+        aten.slice(x, 2)

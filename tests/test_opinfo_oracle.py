@@ -38,6 +38,7 @@ KNOWN: dict[tuple[str, str, str | None], str] = {
     (r".*", "refused", r"ComplexHalf|Unrecognized ScalarType: C"): "32-bit complex numbers, of which PyTorch's CPU leaves out more",
     (r"isin", "refused", r"Unsupported input type"): "all dtypes are compared",
     (r"as_strided_scatter", "forward", r"out of bounds.*expanded"): "the places are those of the input's storage, of which there are fewer",
+    (r"_batch_norm_with_update", "forward", r"written-to tensor.*expanded"): "expanded statistics have one place for all channels: refused",
     (r"cat", "errors", r"the written-to tensor refer"): _LAST,
     (r"(sort|msort|kthvalue|topk|mode|median|nanmedian)(\..*)?", "grad|compiled", r"value"): _TIES,
     (r"(bool|byte|char|c?double|c?float|half|bfloat16|int|long|short|to|contiguous|clone)(\..*)?", "alias|strides", None): _LAYOUT,
@@ -128,4 +129,4 @@ def test_enough_names(sweep: Any) -> None:
     """Of the 636 names that PyTorch's tests know, those that Treadle has."""
     names = {op.name: op for op in sweep.entries()}
     missing = sorted(name for name, op in names.items() if not sweep.exists(op))
-    assert len(names) - len(missing) >= 615, missing
+    assert len(names) - len(missing) >= 627, missing

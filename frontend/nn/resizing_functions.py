@@ -63,6 +63,12 @@ def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode:
     corner elements' centres coincide; `antialias` (bilinear, bicubic) widens the filter when shrinking.
     """
     sizes, factors = _sizes(input, size, scale_factor, recompute_scale_factor)
+    return resized(input, sizes, factors, mode, align_corners, antialias)
+
+
+def resized(input: Tensor, sizes: tuple[int, ...], factors: tuple[float | None, ...], mode: str, align_corners: bool | None,
+            antialias: bool) -> Tensor:
+    """`interpolate` to these sizes, with places computed by these factors, or where one is None by the ratio of the sizes."""
     _check_interpolation(input, mode, align_corners, antialias)
     if any(n < 1 for n in (*sizes, *input.shape[1:])):
         raise RuntimeError(f"Input and output sizes should be greater than 0, but got input of shape {list(input.shape)} and output "
