@@ -223,3 +223,23 @@ def test_projected_lstm_and_random_windows() -> None:
     values.sum().backward()
     assert x.grad is not None and x.grad.sum().item() == 36
     assert nn.CrossMapLRN2d(3)(x).shape == x.shape and nn.FractionalMaxPool3d(2, output_ratio=0.5)(treadle.randn(1, 4, 4, 4)).numel() == 8
+
+
+def test_layers_of_the_last_releases() -> None:
+    nn = treadle.nn
+    loss = nn.LinearCrossEntropyLoss(4, 3, out_features=(2,), bias=True, options=nn.LinearCrossEntropyOptions(batch_chunk_size=2))
+    x, target = treadle.randn(5, 4), treadle.randint(0, 3, (5, 2))
+    logits = (x @ loss.linear.weight.t() + loss.linear.bias).reshape(5, 3, 2)
+    assert treadle.allclose(loss(x, target), nn.functional.cross_entropy(logits, target))
+    with pytest.raises(RuntimeError, match="weight shape"):
+        nn.LinearCrossEntropyLoss(4, 3, weight=treadle.ones(4))
+
+
+def test_sizes_of_variance_and_of_nothing() -> None:
+    x, target = treadle.randn(4, 3), treadle.randn(4, 3)
+    assert F.gaussian_nll_loss(x, target, treadle.ones(1, 3), reduction="none").shape == (4, 3)
+    with pytest.raises(ValueError, match="incorrect size"):
+        F.gaussian_nll_loss(x, target, treadle.ones(2, 3))
+    norm = nn.BatchNorm1d(3)
+    assert norm(treadle.ones(0, 3, 2)).shape == (0, 3, 2)
+    assert norm.running_mean.tolist() == [0.0] * 3 and norm.running_var.tolist() == [1.0] * 3  # nothing learnt from nothing

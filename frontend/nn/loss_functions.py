@@ -174,12 +174,12 @@ def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full
 
 def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6,
                       reduction: str = "mean") -> Tensor:
-    """Gaussian negative log likelihood with variance `var` (a number, of input's shape, or without its last dimension)."""
+    """Gaussian negative log likelihood with variance `var`: a number, of input's shape, without its last axis, or with one axis of 1."""
     spread: Any = var if isinstance(var, Tensor) else input * 0 + var
     if spread.size() != input.size():
         if tuple(spread.shape) == tuple(input.shape[:-1]):
             spread = spread.unsqueeze(-1)
-        elif not (tuple(spread.shape[:-1]) == tuple(input.shape[:-1]) and spread.size(-1) == 1):
+        elif spread.dim() != input.dim() or [b for a, b in zip(input.shape, spread.shape, strict=True) if a != b] != [1]:
             raise ValueError("var is of incorrect size")
     spread = spread + (spread.detach().clamp(min=eps) - spread.detach())  # held at eps; the gradient ignores it
     loss = (spread.log() + (input - target).square() / spread) * 0.5

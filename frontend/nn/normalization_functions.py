@@ -58,6 +58,8 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
         return ops.batch_norm_inference(input, running_mean, running_var, eps, *affine)
     _need_several("value per channel", input, input.numel() // max(input.shape[1], 1))
     result = ops.batch_norm(input, eps, *affine)
+    if not input.numel():  # nothing to learn from
+        return result
     _update_running(input, running_mean, running_var, momentum)
     return result
 
