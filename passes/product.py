@@ -85,8 +85,10 @@ def _stride(axes: Axes, axis: int, coefficients: dict[int, int]) -> int | None:
     return stride
 
 
-# Rows of the other operand below which windows are made beforehand: packing them is then most of the work.
+# Rows of the other operand below which windows whose columns are short lines, those of a kernel, are made beforehand: putting vectors
+# together from them is then most of the work.
 FEW_ROWS = 9
+SHORT_LINE = 8
 
 
 def fold_windows(value: Value) -> Operand | None:
@@ -132,6 +134,13 @@ def _are_lines(columns: tuple[tuple[int, int], ...]) -> bool:
 def _are_lines_across(rows: tuple[tuple[int, int], ...]) -> bool:
     length, step = rows[-1]
     return step == 1 and length >= SHORTEST_ACROSS
+
+
+def _runs_along(operand: Operand) -> bool:
+    """Whether columns run along lines of the image, not along those of a kernel."""
+    assert operand.windows is not None
+    rows, columns, across = operand.windows
+    return not across and (columns[-1][0] >= SHORT_LINE or columns[-1][0] >= rows[-1][0])
 
 
 def _usable(operand: Operand, shape: tuple[int, ...]) -> Operand | None:
@@ -180,8 +189,10 @@ def fold_operands(node: Node, windows: bool = False) -> list[Operand]:
     for i, value in enumerate(node.inputs):
         operand = _usable(fold_view(value), value.shape) or _usable(plain(value), value.shape)
         assert operand is not None
-        if windows and i == 1 and is_view(operand.base.node) and node.out.shape[-2] >= FEW_ROWS:
-            operand = fold_windows(value) or operand
+        if windows and i == 1 and is_view(operand.base.node):
+            image = fold_windows(value)
+            if image is not None and (node.out.shape[-2] >= FEW_ROWS or _runs_along(image)):
+                operand = image
         found.append(operand)
     return found
 

@@ -66,7 +66,9 @@ def test_other_types_and_what_stays_as_it_was() -> None:
     assert in_windows(checked((2, 9, 16, 16), (12, 9, 3, 3), dtypes.float64, padding=(1, 1))) == [True, True, True]
     assert in_windows(checked((2, 9, 16, 16), (12, 9, 3, 3), dtypes.float64, padding=(1, 1), stride=(2, 2)))[0] is True
     assert in_windows(checked((2, 3, 20, 20), (16, 3, 3, 3), stride=(3, 3)))[0] is False
-    assert in_windows(checked((2, 3, 20, 20), (4, 3, 3, 3)))[0] is False         # few output channels
+    # Few output channels: lines of the image are worth it, lines of the kernel, for the gradient of the weight, are not.
+    assert in_windows(checked((2, 3, 20, 20), (4, 3, 3, 3))) == [True, True, False]
+    assert in_windows(checked((3, 3, 7, 7), (2, 3, 3, 3), padding=(1, 1))) == [True, True, False]
     assert in_windows(checked((2, 16, 20, 20), (16, 16, 1, 1)))[:2] == [False, False]  # no windows at all
 
 
