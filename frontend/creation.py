@@ -514,18 +514,31 @@ def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DTy
     return randint(begin, end, type.shape, dtype=dtype, device=where, requires_grad=requires_grad)
 
 
+def _check_permutation(n: int, dtype: DType) -> None:
+    """Whether 0..n-1 have different values in `dtype`."""
+    if dtype is dtypes.bool_ or dtype.is_complex:
+        raise NotImplementedError(f'"randperm" not implemented for \'{dtype.title}\'')
+    exact = {dtypes.float16: 11, dtypes.float32: 24, dtypes.float64: 53}.get(dtype)
+    if exact is not None and n > (1 << exact) + 1:
+        raise RuntimeError(f"n cannot be greater than {(1 << exact) + 1 if exact == 11 else f'2^{exact}+1'} for {dtype.title} type.")
+    if dtype.category != FLOAT and n - 1 > np.iinfo(dtype.np).max:
+        raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
+
+
 @_creating
 def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
              requires_grad: bool = False) -> Tensor:
-    """A random permutation of 0..n-1: the order that sorts n random words (Philox, so any process agrees)."""
-    from treadle.ir.random_reference import philox_bits
+    """A random permutation of 0..n-1: the order that sorts n random words of 64 bits (Philox, so any process agrees)."""
     if n < 0:
         raise RuntimeError(f"randperm: Trying to create tensor with negative dimension {n}: [{n}]")
-    seed, offset = reserve(n, generator, 2)
-    high = philox_bits(seed, offset, n).astype(np.uint64)
-    low = philox_bits(seed, offset + (n + 3) // 4, n)
-    order = np.argsort(high << np.uint64(32) | low, kind="stable")
-    return _placed(adopt(order.astype(as_dtype(dtype or dtypes.int64).np)), device)
+    kind = as_dtype(dtype or dtypes.int64)
+    _check_permutation(n, kind)
+    table, where = op_table.TABLE, ((n,), device_name(device))
+    high, low = (apply(table["cast"], (apply(table["random_bits"], reserve(n, generator), where),), (dtypes.int64,)) for _ in range(2))
+    words = apply(table["bitwise_or"], (apply(table["shift_left"], (high, 32)), apply(table["bitwise_and"], (low, 0xFFFFFFFF))))
+    # Signed words have the order of unsigned ones when their first bit is turned over.
+    _, order = apply(table["sort"], (apply(table["bitwise_xor"], (words, -1 << 63)),), (0, False, True))
+    return _finish(order if kind is dtypes.int64 else apply(table["cast"], (order,), (kind,)), requires_grad)
 
 
 @_creating

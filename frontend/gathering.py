@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument, where
+from treadle.indexing import lookup
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, INT
 from treadle.ir.ops.common import need_real
@@ -135,7 +136,7 @@ def _vector(name: str, index: Tensor) -> Tensor:
 def index_select(input: Tensor, dim: int, index: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The entries `index` (a vector) of an axis."""
     axis = _axis("index_select", input, dim)
-    found = apply(TABLE["index_select"], (tensor_argument("index_select", input), _vector("index_select", index)), (axis,))
+    found = lookup(TABLE["index_select"], tensor_argument("index_select", input), (_vector("index_select", index),), (axis,))
     return into(out, found if input._data.type.ndim else apply(RESHAPE, (found,), ((),)), "index_select")
 
 

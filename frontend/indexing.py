@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -185,11 +186,24 @@ def row(x: Tensor, index: int) -> Tensor:
 def getitem(x: Tensor, index: Any) -> Tensor:
     """`x[index]`: a view for integers, slices, None and `...`; a copy when an index is a tensor, list or mask."""
     parsed = _parse(x, index)
-    out = _basic(x, parsed)
     if not parsed.advanced:
-        return out
+        return _basic(x, parsed)
+    shape = x._data.type.shape
+    whole = tuple(parsed.shape) == shape and all(s == (0, n, 1) for s, n in zip(parsed.slices, shape, strict=True))
+    out = x if whole else _basic(x, parsed)
     dims = tuple([d for d, _ in parsed.advanced])
-    return apply(op_table.TABLE["index"], (out, *[i for _, i in parsed.advanced]), (dims,))
+    return lookup(op_table.TABLE["index"], out, [i for _, i in parsed.advanced], (dims,))
+
+
+def lookup(op: op_table.Op, x: Tensor, indices: Sequence[Tensor], attrs: op_table.Attrs) -> Tensor:
+    """Record `op`, which reads places of `x`; of memory shared with numpy it reads them now."""
+    if x._storage is not None and x._storage.export is not None:
+        from treadle.interop import looked_up
+        found = looked_up(op, x, indices, attrs)
+        if found is not None:
+            return found
+    result: Tensor = apply(op, (x, *indices), attrs)
+    return result
 
 
 def setitem(x: Tensor, index: Any, value: Any) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import importlib
 import sys
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from treadle.creation import adopt, from_array, to_array
 from treadle.ir import dtypes
+from treadle.ir.op import Attrs, Op
 from treadle.ir.types import tensor_type
 from treadle.runtime import engine, memory
-from treadle.runtime.recorder import Data, computed
-from treadle.tensor import Storage, Tensor, read, seen, still_shared, storage_of, wrap
+from treadle.runtime.recorder import STATE, Data, computed
+from treadle.tensor import Storage, Tensor, apply, read, seen, still_shared, storage_of, wrap
 
 
 def to_numpy(t: Tensor, *, force: bool = False) -> np.ndarray:
@@ -106,6 +108,21 @@ def snapshot(t: Tensor, storage: Storage) -> Data:
     array = through_chain(storage.export.array, t)
     type = tensor_type(array.shape, t._data.type.dtype)
     return computed(type, memory.own_copy(array, type))
+
+
+def looked_up(op: Op, t: Tensor, rest: Sequence[Any], attrs: Attrs) -> Tensor | None:
+    """`op`, which reads a few places of `t`, on shared memory itself, at once: no snapshot of the whole is taken for them. None where the
+    memory is shared no more, where a snapshot costs little, or where the result has to stay a recorded value."""
+    storage, state = storage_of(t), STATE.here
+    if (t._data.type.nbytes < memory.LARGE or state.capture is not None or state.levels or (t._edge is not None and state.grad)
+            or storage.export is None or not still_shared(storage)):
+        return None
+    array = through_chain(storage.export.array, t)
+    if not array.flags.c_contiguous:
+        return None
+    found: Tensor = apply(op, (wrap(computed(t._data.type, memory.from_numpy(array))), *rest), attrs)
+    engine.materialize(found._data, "memory shared with numpy")
+    return found
 
 
 def write_back(storage: Storage, old: Data) -> None:

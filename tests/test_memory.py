@@ -142,3 +142,22 @@ def test_a_badly_placed_array_is_copied_once_nobody_else_can_see_it() -> None:
     assert t.data_ptr() % memory.ALIGNMENT == 0 and view.data_ptr() == t.data_ptr() + 40
     view[0] = 5.0
     assert (total(t).item(), t.numpy()[10]) == (5.0, 5.0)
+
+
+def test_rows_of_memory_shared_with_numpy_are_read_at_once_and_without_a_snapshot() -> None:
+    import treadle
+    array = np.arange(40_000, dtype=np.float32).reshape(200, 200)
+    t, rows = treadle.from_numpy(array), treadle.tensor([3, 100])
+    before = memory.memory_stats()["in_use"]
+    for number in (1.0, 2.0, 3.0):
+        array[100, 7] = number
+        found = [t[rows], t[:, rows], t[50:][treadle.tensor([0, 50])], t.index_select(0, rows), t[[3, 100]]]
+        array[100, 7] = -1.0
+        assert [f[1, 7].item() for f in found if f.shape[1] == 200] == [number] * 4
+        assert found[1].tolist() == array[:, [3, 100]].tolist()
+    assert memory.memory_stats()["in_use"] - before < array.nbytes
+    weight = treadle.from_numpy(array).requires_grad_()
+    (weight[rows] * 2).sum().backward()
+    assert weight.grad.sum().item() == 800.0 and weight.grad[100].tolist() == [2.0] * 200
+    t[rows] = 5.0
+    assert array[100, 7] == 5.0 and t[rows][0, 0].item() == 5.0

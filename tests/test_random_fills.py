@@ -11,6 +11,7 @@ from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.interpreter import run
 from treadle.ir.ops.draws import cos_of_turns, exp_of, log_of_unit
+from treadle.ir.random_reference import philox_bits
 from treadle.ir.types import tensor_type
 
 
@@ -92,3 +93,26 @@ def test_the_exponential_of_draws_is_accurate() -> None:
         found, = run(b.graph, [given])
     np.testing.assert_allclose(found[:-3], np.exp(given[:-3].astype(np.float64)), rtol=2e-7)
     assert found[-3:].tolist() == [0.0, np.inf, 1.0]
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5, 1000, 70_000])
+def test_permutations_are_recorded(n: int) -> None:
+    """By Philox's definition, interpreted and compiled; a compiled function draws anew at each call."""
+    half = (n + 3) // 4
+    for seed in (3, 3, 4):
+        words = philox_bits(seed, 0, n).astype(np.uint64) << np.uint64(32) | philox_bits(seed, half, n)
+        assert treadle.randperm(n, generator=treadle.Generator().manual_seed(seed)).tolist() == words.argsort(kind="stable").tolist()
+    step = treadle.compile(lambda: treadle.randperm(n))
+    treadle.manual_seed(5)
+    expected = [treadle.randperm(n).tolist() for _ in range(4)]
+    treadle.manual_seed(5)
+    assert [step().tolist() for _ in range(4)] == expected
+
+
+def test_permutations_fit_their_dtype() -> None:
+    assert sorted(treadle.randperm(256, dtype=treadle.uint8).tolist()) == list(range(256))
+    assert treadle.randperm(6, dtype=treadle.float16).dtype is treadle.float16
+    for n, dtype, error in ((257, treadle.uint8, RuntimeError), (2050, treadle.float16, RuntimeError), (5, treadle.bool, NotImplementedError),
+                            (5, treadle.complex64, NotImplementedError), (-1, None, RuntimeError)):
+        with pytest.raises(error, match=r"overflow|greater than 2049|not implemented for|negative dimension"):
+            treadle.randperm(n, dtype=dtype)
