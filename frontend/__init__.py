@@ -154,7 +154,7 @@ _LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "fft",
 
 _LAZY_FUNCTIONS = {"inspect": "inspection", "istft": "spectra", "load": "serialization", "save": "serialization", "stft": "spectra",
                    "vmap": "vmapping", **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor",
-                                                        "sparse_compressed_tensor", "dsmm", "smm", "spmm"), "sparse")}
+                                                        "sparse_compressed_tensor", "dsmm", "hspmm", "smm", "spmm", "sspaddmm"), "sparse")}
 
 
 def __getattr__(name: str) -> Any:

@@ -46,6 +46,7 @@ FUNCTIONS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "cat": lambda t, s, d, x: t.cat([s, s * 2], 1), "softmax": lambda t, s, d, x: t.sparse.softmax(s, 1),
     "log_softmax": lambda t, s, d, x: t.sparse.log_softmax(s, 0), "dense": lambda t, s, d, x: s.to_dense() * d,
     "values": lambda t, s, d, x: s.coalesce().values() ** 2, "double": lambda t, s, d, x: s.double(), "norm": lambda t, s, d, x: s.norm(),
+    "rows of a product": lambda t, s, d, x: t.hspmm(s.coalesce(), x), "sspaddmm": lambda t, s, d, x: t.sspaddmm(s, s, x @ x.t(), beta=2),
     "mask": lambda t, s, d, x: d.sparse_mask(s.coalesce()),
 }
 
@@ -79,6 +80,23 @@ def test_functions(name: str, coalesced: bool) -> None:
         assert (g is None or not g.any()) == (ours is None or not ours.any())
         if g is not None and ours is not None:
             np.testing.assert_allclose(ours, g, rtol=1e-5, atol=1e-5)
+
+
+def test_dense_axes_complex_numbers_and_results_in_place() -> None:
+    found = []
+    for t in (torch, treadle):
+        s, d, x = coo(t, True), t.tensor(D), t.tensor(X)
+        rows = t.sparse_coo_tensor(t.tensor([[0, 2, 2], [1, 0, 1]]), t.tensor(X.reshape(3, 2, 2)), (3, 2, 2, 2)).coalesce()
+        z, w = s.to(t.complex64) * 1j, x.to(t.complex64) * (1 + 2j)
+        csr = s.to_sparse_csr()
+        product = t.hspmm(s, x)
+        out = t.sparse.sampled_addmm(csr, d @ x @ x.t(), x @ x.t(), beta=0.5, alpha=2.0, out=csr)
+        assert out is csr
+        found.append([*[f(rows, dim) for f in (t.sparse.softmax, t.sparse.log_softmax) for dim in range(4)], z @ w, t.sparse.mm(z, w),
+                      z.to_sparse_csr() @ w, t.sparse.mm(z, z.t()), out, product])
+    for want, have in zip(*found, strict=True):
+        assert str(want.layout).split(".")[1] == str(have.layout).split(".")[1]
+        np.testing.assert_allclose(plain(have), plain(want), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("coalesced", [False, True])

@@ -22,7 +22,7 @@ from treadle.runtime.recorder import STATE
 from treadle.sparse.pattern import COO, CSC, CSR, Pattern, coalesced, make, mark_of, pattern_of, values_of
 from treadle.sparse.rules import softmax as _softmax
 from treadle.sparse.rules import unsupported
-from treadle.tensor import Tensor, alias, read
+from treadle.tensor import Tensor, alias, assign
 
 __all__ = ["addmm", "check_sparse_tensor_invariants", "log_softmax", "mm", "sampled_addmm", "softmax", "spdiags", "sum"]
 
@@ -177,6 +177,28 @@ def smm(input: Tensor, mat2: Tensor) -> Tensor:
     return found
 
 
+def hspmm(mat1: Tensor, mat2: Tensor) -> Tensor:
+    """The product of a sparse matrix and a dense one as the rows that have elements: one sparse axis and one dense."""
+    p = pattern_of(_sparse("hspmm", mat1))
+    assert p is not None
+    rows = adopt(np.unique(p.host()[0]), p.axes[0])
+    return make(Pattern((rows,), p.shape[:1], True), EMITTER.index_select(mm(mat1, mat2), rows, 0))
+
+
+def sspaddmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta * input + alpha * (mat1 @ mat2) of sparse `input` and `mat1` and a dense `mat2`, as a sparse tensor."""
+    into, more = pattern_of(_sparse("sspaddmm", input)), hspmm(mat1, mat2)
+    p, width = pattern_of(more), mat2._data.type.shape[1]
+    assert into is not None and p is not None
+    if input._data.type.shape != more._data.type.shape:
+        raise RuntimeError(f"sspaddmm: input {list(input._data.type.shape)} has not the shape of the product, "
+                           f"{list(more._data.type.shape)}")
+    rows, columns = np.repeat(p.host()[0], width), np.tile(np.arange(width), p.nnz)
+    axes = tuple([EMITTER.cat(a, adopt(b, a), dim=0) for a, b in zip(into.axes, (rows, columns), strict=True)])
+    values = EMITTER.mul(EMITTER.reshape(values_of(more), (p.nnz * width,)), alpha)
+    return make(Pattern(axes, into.shape, False), EMITTER.cat(EMITTER.mul(values_of(input), beta), values, dim=0))
+
+
 def addmm(mat: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * mat + alpha * (mat1 @ mat2), mat1 sparse."""
     return _addmm(mat, mat1, mat2, beta=beta, alpha=alpha)
@@ -199,7 +221,8 @@ def log_softmax(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     return _softmax(x if dtype is None else cast(x, as_dtype(dtype)), normalize_dim("log_softmax", dim, x._data.type.ndim), True)
 
 
-def sampled_addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
+def sampled_addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1.0, alpha: float = 1.0,
+                  out: Tensor | None = None) -> Tensor:
     """beta * input + alpha * (mat1 @ mat2) at the places of `input` alone, a CSR matrix; both others are dense."""
     p = pattern_of(_sparse("sparse.sampled_addmm", input))
     assert p is not None
@@ -210,7 +233,8 @@ def sampled_addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1.
         raise RuntimeError(f"sampled_addmm: mat1 {list(a.shape)} and mat2 {list(b.shape)} cannot be multiplied to {list(p.shape)}")
     rows, columns = EMITTER.index_select(mat1, p.axes[0], 0), EMITTER.index_select(EMITTER.permute(mat2, (1, 0)), p.axes[1], 0)
     products = EMITTER.mul(EMITTER.sum(EMITTER.mul(rows, columns), (1,), False, None), alpha)
-    return make(p, EMITTER.add(EMITTER.mul(values_of(input), beta), products))
+    found = make(p, EMITTER.add(EMITTER.mul(values_of(input), beta), products))
+    return found if out is None else assign(out, found, "sampled_addmm")
 
 
 def _sparse(name: str, x: Any) -> Tensor:

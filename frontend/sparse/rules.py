@@ -346,6 +346,12 @@ def _matmul(op: Op, inputs: Sequence[Any], attrs: Attrs) -> Tensor:
 def _product(x: Tensor, dense: Tensor) -> Tensor:
     """A sparse matrix times a dense one."""
     p, values = _parts(x)
+    if dense._data.type.dtype.is_complex:
+        type = dense._data.type
+        terms = EMITTER.mul(EMITTER.reshape(values, (p.nnz, 1)), EMITTER.index_select(dense, p.axes[1], 0))
+        zeros = EMITTER.full(0, (p.shape[0], type.shape[1]), type.dtype, type.device)
+        summed: Tensor = EMITTER.index_add(zeros, p.axes[0], terms, 0)
+        return summed
     starts, order, columns, by_column = p.products()
     found: Tensor = EMITTER.sparse_matmul(values, dense, *p.axes, starts, order, columns, by_column)
     return found
@@ -381,18 +387,19 @@ def _decomposed(op: Op, inputs: Sequence[Any], attrs: Attrs) -> Any:
 
 
 def softmax(x: Tensor, dim: int, logarithm: bool) -> Tensor:
-    """Along a sparse axis, over the elements that there are."""
+    """Along a sparse axis, over the elements that there are; or along a dense one."""
     p, values = _parts(coalesced(x))
-    if dim >= len(p.axes) or values._data.type.ndim > 1:
-        raise unsupported("_sparse_softmax", p, "there is no softmax of dense axes")
+    if dim >= len(p.axes):
+        return make(p, (EMITTER.log_softmax if logarithm else EMITTER.softmax)(values, dim - len(p.axes) + 1))
     groups, inverse = np.unique(p.flat(leave=dim), return_inverse=True)
     which, type = adopt(inverse.astype(np.int64), p.axes[0]), values._data.type
 
     def of_groups(value: float) -> Tensor:
-        found: Tensor = EMITTER.full(value, (len(groups),), type.dtype, type.device)
+        found: Tensor = EMITTER.full(value, (len(groups), *type.shape[1:]), type.dtype, type.device)
         return found
     from treadle.tensor import detached
-    largest = EMITTER.scatter_reduce(of_groups(-math.inf), which, detached(values), 0, "amax", True)
+    places = EMITTER.expand(EMITTER.reshape(which, (p.nnz, *(1,) * (type.ndim - 1))), type.shape) if type.ndim > 1 else which
+    largest = EMITTER.scatter_reduce(of_groups(-math.inf), places, detached(values), 0, "amax", True)
     shifted = EMITTER.sub(values, EMITTER.index_select(largest, which, 0))
     size = EMITTER.exp(shifted)
     total = EMITTER.index_select(EMITTER.index_add(of_groups(0.0), which, size, 0), which, 0)
