@@ -28,10 +28,27 @@ def gather(f: Function, places: Val, ty: str, mask: Val | None) -> Val:
     return f.op(f"call {ty} @{name}({places.ty} align {_align(ty)} {places.name}, {mask}, {ty} zeroinitializer)", ty)
 
 
-def _shuffle(f: Function, a: Val, b: Val, lanes: list[int]) -> Val:
+def shuffled(f: Function, a: Val, b: Val, lanes: list[int]) -> Val:
     """The lanes of two vectors side by side, in this order."""
     places = ", ".join([f"i32 {i}" for i in lanes])
     return f.op(f"shufflevector {a}, {b}, <{len(lanes)} x i32> <{places}>", vector_type(scalar_type(a.ty), len(lanes)))
+
+
+def zipped(f: Function, a: Val, b: Val) -> tuple[Val, Val]:
+    """a0 b0 a1 b1 ... in two vectors."""
+    lanes = lanes_of(a.ty)
+    order = [i for pair in zip(range(lanes), range(lanes, 2 * lanes), strict=True) for i in pair]
+    return shuffled(f, a, b, order[:lanes]), shuffled(f, a, b, order[lanes:])
+
+
+def unzipped(f: Function, a: Val, b: Val) -> tuple[Val, Val]:
+    """The elements with even places in two vectors side by side, and those with odd ones."""
+    lanes = lanes_of(a.ty)
+    return shuffled(f, a, b, list(range(0, 2 * lanes, 2))), shuffled(f, a, b, list(range(1, 2 * lanes, 2)))
+
+
+def reverse(f: Function, a: Val) -> Val:
+    return shuffled(f, a, a, list(range(lanes_of(a.ty) - 1, -1, -1)))
 
 
 def transposed(f: Function, rows: list[Val]) -> list[Val]:
@@ -43,8 +60,8 @@ def transposed(f: Function, rows: list[Val]) -> list[Val]:
         for i in range(lanes):
             if not i & block:
                 a, b = rows[i], rows[i + block]
-                found[i] = _shuffle(f, a, b, [lanes + j - block if j & block else j for j in range(lanes)])
-                found[i + block] = _shuffle(f, a, b, [lanes + j if j & block else j + block for j in range(lanes)])
+                found[i] = shuffled(f, a, b, [lanes + j - block if j & block else j for j in range(lanes)])
+                found[i + block] = shuffled(f, a, b, [lanes + j if j & block else j + block for j in range(lanes)])
         rows = found
         block *= 2
     return rows
@@ -54,41 +71,35 @@ def load_every(f: Function, pointer: Val, ty: str, step: int, mask: Val | None) 
     """Every second element from `pointer` on (`step` 2), or neighbours in reverse, back from it (-1). Without a mask nothing else is
     touched than what lies between them; lanes not set in `mask` touch nothing and read 0."""
     lanes, scalar = lanes_of(ty), scalar_type(ty)
-    back = list(range(lanes - 1, -1, -1))
     if step == -1:
-        whole = load_vector(f, f.gep(pointer, 1 - lanes, scalar), ty, None if mask is None else _shuffle(f, mask, mask, back))
-        return _shuffle(f, whole, whole, back)
+        return reverse(f, load_vector(f, f.gep(pointer, 1 - lanes, scalar), ty, None if mask is None else reverse(f, mask)))
     assert step == 2 and lanes % 2 == 0
     halves = []
     for at in (0, lanes - 1):  # both vectors hold the element in the middle
         chosen = None
         if mask is not None:  # element `at + i` is the lane `(at + i) / 2`, or none
             none = const(mask.ty, 0)
-            chosen = _shuffle(f, mask, none, [lanes if (at + i) % 2 else (at + i) // 2 for i in range(lanes)])
+            chosen = shuffled(f, mask, none, [lanes if (at + i) % 2 else (at + i) // 2 for i in range(lanes)])
         halves.append(load_vector(f, f.gep(pointer, at, scalar), ty, chosen))
     low, high = halves
-    return _shuffle(f, low, high, [*range(0, lanes, 2), *range(lanes + 1, 2 * lanes, 2)])
+    return shuffled(f, low, high, [*range(0, lanes, 2), *range(lanes + 1, 2 * lanes, 2)])
 
 
 def load_pairs(f: Function, pointer: Val, ty: str) -> tuple[Val, Val]:
     """x and y of x0 y0 x1 y1 ... from `pointer` on."""
-    lanes = lanes_of(ty)
-    a, b = (load_vector(f, f.gep(pointer, at, scalar_type(ty)), ty, None) for at in (0, lanes))
-    return _shuffle(f, a, b, list(range(0, 2 * lanes, 2))), _shuffle(f, a, b, list(range(1, 2 * lanes, 2)))
+    a, b = (load_vector(f, f.gep(pointer, at, scalar_type(ty)), ty, None) for at in (0, lanes_of(ty)))
+    return unzipped(f, a, b)
 
 
 def store_pairs(f: Function, x: Val, y: Val, pointer: Val) -> None:
     """x0 y0 x1 y1 ... from `pointer` on."""
-    lanes = lanes_of(x.ty)
-    order = [i for pair in zip(range(lanes), range(lanes, 2 * lanes), strict=True) for i in pair]
-    for at in (0, lanes):
-        f.store(_shuffle(f, x, y, order[at:at + lanes]), f.gep(pointer, at, scalar_type(x.ty)), _align(x.ty))
+    for at, value in enumerate(zipped(f, x, y)):
+        f.store(value, f.gep(pointer, at * lanes_of(x.ty), scalar_type(x.ty)), _align(x.ty))
 
 
 def store_reversed(f: Function, value: Val, pointer: Val) -> None:
     """Neighbouring elements, the first lane's last, which is at `pointer`."""
-    lanes = lanes_of(value.ty)
-    f.store(_shuffle(f, value, value, list(range(lanes - 1, -1, -1))), f.gep(pointer, 1 - lanes, scalar_type(value.ty)), _align(value.ty))
+    f.store(reverse(f, value), f.gep(pointer, 1 - lanes_of(value.ty), scalar_type(value.ty)), _align(value.ty))
 
 
 def store_vector(f: Function, value: Val, pointer: Val, mask: Val | None) -> None:

@@ -1,4 +1,5 @@
-"""Discrete Fourier transforms: pocketfft through numpy (Kind.EXTERN), with gradients in terms of each other.
+"""Discrete Fourier transforms, with gradients in terms of each other: pocketfft through numpy (Kind.EXTERN), and on the CPU a routine for
+each axis whose size is a product of 2, 3, 5 and 7.
 
 `dims` are the axes, the last of them halved by the transforms of real numbers. `scale` is what a transform is multiplied with: "none",
 "root" (1 / sqrt(n)) or "all" (1 / n), for n elements along the axes together. A transform is a symmetric matrix times a vector, so its
@@ -91,3 +92,26 @@ declare("fft_r2c", Kind.EXTERN, "x", "dims scale", batch="leading", field=Field.
 declare("fft_c2r", Kind.EXTERN, "x", "dims scale size", batch="leading", field=Field.COMPLEX, type_rule=_c2r_type, reference=_np_c2r,
         vjp=(_c2r_vjp,), samples=[((_Z,), ((1,), "all", 4)), ((_Z,), ((1,), "none", 5)), ((_Z,), ((0, 1), "root", 5))],
         doc="The backward transform to `size` real numbers along the last axis named, from the coefficients that `fft_r2c` gives.")
+
+
+# -- one axis at a time, complex numbers as pairs ----------------------------------------------------------------------------------
+def _lines_type(types: Types, kind: str, dim: int, size: int, forward: bool, scale: float) -> TensorType:
+    x, half = types[0], size // 2 + 1
+    found = _resized(x, dim, half if kind == "r2c" else size, x.dtype)
+    return found.with_((*found.shape, 2)) if kind == "r2c" else found.with_(found.shape[:-1]) if kind == "c2r" else found
+
+
+def _np_lines(x: np.ndarray, kind: str, dim: int, size: int, forward: bool, scale: float) -> np.ndarray:
+    z = x if kind == "r2c" else x[..., 0] + 1j * x[..., 1]
+    if kind == "c2c":
+        found = np.fft.fft(z, axis=dim) if forward else np.fft.ifft(z, axis=dim, norm="forward")
+    else:
+        found = np.fft.rfft(z, axis=dim) if kind == "r2c" else np.fft.irfft(z, size, dim, "forward")
+    found = found * found.real.dtype.type(scale)
+    return (found if kind == "c2r" else np.stack([found.real, found.imag], -1)).astype(x.dtype)
+
+
+declare("fft_lines", Kind.EXTERN, "x", "kind dim size forward scale", routine="fft", type_rule=_lines_type, reference=_np_lines,
+        differentiable=False, samples=[(((3, 6, 2),), ("c2c", 1, 6, True, 1.0)), (((4, 3, 2),), ("c2c", 0, 4, False, 0.5)),
+                                       (((3, 5),), ("r2c", 1, 5, True, 1.0)), (((4, 3, 2),), ("c2r", 0, 6, False, 0.25))],
+        doc="`scale` times the transform along one axis; the two parts of complex numbers are along a last axis.")
