@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from treadle.creation import drawn
 from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument, where
 from treadle.indexing import lookup
 from treadle.ir import dtypes
@@ -19,6 +20,7 @@ from treadle.layout import EXPAND, RESHAPE, SLICE
 from treadle.per_example import for_each_example
 from treadle.reductions import PAIRS
 from treadle.results import numpy_names, with_out
+from treadle.shaping import stack
 from treadle.tensor import Tensor, apply, assign, is_batched, read
 
 __all__ = [
@@ -509,34 +511,44 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
 
     RuntimeError for negative or non-finite weights, or for fewer non-zero weights than samples without replacement.
     """
-    from treadle.creation import rand
-    if tensor_argument("multinomial", input)._data.type.dtype.category != FLOAT:
-        raise RuntimeError(f"multinomial only supports floating-point dtypes for input, got: {input._data.type.dtype.name}")
-    weights = _array(input).astype(np.float64)
-    if weights.ndim not in (1, 2):
+    x = tensor_argument("multinomial", input)
+    type = x._data.type
+    if type.dtype.category != FLOAT:
+        raise RuntimeError(f"multinomial only supports floating-point dtypes for input, got: {type.dtype.name}")
+    if type.ndim not in (1, 2):
         raise RuntimeError("prob_dist must be 1 or 2 dim")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
-    rows = weights.reshape(-1, weights.shape[-1])
-    if (rows.sum(1) <= 0).any():
-        raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
     if num_samples <= 0:
         raise RuntimeError("cannot sample n_sample <= 0 samples")
-    if not replacement and num_samples > rows.shape[1]:
+    if not replacement and num_samples > type.shape[-1]:
         raise RuntimeError("cannot sample n_sample > prob_dist.size(-1) samples without replacement")
+    weights = x.detach() if type.dtype.itemsize >= 4 else x.detach().float()
+    _check_weights(weights, 1 if replacement else num_samples)
     if replacement:
-        drawn = _array(rand(len(rows), num_samples, generator=generator)).astype(np.float64)
-        edges = np.cumsum(rows, 1)
-        out = np.stack([np.searchsorted(e, u * e[-1], "right") for e, u in zip(edges, drawn, strict=True)])
-        last = rows.shape[1] - 1 - np.argmax(rows[:, ::-1] > 0, axis=1)
-        out = np.minimum(out, last[:, None])
-    else:  # the order of exponential arrival times with rates `weights`
-        if ((rows > 0).sum(1) < num_samples).any():
-            raise RuntimeError("invalid multinomial distribution (with replacement=False, not enough non-negative category to sample)")
-        drawn = _array(rand(*rows.shape, generator=generator)).astype(np.float64)
-        with np.errstate(divide="ignore"):
-            times = -np.log1p(-drawn) / rows
-        times[rows == 0] = np.inf
-        times = np.where((rows > 0) & (times == 0), np.finfo(float).tiny, times)
-        out = np.argsort(times, axis=1, kind="stable")[:, :num_samples]
-    return _wrap(out.reshape(*weights.shape[:-1], num_samples).astype(np.int64), input)
+        return _drawn_again(weights, num_samples, generator)
+    # The first to arrive of processes with rates `weights`: arrival times are exponential, and what has no weight never comes.
+    times = drawn("random_exponential", weights, weights._data.type.dtype, generator)
+    least = float(np.finfo(weights._data.type.dtype.np).tiny)
+    found: Tensor = apply(TABLE["topk"], (weights / times.clamp(min=least),), (num_samples, type.ndim - 1, True, True))[1]
+    return found
+
+
+def _check_weights(weights: Tensor, wanted: int) -> None:
+    """One look at weights to draw from, for all that may be wrong with them."""
+    good, some, enough = stack([(weights.isfinite() & (weights >= 0)).all(), (weights.sum(-1) > 0).all(),
+                                ((weights > 0).sum(-1) >= wanted).all()]).tolist()
+    if not good:
+        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+    if not some:
+        raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
+    if not enough:
+        raise RuntimeError("invalid multinomial distribution (with replacement=False, not enough non-negative category to sample)")
+
+
+def _drawn_again(weights: Tensor, count: int, generator: Any) -> Tensor:
+    """Places where uniform numbers lie among running sums of the weights."""
+    rows = _array(weights).astype(np.float64).reshape(-1, weights._data.type.shape[-1])
+    numbers = _array(drawn("random_uniform", weights.new_empty(len(rows), count), dtypes.float32, generator)).astype(np.float64)
+    edges = np.cumsum(rows, 1)
+    out = np.stack([np.searchsorted(e, u * e[-1], "right") for e, u in zip(edges, numbers, strict=True)])
+    last = rows.shape[1] - 1 - np.argmax(rows[:, ::-1] > 0, axis=1)
+    return _wrap(np.minimum(out, last[:, None]).reshape(*weights._data.type.shape[:-1], count).astype(np.int64), weights)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -112,7 +113,7 @@ def _take(parsed: _Parsed, item: Any, shape: tuple[int, ...]) -> None:
 
 
 def _take_mask(parsed: _Parsed, mask: Tensor, shape: tuple[int, ...]) -> None:
-    """A mask selects where it is true: it is looked at (a flush) and becomes index tensors, one an axis."""
+    """A mask selects where it is true: it is looked at (a flush) and becomes an index tensor."""
     if is_batched(mask):
         raise RuntimeError("vmap: We do not support batching operators that can support dynamic shape. Attempting to batch over indexing "
                            "with a boolean mask: use torch.where, or masked_fill.")
@@ -121,14 +122,10 @@ def _take_mask(parsed: _Parsed, mask: Tensor, shape: tuple[int, ...]) -> None:
         if n != shape[axis + d]:
             raise IndexError(f"The shape of the mask {list(have)} at index {d} does not match the shape of the indexed tensor "
                              f"{list(shape)} at index {axis + d}")
-    for d, places in enumerate(np.nonzero(np.atleast_1d(to_array(mask)))):
-        if not have:
-            parsed.advanced.append((len(parsed.shape), adopt(places)))
-            parsed.shape.append(1)
-            continue
-        parsed.slices.append((0, shape[axis + d], 1))
-        parsed.advanced.append((len(parsed.shape), adopt(places)))
-        parsed.shape.append(shape[axis + d])
+    parsed.slices += [(0, n, 1) for n in have]
+    # The mask's axes become one, and so do its indices.
+    parsed.advanced.append((len(parsed.shape), adopt(np.flatnonzero(to_array(mask)))))
+    parsed.shape.append(math.prod(have))
 
 
 def _bounds(item: slice, size: int) -> tuple[int, int, int]:

@@ -109,7 +109,7 @@ class Plan:
         """False for the interpreter, else the compiled form."""
         with compiling(), self.lock:
             self.runs += 1
-            if self.runs < COMPILE_AT and not elsewhere(self.graph):
+            if self.runs < COMPILE_AT and not elsewhere(self.graph) and not draws_much(self.graph):
                 return False
             if self.compiled is None:
                 self.compiled = COMPILE(self.graph)
@@ -136,6 +136,7 @@ def compile_at(run: int) -> None:
     COMPILE_AT = run
 
 
+MANY_DRAWS = 1 << 17
 MUCH = 32 << 20  # bytes of temporaries after which an interpreted run gives the heap back
 WAIT_SECONDS = 20e-6  # between two looks at what another thread computes
 CHECK = check.mode()
@@ -145,6 +146,11 @@ recorder.every_line = bool(CHECK)
 def elsewhere(graph: Graph) -> bool:
     """Whether some value lives on another device than the CPU."""
     return any(v.type.device != "cpu" for v in graph.inputs) or any(o.type.device != "cpu" for node in graph.nodes for o in node.outputs)
+
+
+def draws_much(graph: Graph) -> bool:
+    """Whether so many random numbers are drawn that a compiler is done before numpy is (60 ns each): weights at the start of a program."""
+    return any(node.op is not None and "seed" in node.op.operands and node.out.type.numel > MANY_DRAWS for node in graph.nodes)
 
 
 def COMPILE(graph: Graph) -> Any:

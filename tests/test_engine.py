@@ -195,3 +195,15 @@ def test_a_sum_spread_over_the_axis_it_folded(compiled_at_once: None) -> None:
     x, y = torch.arange(6.0).reshape(2, 3), torch.arange(3.0)
     spread = ops.expand((x * y).sum(1).reshape(1, 2, 1), (1, 2, 3))
     assert spread.tolist() == [[[5.0] * 3, [14.0] * 3]]
+
+
+def test_many_draws_are_compiled_at_first_sight() -> None:
+    """They would take numpy longer than the compiler; the bits are the same."""
+    engine.COMPILE_AT = 2
+    for count, interpreted in ((1000, 1), (engine.MANY_DRAWS + 1, 0)):
+        torch.manual_seed(count)
+        before = engine.counters["interpreted"]
+        first = torch.rand(count).numpy().copy()
+        assert engine.counters["interpreted"] - before == interpreted
+        torch.manual_seed(count)
+        assert first.tobytes() == torch.rand(count).numpy().tobytes()
