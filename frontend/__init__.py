@@ -149,8 +149,9 @@ if _collects:
     _gc.freeze()  # what was imported stays: later collections, and the one at exit, need not walk it
 
 # Imported when first used, so that they cost nothing before.
-_LAZY = ("accelerator", "ao", "backends", "distributed", "distributions", "fft", "func", "fx", "hub", "jit", "masked", "mps",
-         "multiprocessing", "onnx", "profiler", "quantization", "serialization", "signal", "sparse", "special", "testing", "version", "xpu")
+_LAZY = ("_dynamo", "_inductor", "accelerator", "ao", "backends", "distributed", "distributions", "fft", "func", "fx", "hub", "jit",
+         "masked", "mps", "multiprocessing", "onnx", "profiler", "quantization", "serialization", "signal", "sparse", "special",
+         "testing", "version", "xpu")
 
 _LAZY_FUNCTIONS = {"inspect": "inspection", "istft": "spectra", "load": "serialization", "save": "serialization", "stft": "spectra",
                    "vmap": "vmapping", **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor",
@@ -175,7 +176,8 @@ def __getattr__(name: str) -> Any:
     if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):  # in-place methods are functions too
         return getattr(Tensor, name)
     if not name.startswith("__"):
-        for module in map(importlib.import_module, ("treadle.aten",) if name.startswith("_") else ("treadle.older", "treadle.aten")):
+        for module in map(importlib.import_module, ("treadle.checks", "treadle.aten") if name.startswith("_")
+                          else ("treadle.older", "treadle.aten")):
             if name in module.__all__:
                 return getattr(module, name)
     raise AttributeError(f"module 'treadle' has no attribute {name!r}")

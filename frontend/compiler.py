@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from treadle.compilation.api import Unsupported, compile, explain, reset
 from treadle.runtime.recorder import STATE
+
+T = TypeVar("T")
 
 
 def is_compiling() -> bool:
@@ -37,9 +39,24 @@ def disable(function: Callable[..., Any] | None = None, recursive: bool = True) 
     return run
 
 
+def is_exporting() -> bool:
+    """Always False."""
+    return False
+
+
+def allow_in_graph(fn: T) -> T:
+    """The function as it is: whatever it records is followed."""
+    return fn
+
+
+def cudagraph_mark_step_begin() -> None:
+    """Accepted: a plan's results are never written over by the next call."""
+
+
 def list_backends() -> list[str]:
     """Names of the compilers there are."""
     return ["treadle"]
 
 
-__all__ = ["Unsupported", "compile", "disable", "explain", "is_compiling", "is_dynamo_compiling", "list_backends", "reset"]
+__all__ = ["Unsupported", "allow_in_graph", "compile", "cudagraph_mark_step_begin", "disable", "explain", "is_compiling",
+           "is_dynamo_compiling", "is_exporting", "list_backends", "reset"]

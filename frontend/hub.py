@@ -7,9 +7,9 @@ import os
 import re
 import secrets
 import sys
-import urllib.parse
 import urllib.request
 from typing import Any
+from urllib.parse import urlparse
 
 from treadle.serialization import load as _load_file
 
@@ -20,10 +20,15 @@ _CHUNK = 1 << 20
 _folder: str | None = None
 
 
+def _get_torch_home() -> str:
+    """The folder of everything that is kept between runs; torchvision and its relatives ask for it by this name."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(cache, "treadle")
+
+
 def get_dir() -> str:
     """Where downloads are kept: what `set_dir` said, else $XDG_CACHE_HOME/treadle/hub, else ~/.cache/treadle/hub."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return _folder or os.path.join(cache, "treadle", "hub")
+    return _folder or os.path.join(_get_torch_home(), "hub")
 
 
 def set_dir(d: str | os.PathLike[str]) -> None:
@@ -66,7 +71,7 @@ def load_state_dict_from_url(url: str, model_dir: str | None = None, map_locatio
     """
     folder = model_dir or os.path.join(get_dir(), "checkpoints")
     os.makedirs(folder, exist_ok=True)
-    name = file_name or os.path.basename(urllib.parse.urlparse(url).path)
+    name = file_name or os.path.basename(urlparse(url).path)
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         found = HASH_REGEX.search(name) if check_hash else None

@@ -82,6 +82,9 @@ def script_if_tracing(fn: T) -> T:
     return fn
 
 
+_script_if_tracing = _overload = _overload_method = script_if_tracing  # names that libraries use all the same
+
+
 def is_scripting() -> bool:
     """Always False: functions run as Python."""
     return False

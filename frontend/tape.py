@@ -65,8 +65,10 @@ class Keep:
             chosen = [(i, rule) for i, rule in pairs if rule is not None]
         needs = [need for _, rule in chosen for need in rule.needs]
         starred = bool(op.operands) and op.operands[-1].endswith("*")
-        every = any(kind == "operands" for kind, _ in needs) or (starred and any(kind == "operand" for kind, _ in needs))
+        every = any(kind == "operands" for kind, _ in needs)
         named = {i for kind, i in needs if kind == "operand"}
+        if starred and len(op.operands) - 1 in named:
+            named.update(range(len(op.operands) - 1, len(types)))
         self.operands = None if every else tuple([i in named for i in range(len(types))])
         self.none = not every and not named
         self.outs = any(kind == "out" for kind, _ in needs)

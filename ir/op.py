@@ -74,6 +74,8 @@ class Op:
         None derives it from the kind, or from the decomposition.
     field: whether it takes complex operands, and what its vjp rules say of them.
     tensors: operands that the function of this name takes as tensors only, and never as numbers.
+    rewritable: operands, and `out`, that a program may write over before the backward pass, though the vjp reads what was there:
+        PyTorch's keeps something else and lets such programs run.
     samples: example calls `[(operand shapes or arrays, attrs)]` from which tests are made.
     """
 
@@ -99,6 +101,7 @@ class Op:
     jvp: Callable[..., Any] | None = None
     field: Field = Field.REAL
     tensors: str = ""
+    rewritable: str = ""
     routine: str = ""  # the family of `treadle.ir.routine` that computes it
     rules: tuple[VjpRule | None, ...] | VjpRule | None = None
 

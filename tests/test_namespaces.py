@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections import OrderedDict, namedtuple
@@ -102,6 +103,7 @@ def test_jit() -> None:
     assert isinstance(net, Net) and net(treadle.ones(2)).tolist() == [2, 2] and not jit.is_tracing()
     with pytest.raises(NotImplementedError, match="no TorchScript"):
         jit.save(net, "x.pt")
+    assert jit._script_if_tracing(test_jit) is jit._overload_method(test_jit) is test_jit
 
 
 def test_hub_downloads_once_and_checks(tmp_path: Path) -> None:
@@ -120,6 +122,42 @@ def test_hub_downloads_once_and_checks(tmp_path: Path) -> None:
         hub.download_url_to_file(other.as_uri(), tmp_path / "target", "00", progress=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "other"]
     assert treadle.utils.model_zoo.load_url is hub.load_state_dict_from_url
+    assert os.path.dirname(hub.get_dir()) == hub._get_torch_home() and hub.urlparse(url).scheme == "file"
+
+
+def test_assertions_of_libraries() -> None:
+    treadle._assert(treadle.ones(1) > 0, "positive")
+    treadle._check(True)
+    treadle._check_tensor_all(treadle.ones(2) > 0)
+    treadle._assert_async(treadle.tensor([True]))
+    with pytest.raises(AssertionError, match="positive"):
+        treadle._assert(False, "positive")
+    with pytest.raises(RuntimeError, match="Expected cond to be True"):
+        treadle._check(False)
+    with pytest.raises(RuntimeError, match="one of 3"):
+        treadle._assert_async(treadle.tensor(0), "one of 3")
+    with pytest.raises(RuntimeError, match="Expected cond"):
+        treadle._check_is_size(-1)
+    with pytest.raises(ValueError, match="bad 3"):
+        treadle._check_value(False, lambda: "bad 3")
+    with pytest.raises(TypeError, match="cond must be a bool, but got a Tensor"):
+        treadle._check(treadle.tensor(True))  # type: ignore[arg-type]
+    with pytest.raises(IndexError):
+        treadle._check_tensor_all_with(IndexError, treadle.tensor([True, False]))
+
+
+def test_what_is_said_to_other_compilers_is_accepted() -> None:
+    treadle._dynamo.config.suppress_errors = True
+    treadle._inductor.config.triton.unique_kernel_names = True
+    assert treadle._inductor.config.triton.unique_kernel_names and not treadle._dynamo.config.never_set
+    treadle._dynamo.reset()
+    x = treadle.ones(2)
+    treadle._dynamo.mark_dynamic(x, 0)
+    treadle.compiler.cudagraph_mark_step_begin()
+    assert treadle._dynamo.optimize(nopython=True)(treadle.compiler.allow_in_graph(lambda x: x + 1))(x).tolist() == [2, 2]
+    treadle.backends.cuda.enable_flash_sdp(False)
+    with treadle.backends.cuda.sdp_kernel(enable_math=False), treadle.backends.cudnn.flags(enabled=True):
+        assert not treadle.compiler.is_exporting() and treadle.backends.cuda.math_sdp_enabled()
 
 
 def test_accelerators_that_are_not_there() -> None:

@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 
 import treadle as torch
+import treadle.nn.functional as F
 from treadle.runtime.recorder import STATE
 
 
@@ -116,3 +118,48 @@ def test_rows_are_views() -> None:
     assert z.grad.tolist() == [[0, 0], [3, 3], [0, 0]]
     detached = z.detach()[1]
     assert not detached.requires_grad and detached.tolist() == [2, 3]
+
+
+_PLACES = [0, 2]
+REWRITTEN = {
+    "quotient": lambda x: x / (x + 3), "erfinv": lambda x: torch.erfinv(x / 40), "max_pool": lambda x: F.max_pool1d(x, 2),
+    "adaptive_max_pool": lambda x: F.adaptive_max_pool1d(x, 3), "max": lambda x: x.max(1)[0], "cummin": lambda x: x.cummin(1)[0],
+    "sort": lambda x: x.sort(1)[0], "topk": lambda x: x.topk(2, 1)[0], "normalize": lambda x: F.normalize(x),
+}
+READ = {
+    "index": lambda x: x[:, _PLACES], "pairs": lambda x: x[torch.tensor([0, 1]), torch.tensor([2, 1])],
+    "lerp": lambda x: torch.lerp(x, x.detach() * 2, 0.3), "cross_entropy": lambda x: F.cross_entropy(x, torch.tensor([3, 0])),
+    "l1_loss": lambda x: F.l1_loss(x, torch.ones(2, 6) * 5),
+}
+
+
+def _gradient(function: Any, write: str) -> list[list[float]]:
+    leaf = ((torch.arange(12.0).reshape(2, 6) * 5) % 13 + 1).requires_grad_()
+    x = leaf * 1
+    y = function(x)
+    z = y * 2 if write == "no" else y
+    if write == "result":
+        z.mul_(2)
+    elif write == "operand":
+        with torch.no_grad():
+            x.mul_(7)
+        z = y * 2
+    z.sum().backward()
+    assert leaf.grad is not None
+    return leaf.grad.tolist()
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_results_that_pytorch_does_not_keep_may_be_written_over(name: str) -> None:
+    assert _gradient(REWRITTEN[name], "result") == _gradient(REWRITTEN[name], "no")
+
+
+@pytest.mark.parametrize("name", READ)
+def test_operands_that_pytorch_does_not_keep_may_be_written_over(name: str) -> None:
+    assert _gradient(READ[name], "operand") == _gradient(READ[name], "no")
+
+
+def test_what_was_looked_up_need_not_be_kept() -> None:
+    table = torch.ones(100, 4, requires_grad=True) * 1
+    node = table[torch.tensor([1, 5])]._edge[0]
+    assert node.op.name == "index" and node.saved[0] is None and node.saved[1] is not None

@@ -33,7 +33,7 @@ def _operand(node: GradNode, i: int) -> Any:
         return value
     if value.stale or node.extra is not None:
         versions = node.versions
-        _check_fresh(value, node, versions and versions[i])
+        _check_fresh(value, node, versions and versions[i], node.op.operands[min(i, len(node.op.operands) - 1)])
     edge = node.edges[i]
     if edge is not None and edge[0].__class__ is LeafNode:
         leaf = edge[0].owner()
@@ -48,7 +48,7 @@ def _result(node: GradNode, i: int) -> Any:
     """Saved result `i` as a tensor."""
     value = node.outs[i]
     if value.stale:
-        _check_fresh(value, node, None)
+        _check_fresh(value, node, None, "out")
     t = wrap(value)
     t._edge = (node, i)
     return t
@@ -100,11 +100,12 @@ def _general(node: GradNode, grads: list[Tensor | None]) -> Sequence[Tensor | No
 tape.DIFFERENTIATE = _differentiate
 
 
-def _check_fresh(value: Data, node: GradNode, version: Any) -> None:
+def _check_fresh(value: Data, node: GradNode, version: Any, name: str) -> None:
+    """RuntimeError when a program wrote over a value that was kept, the operand `name` or a result, but where the op allows it."""
     stale = value.stale
     if stale.__class__ is weakref.ref and stale() is node:
         stale = False
-    if stale or (version and version[0].version != version[1]):
+    if (stale or (version and version[0].version != version[1])) and name not in node.op.rewritable.split():
         kind = f"treadle.{value.type.dtype.name} {list(value.type.shape)}"
         raise RuntimeError(f"one of the variables needed for gradient computation has been modified by an inplace operation: "
                            f"[{kind}], an operand or result of {node.op.name}. "

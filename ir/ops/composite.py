@@ -59,7 +59,7 @@ def _xlogy_dx(b: Any, g: Any, x: Any, y: Any) -> Any:
 _broadcasting("square", "x", lambda b, x: b.mul(x, x), (lambda b, g, x: b.mul(g, b.mul(x, 2)),), (BOOL,), doc="x * x")
 _broadcasting("lerp", "x y weight", lambda b, x, y, w: b.where(b.lt(b.abs(w), 0.5), b.add(x, b.mul(w, b.sub(y, x))),
                                                                b.sub(y, b.mul(b.sub(y, x), b.sub(1, number(b, w, x.type.dtype))))),
-              (lambda b, g, x, weight: b.mul(g, b.sub(1, number(b, weight, g.type.dtype))), lambda b, g, weight: b.mul(g, weight),
+              (lambda b, g, weight: b.mul(g, b.sub(1, number(b, weight, g.type.dtype))), lambda b, g, weight: b.mul(g, weight),
                lambda b, g, x, y: b.mul(g, b.sub(y, x))), (BOOL, INT), doc="x + weight * (y - x), exact at both ends.")
 _broadcasting("addcmul", "x y z value", lambda b, x, y, z, value: b.add(x, b.mul(b.mul(y, value), z)), refuse=(BOOL,),
               samples=[(((3, 4), (3, 4), (3, 4), 0.5), ()), (((3, 1), (4,), (), 0.5), ())], doc="x + value * y * z")
@@ -209,7 +209,7 @@ def _extreme(reduce: str, position: str) -> Callable[..., Any]:
 for _name in ("max", "min"):
     declare(f"{_name}_dim", Kind.COMPOSITE, "x", "dim keepdim", batch="leading", type_rule=_extreme_type(_name),
             decompose=_extreme(f"a{_name}", f"arg{_name}"),
-            vjp=(_extreme_vjp,), samples=[(((3, 4, 5),), (1, False)), (((3, 4),), (1, True)), (((),), (0, False))],
+            vjp=(_extreme_vjp,), rewritable="out", samples=[(((3, 4, 5),), (1, False)), (((3, 4),), (1, True)), (((),), (0, False))],
             doc=f"The {_name}imum along an axis and the index of its first occurrence.")
 
 

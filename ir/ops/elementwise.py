@@ -117,7 +117,7 @@ elementwise("mul", "x y", np.multiply, (lambda b, g, y: b.mul(g, y), lambda b, g
             onnx="Mul", doc="x * y, broadcast; the logical and of bools.")
 elementwise("div", "x y", np.true_divide,
              (lambda b, g, y: b.div(g, y), lambda b, g, y, out: b.neg(b.mul(g, b.div(out, y)))), compute="float", onnx="Div",
-            doc="x / y, broadcast. Integers give the default float dtype; a division by 0 gives an infinity or NaN.")
+            rewritable="out", doc="x / y, broadcast. Integers give the default float dtype; a division by 0 gives an infinity or NaN.")
 for _name, _fn, _rounding in (("floor_divide", special.floor_divide, "down"), ("trunc_divide", special.trunc_divide, "towards 0")):
     elementwise(_name, "x y", _fn, (lambda b, g: zeros(b, g.type), lambda b, g: zeros(b, g.type)), refuse=(BOOL,),
                 doc=f"x / y rounded {_rounding}; integers stay integers. RuntimeError for an integer divided by 0. Its gradient is 0.")
@@ -227,7 +227,7 @@ _floating("erf", special.erf, lambda b, g, x: b.mul(g, b.mul(_TWO_OVER_SQRT_PI, 
 _floating("erfc", special.erfc, lambda b, g, x: b.neg(b.mul(g, b.mul(_TWO_OVER_SQRT_PI, b.exp(b.neg(b.mul(x, x)))))),
           doc="1 - erf(x), exact for large x.")
 _floating("erfinv", special.erfinv, lambda b, g, out: b.mul(g, b.mul(1 / _TWO_OVER_SQRT_PI, b.exp(b.mul(out, out)))), domain=(-0.9, 0.9),
-          doc="The inverse of erf; infinite at -1 and 1, NaN outside.")
+          rewritable="out", doc="The inverse of erf; infinite at -1 and 1, NaN outside.")
 _floating("lgamma", special.lgamma, lambda b, g, x: b.mul(g, b.digamma(x)), domain=(0.3, 3.0), doc="The logarithm of |Gamma(x)|.")
 _floating("digamma", special.digamma, lambda b, g, x: b.mul(g, b.polygamma(x, 1)), domain=(0.3, 3.0), doc="The derivative of lgamma.")
 _floating("sigmoid", special.sigmoid, lambda b, g, out: b.mul(g, b.mul(out, b.sub(1, out))), onnx="Sigmoid", doc="1 / (1 + exp(-x)).")

@@ -378,7 +378,7 @@ def _qr_vjp(b: Any, g: Any, x: Any, out: Any, mode: str) -> Any:
 
 
 declare("qr", Kind.EXTERN, "x", "mode", batch="leading", field=Field.COMPLEX, type_rule=_qr_type, reference=_np_qr, vjp=(_qr_vjp,),
-        samples=[((_WELL,), ("reduced",)), ((_WELL[:, :2].copy(),), ("reduced",)), ((_PAIR,), ("reduced",)),
+        rewritable="x", samples=[((_WELL,), ("reduced",)), ((_WELL[:, :2].copy(),), ("reduced",)), ((_PAIR,), ("reduced",)),
                  ((_WELL[:2].copy(),), ("reduced",))],
         doc="(Q, R) with Q @ R = x, Q's columns orthonormal, R upper triangular.")
 

@@ -112,7 +112,8 @@ def _squared(b: Any, x: Any, y: Any) -> Any:
 
 
 _loss("mse_loss", "x y", _squared, lambda b, x, y: b.mul(b.sub(x, y), 2.0), odd=True, doc="(x - y)**2")
-_loss("l1_loss", "x y", lambda b, x, y: b.abs(b.sub(x, y)), lambda b, x, y: b.sign(b.sub(x, y)), odd=True, doc="|x - y|")
+_loss("l1_loss", "x y", lambda b, x, y: b.abs(b.sub(x, y)), lambda b, x, y: b.sign(b.sub(x, y)), odd=True, rewritable="x y",
+      doc="|x - y|")
 _loss("smooth_l1_loss", "x y beta", _smooth_l1, _smooth_l1_slope, (0.7,), odd=True, doc="Quadratic below beta, |x - y| - beta / 2 above.")
 _loss("huber_loss", "x y delta", _huber, _huber_slope, (0.7,), odd=True, doc="Quadratic up to delta, linear with slope delta above.")
 _loss("bce_with_logits", "x y", _bce_with_logits, doc="Binary cross entropy of sigmoid(x) against y.")
@@ -263,7 +264,7 @@ _CE_SAMPLES += [(((2, 3, 2), _MAP, 0.1), ("mean", 1)), (((4,), np.array(2), 0.0)
                 (((3, 4), _LABELS, 0.2, (4,)), ("mean", -100)), (((3, 4), _LABELS, 0.0, (4,)), ("sum", -100))]
 declare("cross_entropy", Kind.COMPOSITE, "x target label_smoothing weight*", "reduction ignore_index", type_rule=_cross_entropy_type,
         decompose=in_float32(_cross_entropy), vjp=_cross_entropy_vjp, samples=_CE_SAMPLES, domain=(0.2, 2.0),
-        onnx="SoftmaxCrossEntropyLoss",
+        onnx="SoftmaxCrossEntropyLoss", rewritable="x",
         doc="-log softmax(x)[target] along axis 1 (0 for one sample), mixed with the uniform target by `label_smoothing`, the classes "
             "weighted if weights are given.")
 

@@ -314,7 +314,7 @@ def _max_pool_vjp(b: Any, g: Any, out: Any, x_type: TensorType, kernel: Ints, st
 
 _GAPS: Any = ((2, 6, 6), ((2, 2), (1, 2), (1, 0), (2, 3), (6, 2)))
 declare("max_pool", Kind.COMPOSITE, "x", ATTRS, batch="leading", type_rule=_max_type, decompose=_max_pool, vjp=(_max_pool_vjp,),
-        samples=[((s,), a) for s, a in (*_SAMPLES, _GAPS)], onnx="MaxPool",
+        samples=[((s,), a) for s, a in (*_SAMPLES, _GAPS)], onnx="MaxPool", rewritable="out",
         doc="(maxima over windows, the number of the chosen place in each window).")
 _CODES = [((_result(s), np.zeros(_result(s), np.uint8)), (s[0], *s[1])) for s in (*_SAMPLES[:3], _SAMPLES[4])]
 declare("max_pool_backward", Kind.COMPOSITE, "g place", f"shape {ATTRS}", batch="leading", type_rule=lambda t, shape, *a: t[0].with_(shape),
@@ -433,5 +433,5 @@ declare("adaptive_avg_pool", Kind.COMPOSITE, "x", "size", batch="leading",
         type_rule=_adaptive_avg_type, decompose=in_float32(_adaptive_avg),
         samples=_ADAPTIVE, doc="Averages over `size` windows for each of the last axes: from floor(i n / size) to ceil((i + 1) n / size).")
 declare("adaptive_max_pool", Kind.COMPOSITE, "x", "size", batch="leading",
-        type_rule=_adaptive_max_type, decompose=_adaptive_max, vjp=(_adaptive_max_vjp,),
+        type_rule=_adaptive_max_type, decompose=_adaptive_max, vjp=(_adaptive_max_vjp,), rewritable="out",
         samples=_ADAPTIVE, doc="(maxima over the windows of `adaptive_avg_pool`, their positions in the pooled axes taken as one).")

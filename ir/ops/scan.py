@@ -86,7 +86,7 @@ def _extreme_vjp(b: Any, g: Any, out: Any, x_type: TensorType, dim: int) -> Any:
 
 for _name, _ufunc in (("cummax", np.maximum), ("cummin", np.minimum)):
     declare(_name, Kind.SCAN, "x", "dim", routine="scan", type_rule=_extreme_type(_name), reference=_np_extreme(_ufunc),
-            vjp=(_extreme_vjp,), samples=_SAMPLES,
+            vjp=(_extreme_vjp,), rewritable="out", samples=_SAMPLES,
             doc=f"Running {_ufunc.__name__} along `dim` and the index of its last occurrence so far; NaN stays once met.")
 
 

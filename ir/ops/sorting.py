@@ -61,10 +61,10 @@ def _places_vjp(b: Any, g: Any, out: Any, x_type: TensorType, dim: int) -> Any:
 
 declare("sort", Kind.SORT, "x", "dim descending stable", routine="sort", type_rule=_sort_type, reference=_np_sort, vjp=(_places_vjp,),
         samples=[(((3, 4),), (1, False, True)), (((2, 5, 3),), (1, True, True)), (((6,),), (0, True, False)), (((),), (0, False, True)),
-                 (((3, 0),), (1, False, True))],
+                 (((3, 0),), (1, False, True))], rewritable="out",
         doc="(values in order along `dim`, their indices). Always stable, whatever `stable` asks.")
 declare("topk", Kind.SORT, "x", "k dim largest sorted", routine="topk", type_rule=_topk_type, reference=_np_topk, vjp=(_places_vjp,),
-        onnx="TopK",
+        onnx="TopK", rewritable="out",
         samples=[(((3, 6),), (2, 1, True, True)), (((4, 3),), (3, 0, False, True)), (((2, 20),), (2, 1, True, False)),
                  (((),), (1, 0, True, True)), (((3, 4),), (0, 1, True, True))],
         doc="(the k largest or smallest elements along `dim`, their indices), always in order.")
