@@ -75,9 +75,12 @@ def emit_kernel(module: Module, kernel: Kernel, name: str, target: Target) -> No
     f = Function(module, name, [Val("ptr", "%args"), Val("i64", "%lo"), Val("i64", "%hi"), Val("ptr", "%scratch")])
     module.software_half = target.arch == "x86_64" and not target.has("f16c")
     low, high = Val("i64", "%lo"), Val("i64", "%hi")
-    if narrow_loops(kernel) is not None:
-        size = f.load(f.gep(Val("ptr", "%args"), argument_layout(kernel).index(("size", loops(kernel).lane)), "i64"), "i64")
-        short = f.compare("slt", size, const("i64", NARROW))
+    narrow = narrow_loops(kernel)
+    if narrow is not None:
+        places = [argument_layout(kernel).index(("size", axis)) for axis in (loops(kernel).lane, narrow.lane)]
+        size, other = (f.load(f.gep(Val("ptr", "%args"), place, "i64"), "i64") for place in places)
+        most = const("i64", NARROW)
+        short = f.compare("slt", size, most if narrow.lane == loops(kernel).lane else f.smin(other, most))
         with f.if_(f.binary("and", short, f.compare("slt", low, high))):
             KernelEmitter(f, kernel, schedule(kernel, target, True)).units(low, high)
         high = f.select(short, low, high)

@@ -412,7 +412,7 @@ class Points:
         first = f.select(behind, self.pointers[a[0]], self.pointers[b[0]])
         for u in range(self.copies):
             x, y = (to_memory(f, self.operand(value, u, self.width), self.kernel.accesses[access].dtype) for access, value in (a, b))
-            store_pairs(f, f.select(behind, x, y), f.select(behind, y, x), f.gep(first, 2 * u * self.width, element))
+            store_pairs(f, f.select(behind, x, y), f.select(behind, y, x), f.gep(first, 2 * u * self.width, element), self.mask)
         f.branch(end)
         f.start(alone)
         for access, value in (a, b):

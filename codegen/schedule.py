@@ -253,7 +253,8 @@ def transposed_axis(kernel: Kernel, lane: int) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def narrow_loops(kernel: Kernel) -> Loops | None:
-    """The loop nest for a lane axis shorter than NARROW, if there is another axis along which something is read that is contiguous.
+    """The loop nest for a lane axis shorter than NARROW, if another axis may do better: one along which something is read that is
+    contiguous or, where nothing is and what is read has gaps along the lanes, the outermost.
 
     Where nothing that is read moves along the lanes, they stay: vectors may have as many as are left.
     """
@@ -264,6 +265,8 @@ def narrow_loops(kernel: Kernel) -> Loops | None:
     if any(strides[nest.lane] == UNIT for strides in loads):
         return None
     others = [a for a in range(len(kernel.axes)) if a != nest.lane and any(strides[a] == UNIT for strides in loads)]
+    if not others and any(strides[nest.lane] >= RUNTIME for strides in loads):
+        others = [0] if nest.lane else [1]
     if not others:
         return None
     if not any(strides[nest.lane] for strides in loads):
@@ -276,7 +279,10 @@ def loops_for(kernel: Kernel, sizes: tuple[int, ...]) -> Loops:
     """The loop nest taken for these sizes."""
     narrow = narrow_loops(kernel)
     nest = loops(kernel)
-    return nest if narrow is None or sizes[nest.lane] >= NARROW else narrow
+    if narrow is None:
+        return nest
+    most = NARROW if narrow.lane == nest.lane else min(NARROW, sizes[narrow.lane])
+    return narrow if sizes[nest.lane] < most else nest
 
 
 def turned_accesses(kernel: Kernel, nest: Loops) -> list[int]:

@@ -91,10 +91,11 @@ def load_pairs(f: Function, pointer: Val, ty: str) -> tuple[Val, Val]:
     return unzipped(f, a, b)
 
 
-def store_pairs(f: Function, x: Val, y: Val, pointer: Val) -> None:
-    """x0 y0 x1 y1 ... from `pointer` on."""
-    for at, value in enumerate(zipped(f, x, y)):
-        f.store(value, f.gep(pointer, at * lanes_of(x.ty), scalar_type(x.ty)), _align(x.ty))
+def store_pairs(f: Function, x: Val, y: Val, pointer: Val, mask: Val | None = None) -> None:
+    """x0 y0 x1 y1 ... from `pointer` on, for the lanes set in `mask`."""
+    masks = (None, None) if mask is None else zipped(f, mask, mask)
+    for at, (value, chosen) in enumerate(zip(zipped(f, x, y), masks, strict=True)):
+        store_vector(f, value, f.gep(pointer, at * lanes_of(x.ty), scalar_type(x.ty)), chosen)
 
 
 def store_reversed(f: Function, value: Val, pointer: Val) -> None:

@@ -338,8 +338,11 @@ class Fuser:
         that was done."""
         value = node.out
         sites = self.current_sites(value)
-        if value not in self.wanted and len(sites) == 1 and len(node.inputs) <= MAX_INLINE_CAT and self.can_absorb(sites[0], node):
-            return False
+        if value not in self.wanted and len(sites) == 1:
+            if self._store_in_turn(node, sites[0]):
+                return True
+            if len(node.inputs) <= MAX_INLINE_CAT and self.can_absorb(sites[0], node):
+                return False
         self.merge_readers(value)
         sites = self.current_sites(value)
         self.sites.pop(value, None)
@@ -356,6 +359,52 @@ class Fuser:
             self.sites.setdefault(operand, []).append(Site(unit, index, ()))
         self.load_everywhere(value, sites, writers)
         return True
+
+    def _store_in_turn(self, node: Node, site: Site) -> bool:
+        """A unit that only copies elements which a cat takes from its operands in turn: each operand is stored to its own places, all of
+        them together where these are neighbours, and by units of their own otherwise."""
+        unit, axes, dim = site.unit, self.axes, node.attr("dim")
+        copies = not (site.guard or unit.reduce) and len(unit.stores) == 1 and list(unit.leaves) == [node.out]
+        if not copies or not all([is_view(n) for n in unit.inside]) or any([v.shape[dim] != 1 for v in node.inputs]):
+            return False
+        (turn, step), *more = site.index[dim].terms or ((-1, 0),)
+        elsewhere = [e for d, e in enumerate(site.index) if d != dim and turn in dict(e.terms)]
+        if more or elsewhere or step != 1 or site.index[dim].const or axes.size[turn] != len(node.inputs):
+            return False
+        (_, _, target, place), index = unit.stores[0], tuple([ZERO if d == dim else e for d, e in enumerate(site.index)])
+        place = axes.resolve(place)
+        step = dict(place.terms)[turn]
+        rest = tuple([t for t in place.terms if t[0] != turn])
+        stores = [Store(v, index, target, Expr(place.const + i * step, rest)) for i, v in enumerate(node.inputs)]
+        unit.parallel = [axis for axis in unit.parallel_atoms() if axis != turn]
+        together = len(stores) <= MAX_STORES and all([step < c for _, c in rest])
+        self._take_over(unit, node, stores if together else stores[:1])
+        for store in [] if together else stores[1:]:
+            self._take_over(self._twin(unit, target), node, [store], unit.parallel)
+        return True
+
+    def _take_over(self, unit: Unit, node: Node, stores: list[Store], axes: list[int] | None = None) -> None:
+        """The unit does these stores, which are over `axes` if not its own, and nothing else."""
+        made = dict(zip(axes or (), unit.parallel, strict=True)) if axes else {}
+        moved = lambda e: Expr(e.const, tuple(sorted([(made.get(a, a), c) for a, c in e.terms])))
+        unit.stores = [Store(s.value, tuple([moved(e) for e in s.index]), s.target, moved(s.place)) for s in stores]
+        unit.inside.clear()
+        unit.leaves = dict.fromkeys([s.value for s in stores])
+        self.follow(unit, node)
+        for s in unit.stores:
+            self.sites.setdefault(s.value, []).append(Site(unit, s.index, ()))
+
+    def _twin(self, unit: Unit, target: Value) -> Unit:
+        """One more writer of the target, over axes of the same sizes: whoever comes behind the unit comes behind it too."""
+        twin = Unit(self.axes, None, unit.high)
+        twin.low = unit.low
+        twin.parallel = [self.axes.new(self.axes.size[a]) for a in unit.parallel]
+        for other in self.units:
+            if other.merged is None and unit in other.neighbours():
+                other.deps[twin] = None
+        self.units.append(twin)
+        self.stored[target] = [*self.stored[target], twin]
+        return twin
 
     # -- writing over a copy -------------------------------------------------------------------------------------------
     def overwrite(self, node: Node) -> None:

@@ -259,6 +259,18 @@ def test_short_lane_axes_of_what_is_spread() -> None:
         check(kernel, (2, m, n), [Operand(x, 0, (m, 1, 0)), Operand(np.zeros(2 * m * n, np.float32), 0, (m * n, n, 1))], among=(kernel,))
 
 
+def test_short_lane_axes_of_what_lies_apart() -> None:
+    """Some taps of a kernel: nothing is read that is contiguous, and the axis of taps is short; the outermost is not, as a rule."""
+    kernel = Kernel((P, P, P), (reads(RUNTIME, RUNTIME, RUNTIME), writes(RUNTIME, RUNTIME, UNIT)), (), 0, (load(0),), ((1, 0),))
+    assert loops(kernel).lane == 2 and loops_for(kernel, (64, 5, 2)).lane == 0
+    assert loops_for(kernel, (64, 5, NARROW)).lane == loops_for(kernel, (2, 5, 2)).lane == loops_for(kernel, (1, 5, 2)).lane == 2
+    for sizes in ((64, 5, 2), (37, 3, 4), (1, 9, 2), (3, 9, 3), (4, 3, NARROW)):
+        c, o, k = sizes
+        x = np.random.default_rng(0).standard_normal(o * c * 3 * k).astype(np.float32)
+        check(kernel, sizes, [Operand(x, 1, (3 * k, c * 3 * k, 2)), Operand(np.zeros(c * o * k, np.float32), 0, (o * k, k, 1))],
+              among=(kernel,))
+
+
 def test_lanes_do_not_jump_about() -> None:
     """Neighbours that are looked up together are read as such, however the places lie that are looked up."""
     body = (load(0, "int64"), Instr("load_at", F32, (0,), (1, 0, 1)), op("reduce", 1, params=("sum",)))

@@ -12,7 +12,7 @@ from treadle.ir import dtypes, interpreter
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph
 from treadle.ir.types import tensor_type
-from treadle.passes.program import GemmStep, Program
+from treadle.passes.program import GemmStep, KernelStep, Program
 from treadle.runtime import bounds, memory
 from treadle.runtime.compiled import compile_graph
 from treadle.runtime.memory import array_of
@@ -70,6 +70,33 @@ def test_other_types_and_what_stays_as_it_was() -> None:
     assert in_windows(checked((2, 3, 20, 20), (4, 3, 3, 3))) == [True, True, False]
     assert in_windows(checked((3, 3, 7, 7), (2, 3, 3, 3), padding=(1, 1))) == [True, True, False]
     assert in_windows(checked((2, 16, 20, 20), (16, 16, 1, 1)))[:2] == [False, False]  # no windows at all
+
+
+@pytest.mark.parametrize(("shape", "weight", "attrs"), [
+    ((3, 6, 9, 16), (6, 5, 4, 4), {"stride": (2, 2), "padding": (1, 1)}),
+    ((2, 4, 7, 7), (4, 3, 3, 3), {"stride": (2, 2), "padding": (1, 1), "output_padding": (1, 1)}),
+    ((2, 4, 20), (4, 3, 4), {"stride": (2,), "padding": (1,)}),
+    ((2, 4, 5, 6), (4, 3, 2, 3), {"stride": (2, 3), "padding": (0, 0)}),
+    ((2, 3, 4, 3, 5), (3, 4, 2, 4, 4), {"stride": (1, 2, 2), "padding": (0, 1, 1)}),
+])
+def test_parts_of_transposed_convolutions_lie_in_turn(shape: tuple[int, ...], weight: tuple[int, ...], attrs: dict[str, Any]) -> None:
+    """One padded image for all parts; nothing chooses among them for each element."""
+    rank = len(shape) - 2
+    stride, padding, more = attrs["stride"], attrs["padding"], attrs.get("output_padding", (0,) * rank)
+    places = [(n - 1) * s - 2 * p + k + o for n, s, p, k, o in zip(shape[2:], stride, padding, weight[2:], more, strict=True)]
+    b = Builder(Graph("parts"))
+    arrays = [np.random.default_rng(1).standard_normal(s).astype(np.float32) for s in (shape, weight)]
+    y, w = [b.input(tensor_type(a.shape, dtypes.float32)) for a in arrays]
+    b.graph.outputs = [b.convolution_input(y, w, (shape[0], weight[1], *places), stride, padding, (1,) * rank, 1)]
+    plan = compile_graph(b.graph)
+    assert bounds.check(plan.program)
+    found = plan.run([memory.from_numpy(a) for a in arrays], [])
+    want = interpreter.run(b.graph, arrays)[0]
+    np.testing.assert_allclose(array_of(found[0], b.graph.outputs[0].type), want, rtol=1e-3, atol=1e-5 * np.abs(want).max())
+    steps = [s for s in plan.program.steps if isinstance(s, KernelStep)]
+    pads = [s for s in steps if any(n.op is not None and n.op.name == "pad" for n in s.nodes)]
+    assert len(pads) <= 1
+    assert not [s for s in steps if sum(i.opcode == "select" for i in s.kernel.body) > len(pads)]
 
 
 def test_windows_take_no_memory() -> None:

@@ -106,9 +106,9 @@ def _taps(kernel: Ints) -> Iterator[Ints]:
     return itertools.product(*[range(k) for k in kernel])
 
 
-def _tap_of(b: Any, xp: Any, tap: Ints, out: Ints, stride: Ints, dilation: Ints) -> Any:
-    """The elements of padded x under one tap of the kernel: [N, C, *out]."""
-    starts = [t * d for t, d in zip(tap, dilation, strict=True)]
+def _tap_of(b: Any, xp: Any, tap: Ints, out: Ints, stride: Ints, dilation: Ints, origin: Ints = ()) -> Any:
+    """The elements of padded x under one tap of the kernel: [N, C, *out]. `origin`: where the first window begins."""
+    starts = [o + t * d for o, t, d in zip(origin or (0,) * len(tap), tap, dilation, strict=True)]
     stops = [lo + (n - 1) * s + 1 if n else lo for lo, n, s in zip(starts, out, stride, strict=True)]
     return b.slice(xp, (0, 0, *starts), (*xp.type.shape[:2], *stops), (1, 1, *stride))
 
@@ -120,18 +120,19 @@ def _weight_of(b: Any, w: Any, tap: Ints, shape: Shape) -> Any:
 
 
 # -- the three products --------------------------------------------------------------------------------------------------------------
-def _forward(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int, turned: bool = False) -> Any:
-    """The convolution of x, which has its padding already; `turned`: with the kernel's axes reversed."""
+def _forward(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int, turned: bool = False,
+             origin: Ints = ()) -> Any:
+    """The convolution of x, which has its padding already; `turned`: with the kernel's axes reversed. `origin`: of the first window."""
     n, (o, depth), kernel = xp.type.shape[0], w.type.shape[:2], w.type.shape[2:]
     if depth == 1 and groups > 1:
-        return _depthwise(b, xp, b.flip(w, tuple(range(2, w.type.ndim))) if turned else w, out, stride, dilation, groups)
+        return _depthwise(b, xp, b.flip(w, tuple(range(2, w.type.ndim))) if turned else w, out, stride, dilation, groups, origin)
     rows, places = depth * math.prod(kernel), math.prod(out)
     weights = b.reshape(w, (groups, o // groups, rows))
     if n > 1 and places < FEW_PLACES:
-        windows = _windows(b, xp, kernel, out, stride, dilation, True, turned)
+        windows = _windows(b, xp, kernel, out, stride, dilation, True, turned, origin)
         y = b.matmul(weights, b.reshape(windows, (groups, rows, n * places)))
         return b.reshape(b.permute(b.reshape(y, (o, n, places)), (1, 0, 2)), (n, o, *out))
-    windows = _windows(b, xp, kernel, out, stride, dilation, False, turned)
+    windows = _windows(b, xp, kernel, out, stride, dilation, False, turned, origin)
     if groups == 1:
         y = b.matmul(b.reshape(w, (o, rows)), b.reshape(windows, (n, rows, places)))
     else:
@@ -139,26 +140,28 @@ def _forward(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, g
     return b.reshape(y, (n, o, *out))
 
 
-def _windows(b: Any, xp: Any, kernel: Ints, out: Ints, stride: Ints, dilation: Ints, together: bool, turned: bool = False) -> Any:
+def _windows(b: Any, xp: Any, kernel: Ints, out: Ints, stride: Ints, dilation: Ints, together: bool, turned: bool = False,
+             origin: Ints = ()) -> Any:
     """The windows of padded x: [N, C, *kernel, *out]; `together`: [C, *kernel, N, *out], where batch and places make one axis."""
     n, c = xp.type.shape[:2]
     steps = _strides(xp.type.shape)
     within = [s * d for s, d in zip(steps[2:], dilation, strict=True)]
     across = [s * t for s, t in zip(steps[2:], stride, strict=True)]
+    first = sum([o * s for o, s in zip(origin, steps[2:], strict=False)])
     if together:
-        found = b.as_strided(xp, (c, *kernel, n, *out), (steps[1], *within, steps[0], *across), 0)
+        found = b.as_strided(xp, (c, *kernel, n, *out), (steps[1], *within, steps[0], *across), first)
     else:
-        found = b.as_strided(xp, (n, c, *kernel, *out), (*steps[:2], *within, *across), 0)
-    first = 1 if together else 2
+        found = b.as_strided(xp, (n, c, *kernel, *out), (*steps[:2], *within, *across), first)
+    at = 1 if together else 2
     # Reading windows in the other order costs less than writing the weights so.
-    return b.flip(found, tuple(range(first, first + len(kernel)))) if turned and math.prod(kernel) > 1 else found
+    return b.flip(found, tuple(range(at, at + len(kernel)))) if turned and math.prod(kernel) > 1 else found
 
 
-def _depthwise_sum(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int) -> Any:
+def _depthwise_sum(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, groups: int, origin: Ints) -> Any:
     n, o = xp.type.shape[0], w.type.shape[0]
     flat, total = (1,) * len(out), None
     for tap in _taps(w.type.shape[2:]):
-        x = b.reshape(_tap_of(b, xp, tap, out, stride, dilation), (n, groups, 1, *out))
+        x = b.reshape(_tap_of(b, xp, tap, out, stride, dilation, origin), (n, groups, 1, *out))
         part = b.mul(x, _weight_of(b, w, tap, (1, groups, o // groups, *flat)))
         total = part if total is None else b.add(total, part)
     return b.reshape(total, (n, o, *out))
@@ -179,15 +182,28 @@ def _input(b: Any, g: Any, w: Any, shape: Shape, stride: Ints, padding: Ints, di
     """A convolution of g with the kernel turned round for each remainder that places leave by the stride, interleaved."""
     if 0 in (g.type.numel, w.type.numel) or 0 in shape:
         return zeros(b, g.type.with_(shape))
-    parts = [_phase(b, g, w, shape, phase, stride, padding, dilation, groups) for phase in _taps(stride)]
-    if len(parts) == 1:
-        return parts[0]
-    (n, c), rank, counts = shape[:2], len(stride), parts[0].type.shape[2:]
-    stacked = b.cat(*[b.reshape(y, (n, c, 1, *counts)) for y in parts], dim=2)
-    order = [axis for i in range(rank) for axis in (2 + rank + i, 2 + i)]
-    whole = b.permute(b.reshape(stacked, (n, c, *stride, *counts)), (0, 1, *order))
-    whole = b.reshape(whole, (n, c, *[j * s for j, s in zip(counts, stride, strict=True)]))
-    return b.slice(whole, (0,) * (rank + 2), shape, (1,) * (rank + 2)) if whole.type.shape != shape else whole
+    phases = [[_phase_of(*of) for of in zip(phase, w.type.shape[2:], stride, padding, dilation, strict=True)] for phase in _taps(stride)]
+    counts = tuple([-(-m // s) for m, s in zip(shape[2:], stride, strict=True)])
+    # All parts read one padded g, each from another place on.
+    used = [axes for axes in phases if all(a.taps for a in axes)]
+    low = tuple([max(column) for column in zip(*[[a.before for a in axes] for axes in used], strict=True)])
+    ends = [[a.behind(j, m) for a, j, m in zip(axes, counts, g.type.shape[2:], strict=True)] for axes in used]
+    padded = _padded(b, g, low, tuple([max(column) for column in zip(*ends, strict=True)])) if used else g
+    parts = [_phase(b, padded, w, (*shape[:2], *counts), axes, low, groups) for axes in phases]
+    whole = _interleaved(b, parts, stride)
+    return b.slice(whole, (0,) * len(shape), shape, (1,) * len(shape)) if whole.type.shape != shape else whole
+
+
+def _interleaved(b: Any, parts: list[Any], stride: Ints) -> Any:
+    """The tensors of all phases, those of the last axis next to each other in the list, as one: axis by axis, from the last."""
+    for axis in range(len(stride) - 1, -1, -1):
+        step, at = stride[axis], axis + 3
+        if step > 1:
+            shape = parts[0].type.shape
+            turns = [b.reshape(y, (*shape[:at], 1, *shape[at:])) for y in parts]
+            merged = (*shape[:at - 1], shape[at - 1] * step, *shape[at:])
+            parts = [b.reshape(b.cat(*turns[i:i + step], dim=at), merged) for i in range(0, len(turns), step)]
+    return parts[0]
 
 
 class Phase(NamedTuple):
@@ -202,6 +218,15 @@ class Phase(NamedTuple):
     start: int
     step: int
 
+    @property
+    def before(self) -> int:
+        """Zeros that g needs at the front; negative: what is not read of it."""
+        return (self.taps - 1) * self.step - self.start
+
+    def behind(self, count: int, size: int) -> int:
+        """The same at the end, for `count` elements and `size` of g."""
+        return count + self.start - size
+
 
 def _phase_of(phase: int, kernel: int, stride: int, padding: int, dilation: int) -> Phase:
     common = math.gcd(stride, dilation)
@@ -211,18 +236,15 @@ def _phase_of(phase: int, kernel: int, stride: int, padding: int, dilation: int)
     return Phase(first, every, len(range(first, kernel, every)), (place - first * dilation) // stride, dilation // common)
 
 
-def _phase(b: Any, g: Any, w: Any, shape: Shape, phase: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Any:
-    """Every stride-th element of the result: a convolution of g at stride 1 with some of the taps, turned round."""
-    axes = [_phase_of(*of) for of in zip(phase, w.type.shape[2:], stride, padding, dilation, strict=True)]
-    counts = tuple([-(-m // s) for m, s in zip(shape[2:], stride, strict=True)])
+def _phase(b: Any, padded: Any, w: Any, shape: Shape, axes: list[Phase], low: Ints, groups: int) -> Any:
+    """Every stride-th element of the result: a convolution at stride 1 of g, `low` zeros at its front, with some taps, turned round."""
     if any(a.taps == 0 for a in axes):
-        return zeros(b, g.type.with_((*shape[:2], *counts)))
+        return zeros(b, padded.type.with_(shape))
     if any(a.every > 1 for a in axes):
         w = b.slice(w, (0, 0, *[a.first for a in axes]), w.type.shape, (1, 1, *[a.every for a in axes]))
-    low = tuple([(a.taps - 1) * a.step - a.start for a in axes])
-    high = tuple([j + (a.taps - 1) * a.step - m - lo for j, a, m, lo in zip(counts, axes, g.type.shape[2:], low, strict=True)])
+    origin = tuple([lo - a.before for lo, a in zip(low, axes, strict=True)])
     steps = tuple([a.step for a in axes])
-    return _forward(b, _padded(b, g, low, high), _swapped(b, w, groups), counts, (1,) * len(axes), steps, groups, turned=True)
+    return _forward(b, padded, _swapped(b, w, groups), shape[2:], (1,) * len(axes), steps, groups, True, origin)
 
 
 def _swapped(b: Any, w: Any, groups: int) -> Any:
