@@ -159,12 +159,30 @@ def attach_function(function: type, context: Context, edges: tuple[Edge, ...], r
 
 
 def once_differentiable(function: Any) -> Any:
-    """Decorator of `backward` methods that cannot be differentiated again."""
+    """Decorator of `backward` methods that cannot be differentiated again: who tries gets a RuntimeError."""
     def wrapped(ctx: Any, *grads: Any) -> Any:
         state = STATE.here
         before, state.grad = state.grad, False
         try:
-            return function(ctx, *grads)
+            found = function(ctx, *grads)
         finally:
             state.grad = before
+        if not before or not any(isinstance(g, Tensor) and g.requires_grad for g in grads):
+            return found
+        several = isinstance(found, tuple)
+        guarded = [_Once.apply(g, *grads) if isinstance(g, Tensor) and g.dtype.category >= FLOAT else g
+                   for g in (found if several else (found,))]
+        return tuple(guarded) if several else guarded[0]
     return staticmethod(wrapped)
+
+
+class _Once(Function):
+    """A gradient that depends on others in a way that nobody knows how to differentiate."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *others: Any) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable")

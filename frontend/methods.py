@@ -265,16 +265,30 @@ def _set_grad(self: Tensor, value: Tensor | None) -> None:
 def _set_data(self: Tensor, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
+    if not self._requires_grad and self._edge is None and _is_plain(value):
+        shared = alias(value)
+        self._data, self._storage, self._chain, self._seen = shared._data, shared._storage, shared._chain, shared._seen
+        return
     new = apply(TABLE["copy"], (wrap(read(value)),))
+    if self._storage is None or autograd.STATE.here.capture is None or new._data.type is not self._data.type:
+        # what shared the old memory keeps it: a program puts averaged weights in their place, and the weights back afterwards
+        self._data, self._storage, self._chain, self._seen = new._data, None, (), 0
+        return
     state = autograd.STATE.here
     before, state.grad = state.grad, False
     try:
-        if self._storage is None or new._data.type is not self._data.type:
-            self._data, self._storage, self._chain, self._seen = new._data, None, (), 0
-        else:
-            assign(self, new, "data")
+        assign(self, new, "data")
     finally:
         state.grad = before
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor's memory is no leaf's, and its history none."""
+    if value._edge is not None or value._requires_grad or autograd.STATE.here.capture is not None:
+        return False
+    storage = value._storage
+    leaf = None if storage is None or storage.leaf is None else storage.leaf()
+    return (leaf is None or not leaf._requires_grad) and (storage is None or storage.base._edge is None)
 
 
 def _version(self: Tensor) -> int:

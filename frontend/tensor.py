@@ -510,7 +510,7 @@ def check_writable(t: Tensor, name: str) -> None:
         if t._requires_grad and t._node is None:
             raise RuntimeError(f"{name}: a leaf Variable that requires grad is being used in an in-place operation.")
         storage = t._storage
-        if storage is not None and storage.leaf is not None and t._chain:
+        if storage is not None and storage.leaf is not None and t._chain and not t._detached:
             leaf = storage.leaf()
             if leaf is not None and leaf._requires_grad:
                 raise RuntimeError(f"{name}: a view of a leaf Variable that requires grad is being used in an in-place operation.")

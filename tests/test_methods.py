@@ -350,3 +350,37 @@ def test_variables_of_old_programs() -> None:
     v.data.add_(1)
     assert isinstance(x, Variable) and v.requires_grad and not x.requires_grad and x.tolist() == [2.0, 2.0]
     assert not Variable(v).requires_grad and not Variable(x, volatile=True).requires_grad
+
+
+def test_what_is_put_in_the_place_of_data_leaves_the_old_memory_alone() -> None:
+    p, shadow = treadle.nn.Parameter(treadle.ones(3)), treadle.full((3,), 5.0)
+    kept = p.data
+    p.data = shadow
+    assert p.tolist() == [5.0] * 3 and kept.tolist() == [1.0] * 3
+    p.data = kept
+    assert p.tolist() == [1.0] * 3 and shadow.tolist() == [5.0] * 3
+    other = treadle.nn.Parameter(treadle.zeros(3))
+    p.data, other.data = other.data, p.data
+    assert p.tolist() == [0.0] * 3 and other.tolist() == [1.0] * 3
+    plain = treadle.ones(3)
+    before, tail = plain.data, plain[1:]
+    plain.data = shadow
+    shadow.add_(1)
+    tail.fill_(4)
+    assert plain.tolist() == [6.0] * 3 and before.tolist() == [1.0, 4.0, 4.0]
+    (p * 2).sum().backward()
+    assert p.grad.tolist() == [2.0] * 3
+    p.data = treadle.ones(5)
+    assert p.shape == (5,) and p.is_leaf and p.requires_grad
+
+
+def test_parts_of_a_parameters_data_are_written() -> None:
+    p = treadle.nn.Parameter(treadle.ones(2, 2))
+    p.data[0].fill_(9)
+    p.detach()[1][0] = 7
+    p.data.view(-1)[3:].zero_()
+    assert p.tolist() == [[9.0, 9.0], [7.0, 0.0]] and p.requires_grad and p.grad_fn is None
+    with pytest.raises(RuntimeError, match="view of a leaf"):
+        p[0].fill_(1)
+    (p * p).sum().backward()
+    assert p.grad.tolist() == [[18.0, 18.0], [14.0, 0.0]]

@@ -58,3 +58,49 @@ def test_weight_norm_as_pytorch(dim):
         results.append([layer.weight.detach().numpy(), *[p.grad.numpy() for p in layer.parameters()]])
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+def test_older_weight_norm_and_its_end():
+    layer = nn.Linear(3, 2)
+    weight = layer.weight.detach().clone()
+    assert nn.utils.weight_norm(layer) is layer and list(layer.state_dict()) == ["bias", "weight_g", "weight_v"]
+    x = treadle.ones(4, 3)
+    assert treadle.allclose(layer(x), x @ weight.t() + layer.bias, atol=1e-6)
+    layer(x).sum().backward()
+    assert layer.weight_g.grad is not None and layer.weight_v.grad.shape == (2, 3)
+    with pytest.raises(RuntimeError, match="two weight_norm hooks"):
+        nn.utils.weight_norm(layer)
+    nn.utils.remove_weight_norm(layer)
+    assert sorted(layer.state_dict()) == ["bias", "weight"] and treadle.allclose(layer.weight, weight, atol=1e-6)
+    with pytest.raises(ValueError, match="not found"):
+        nn.utils.remove_weight_norm(layer)
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["Linear", "Conv2d", "ConvTranspose2d"])
+def test_older_norms_as_pytorch(kind):
+    import torch
+    torch.manual_seed(0)
+    make = {"Linear": (4, 3), "Conv2d": (2, 3, 3), "ConvTranspose2d": (2, 3, 3)}[kind]
+    shape = (5, 4) if kind == "Linear" else (2, 2, 6, 6)
+    theirs = [torch.nn.utils.spectral_norm(getattr(torch.nn, kind)(*make), n_power_iterations=2),
+              torch.nn.utils.weight_norm(getattr(torch.nn, kind)(*make), dim=1)]
+    ours = [nn.utils.spectral_norm(getattr(nn, kind)(*make), n_power_iterations=2), nn.utils.weight_norm(getattr(nn, kind)(*make), dim=1)]
+    x = np.random.default_rng(0).standard_normal(shape).astype("f")
+    for a, b in zip(theirs, ours, strict=True):
+        b.load_state_dict({k: treadle.from_numpy(v.numpy().copy()) for k, v in a.state_dict().items()})
+        for _ in range(3):
+            out = [m(T.from_numpy(x)) for m, T in ((a, torch), (b, treadle))]
+            for m, y in zip((a, b), out, strict=True):
+                m.zero_grad()
+                y.pow(2).mean().backward()
+            np.testing.assert_allclose(out[1].detach().numpy(), out[0].detach().numpy(), rtol=1e-4, atol=1e-5)
+        for (n, p), (m, q) in zip(a.named_parameters(), b.named_parameters(), strict=True):
+            assert n == m
+            np.testing.assert_allclose(q.grad.numpy(), p.grad.numpy(), rtol=1e-3, atol=1e-5)
+        a.eval(), b.eval()
+        np.testing.assert_allclose(b(treadle.from_numpy(x)).detach().numpy(), a(torch.from_numpy(x)).detach().numpy(), rtol=1e-4, atol=1e-5)
+    torch.nn.utils.remove_spectral_norm(theirs[0])
+    nn.utils.remove_spectral_norm(ours[0])
+    np.testing.assert_allclose(ours[0].weight.detach().numpy(), theirs[0].weight.detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -163,3 +163,26 @@ def test_what_was_looked_up_need_not_be_kept() -> None:
     table = torch.ones(100, 4, requires_grad=True) * 1
     node = table[torch.tensor([1, 5])]._edge[0]
     assert node.op.name == "index" and node.saved[0] is None and node.saved[1] is not None
+
+
+def test_a_gradient_that_is_differentiable_once_says_so_the_second_time() -> None:
+    from treadle.autograd.function import Function, once_differentiable
+
+    class Square(Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, g: Any) -> Any:
+            return g * ctx.saved_tensors[0] * 2
+    x = torch.tensor(3.0, requires_grad=True)
+    found, = torch.autograd.grad(Square.apply(x), x)
+    assert found.item() == 6.0 and not found.requires_grad
+    w = torch.tensor(2.0, requires_grad=True)
+    found, = torch.autograd.grad(Square.apply(x) * w, x, create_graph=True)
+    assert found.item() == 12.0
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        found.backward()

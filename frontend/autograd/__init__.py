@@ -386,7 +386,7 @@ def retain(t: Tensor) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("forward_ad", "functional"):
+    if name in ("forward_ad", "function", "functional"):
         import importlib
         return importlib.import_module(f"treadle.autograd.{name}")
     if name == "profiler":  # its older place in PyTorch

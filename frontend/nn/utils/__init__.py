@@ -9,7 +9,7 @@ from treadle.nn.utils.fusion import (
     fuse_linear_bn_weights,
     skip_init,
 )
-from treadle.nn.utils.parametrizations import spectral_norm, weight_norm
+from treadle.nn.utils.older_norms import remove_spectral_norm, remove_weight_norm, spectral_norm, weight_norm
 from treadle.nn.utils.rnn import pad_sequence, unpad_sequence
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "parameters_to_vector",
     "parametrizations",
     "parametrize",
+    "remove_spectral_norm",
+    "remove_weight_norm",
     "skip_init",
     "spectral_norm",
     "unpad_sequence",
