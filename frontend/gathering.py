@@ -437,6 +437,10 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = Fals
     if side is not None and side not in ("left", "right"):
         raise RuntimeError(f"searchsorted(): side can only be 'left' or 'right' but got {side}")
     need_real("searchsorted", *[t._data.type for t in (sorted_sequence, values) if isinstance(t, Tensor)])
+    if isinstance(values, Tensor) and values._data.type.dtype is sorted_sequence._data.type.dtype:
+        rows_in_order = sorted_sequence if sorter is None else take_along_dim(sorted_sequence, sorter, -1)
+        places = apply(TABLE["searchsorted"], (rows_in_order, values), (right or side == "right",))
+        return cast(places, dtypes.int32) if out_int32 else places
     rows = _array(sorted_sequence)
     if rows.ndim == 0:
         raise RuntimeError("searchsorted(): boundaries tensor should have positive dimension, but got 0 dimension")

@@ -172,3 +172,24 @@ def test_sort_and_topk_equal_pytorch(kind: str, descending: bool, shape: tuple, 
     if kind == "float32":  # no ties: PyTorch leaves their order open
         np.testing.assert_array_equal(ours[1], theirs[1])
         np.testing.assert_array_equal(ours[2], theirs[2])
+
+
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 8, 100, 1000])
+def test_places_among_sorted_elements(n: int, right: bool) -> None:
+    rng, side = np.random.default_rng(n), "right" if right else "left"
+    whole, wanted = np.sort(rng.integers(-20, 20, (3, n))), rng.integers(-22, 22, (3, 40))
+    real, sought = np.sort(whole.astype(np.float32) / 2), wanted.astype(np.float32) / 2
+    if n > 2:
+        real[:, -2:], sought[:, 0] = np.nan, np.nan
+    for rows, values in ((whole, wanted), (real, sought)):
+        x, y = treadle.tensor(rows), treadle.tensor(values)
+        want = np.stack([np.searchsorted(r, v, side) for r, v in zip(rows, values, strict=True)])
+        order = rng.permuted(np.tile(np.arange(n), (3, 1)), axis=1)
+        mixed = np.take_along_axis(rows, order, 1)
+        for _ in range(3):  # interpreted and compiled
+            assert treadle.searchsorted(x, y, right=right).tolist() == want.tolist()
+            flat = treadle.searchsorted(x[0], y, side=side, out_int32=True)
+            assert flat.dtype is treadle.int32 and flat.tolist() == np.searchsorted(rows[0], values, side).tolist()
+            back = treadle.searchsorted(treadle.tensor(mixed), y, right=right, sorter=treadle.tensor(np.argsort(order, 1)))
+            assert back.tolist() == want.tolist()

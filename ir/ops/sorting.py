@@ -1,6 +1,7 @@
 """Sorting along an axis. NaN counts as the largest value; of equal elements the one with the lower index comes first."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -68,3 +69,52 @@ declare("topk", Kind.SORT, "x", "k dim largest sorted", routine="topk", type_rul
         samples=[(((3, 6),), (2, 1, True, True)), (((4, 3),), (3, 0, False, True)), (((2, 20),), (2, 1, True, False)),
                  (((),), (1, 0, True, True)), (((3, 4),), (0, 1, True, True))],
         doc="(the k largest or smallest elements along `dim`, their indices), always in order.")
+
+
+# -- places among sorted elements ------------------------------------------------------------------------------------------------
+def _searchsorted_type(types: Types, right: bool) -> TensorType:
+    rows, values = types
+    if not rows.ndim:
+        raise RuntimeError("searchsorted(): boundaries tensor should have positive dimension, but got 0 dimension")
+    if rows.ndim > 1 and rows.shape[:-1] != values.shape[:-1]:
+        raise RuntimeError(f"searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries tensor "
+                           f"and input value tensor must match, but we got boundaries tensor {list(rows.shape)} and input value tensor "
+                           f"{list(values.shape)}")
+    return values.with_(dtype=dtypes.int64)
+
+
+def _before(b: Any, x: Any, value: Any, right: bool) -> Any:
+    """Whether `value` goes behind x, NaN being the largest."""
+    if x.type.dtype.category != dtypes.FLOAT:
+        return b.le(x, value) if right else b.lt(x, value)
+    if right:
+        return b.logical_or(b.le(x, value), b.isnan(value))
+    return b.logical_or(b.lt(x, value), b.logical_and(b.isnan(value), b.logical_not(b.isnan(x))))
+
+
+def _searchsorted(b: Any, rows: Any, values: Any, right: bool) -> Any:
+    """Halving, the same number of times for all: every step is a choice between two places, and no branch."""
+    *lead, n = rows.type.shape
+    shape, device = values.type.shape, values.type.device
+    start: Any = b.full(0, shape, dtypes.int64, device)
+    if len(lead):
+        count = math.prod(lead)
+        start = b.expand(b.reshape(b.mul(b.iota(count, dtypes.int64, device), n), (*lead, 1)), shape)
+        rows = b.reshape(rows, (count * n,))
+    at, left = start, n
+    while left > 1:
+        half = left // 2
+        at = b.where(_before(b, b.index_select(rows, b.add(at, half - 1), 0), values, right), b.add(at, half), at)
+        left -= half
+    if n:
+        at = b.add(at, b.cast(_before(b, b.index_select(rows, at, 0), values, right), dtypes.int64))
+    return b.sub(at, start) if len(lead) else at
+
+
+_ROWS = np.array([[0.5, 1.0, 1.0, 2.5, 4.0], [-1.0, 0.0, 0.0, 0.0, 3.0]], np.float32)
+_WANTED = np.array([[1.0, 9.0, -5.0], [0.0, 3.5, 3.0]], np.float32)
+declare("searchsorted", Kind.COMPOSITE, "rows values", "right", type_rule=_searchsorted_type,
+        decompose=_searchsorted, differentiable=False,
+        samples=[((_ROWS, _WANTED), (False,)), ((_ROWS, _WANTED), (True,)), ((_ROWS[0], _WANTED), (False,)),
+                 ((np.arange(7), np.array([[3, 9], [-1, 6]])), (True,))],
+        doc="How many elements of a sorted row come before each value (`right`: or are equal), rows going by the axes before the last.")
