@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from treadle.codegen.attention_gradient import emit_attention_gradient
 from treadle.codegen.attention_kernel import emit_attention
-from treadle.codegen.fft_kernel import emit_fft
 from treadle.codegen.llvm_text import Function, Module, Val
 from treadle.codegen.scan_kernel import emit_scan
 from treadle.codegen.scatter_kernel import emit_scatter
@@ -19,8 +18,8 @@ Body = Callable[[Function, Routine, dict[str, Val], Val, Val, Val], None]
 _BODIES: dict[str, Body] = {"scan": emit_scan, "sort": emit_sort, "topk": emit_topk, "scatter": emit_scatter,
                             "sparse_matmul": emit_sparse_matmul}
 # Families that are several functions.
-_MODULES: dict[str, Callable[[Module, Routine, str, Target], None]] = {
-    "attention": emit_attention, "attention_backward": emit_attention_gradient, "fft": emit_fft}
+_MODULES: dict[str, Callable[[Module, Routine, str, Target], None]] = {"attention": emit_attention,
+                                                                                "attention_backward": emit_attention_gradient}
 _POINTERS = frozenset(("error", "x", "out", "index", "values", "totals", "place", "src", "workspace", "cols", "starts",
                        "order"))
 

@@ -15,9 +15,6 @@ which are run-time arguments. The names in ARGUMENTS say what the int64 argument
     attention     out[b, h, i, :] = sum over j of softmax(scale q[b, h, i] . k[b, g, j] + mask)[j] v[b, g, j, :] with g = h / group, and
                   lse, the logarithm of the sum of exponentials. A unit is `block` queries, of which a head has `blocks`.
     attention_backward  dq, dk and dv (contiguous) from g, the gradient of out. `phase`: what units own, see ALL.
-    fft           out = scale times the transform of x along an axis of n elements, `inner` elements behind it and `lines` before it;
-                  forward: 1 or 0. kind: c2c, r2c (n // 2 + 1 coefficients) or c2r, and ODD; complex numbers are pairs. `factors` are
-                  RADICES whose product is n, four bits each; `table` has the factors of each pass (`treadle.passes.fourier`).
 
 `workspace` is 0 where a thread's scratch memory is large enough, else the address of `workspace_step` bytes for each row.
 """
@@ -29,10 +26,6 @@ from typing import NamedTuple
 SCRATCH_BYTES = 16 << 20
 # Keys that attention looks at together.
 KEY_BLOCK = 64
-# Of passes of Fourier transforms.
-RADICES = (8, 4, 2, 3, 5, 7)
-ODD = "odd"  # the word that says that some are
-CHUNK_BYTES = 64  # of neighbouring lines that are transformed together
 # What the units of attention's gradient own: a head of keys with its queries, `block` queries, or `block` keys.
 ALL, ONLY_QUERIES, ONLY_KEYS = 0, 1, 2
 
@@ -52,14 +45,13 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "topk": ("error", "x", "values", "index", "n", "k", "room", "workspace", "workspace_step"),
     "scatter": ("error", "out", "place", "src", "rows", "count", "inner", "chunk"),
     "sparse_matmul": ("error", "x", "out", "values", "cols", "starts", "order", "count", "columns", "inner"),
-    "fft": ("error", "x", "out", "table", "n", "inner", "lines", "factors", "forward", "scale"),
     "attention": ("error", *_strided("q", "k", "v", "out"), "lse", *_ATTENTION),
     "attention_backward": ("error", *_strided("q", "k", "v", "out", "g"), "lse", "dq", "dk", "dv", *_ATTENTION, "phase"),
 }
 
 
 class Routine(NamedTuple):
-    """family: a key of ARGUMENTS. kind: which scan (the op's name), which fft, how a scatter combines (set, add, prod, amax, amin), words
+    """family: a key of ARGUMENTS. kind: which scan (the op's name), how a scatter combines (set, add, prod, amax, amin), words
     for what attention does besides (causal, bool or float: its mask; keys: one for all queries; dropout), or "". source and
     dtype: element types read and written. descending: the order of sort and topk. splat: every place of a scatter gets the
     same single element."""

@@ -5,7 +5,6 @@ joined along a last axis. A complex number that is a graph input becomes two inp
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -167,29 +166,6 @@ def _host(c: _Pairs, node: Node) -> None:
             c.take(old, new if new.dtype is part else c.b.cast(new, part))
         else:
             c.mapped[old] = new if new.dtype is old.dtype else c.b.cast(new, old.dtype)
-
-
-def _fourier(c: _Pairs, node: Node) -> None:
-    """Axis by axis on joined parts, beginning or ending with real numbers where there are any. Elsewhere than on the CPU by the host."""
-    assert node.op is not None
-    source, out = node.inputs[0], node.out
-    if out.type.device != "cpu" or not out.type.numel:
-        _host(c, node)
-        return
-    part = _wide(source.dtype)
-    value = c.cast(c.whole(source) if source.dtype.is_complex else c.mapped[source], part)
-    sizes = out.shape if source.dtype.is_complex and not out.dtype.is_complex else source.shape
-    dims, kind, forward = node.attrs[0], node.op.name[4:], node.op.name == "fft_r2c" or (node.op.name == "fft_c2c" and node.attr("forward"))
-    order = [("c2c", d) for d in dims[:-1]]
-    order.insert(0 if kind == "r2c" else len(order), (kind, dims[-1]))
-    count = math.prod([sizes[d] for d in dims])
-    scale = {"none": 1.0, "root": 1 / math.sqrt(count), "all": 1 / count}[node.attr("scale")]
-    for i, (step, dim) in enumerate(order):
-        value = c.b.fft_lines(value, step, dim, sizes[dim], forward, scale if i == len(order) - 1 else 1.0)
-    if out.dtype.is_complex:
-        c.take(out, c.cast(value, dtypes.to_real(out.dtype)))
-    else:
-        c.mapped[out] = c.cast(value, out.dtype)
 
 
 # -- moving elements ---------------------------------------------------------------------------------------------------------
@@ -391,6 +367,5 @@ _RULES: dict[str, Rule] = {
     "logical_or": _rule(lambda b, x, y: b.logical_or(_truth(b, x), _truth(b, y))),
     "logical_xor": _rule(lambda b, x, y: b.logical_xor(_truth(b, x), _truth(b, y))),
     "where": _where, "cast": _cast, "matmul": _matmul, "any": _any_or_all, "all": _any_or_all, "constant": _constant,
-    **dict.fromkeys(("fft_c2c", "fft_r2c", "fft_c2r"), _fourier),
     "view_as_real": lambda c, node: c.whole(node.inputs[0]), "view_as_complex": _view_as_complex,
 }

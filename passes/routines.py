@@ -8,10 +8,8 @@ from typing import Protocol
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, DType
 from treadle.ir.graph import Node, Value
-from treadle.ir.routine import ARGUMENTS, CHUNK_BYTES, ODD, SCRATCH_BYTES, Routine
+from treadle.ir.routine import ARGUMENTS, SCRATCH_BYTES, Routine
 from treadle.ir.types import Shape
-from treadle.passes.build import scalar_bits
-from treadle.passes.fourier import radices, roots
 from treadle.passes.program import Argument, BufferInfo, ErrorCell, Program, Ref, RoutineStep
 
 # Elements worth a thread.
@@ -159,27 +157,5 @@ def _sparse_matmul(outer: Lowering, node: Node) -> bool:
     return True
 
 
-def _fft(outer: Lowering, node: Node) -> bool:
-    x, out, dim = node.inputs[0], node.out, node.attr("dim")
-    kind, n = node.attr("kind"), int(node.attr("size"))
-    shape = x.shape if kind == "r2c" else x.shape[:-1]
-    before, _, inner = _around(shape, dim)
-    factors, width = radices(n), CHUNK_BYTES // x.dtype.itemsize
-    if factors is None or x.dtype not in (dtypes.float32, dtypes.float64):
-        return False
-    room = n + 3 * width if inner == 1 else (n + 2) * width
-    if 4 * room * x.dtype.itemsize > SCRATCH_BYTES:
-        return False
-    lines = 1 if kind == "c2c" else 2
-    units = -(-before // lines) if inner == 1 else before * -(-inner // (width * lines))
-    given: dict[str, Argument] = {
-        "x": Ref(outer.buffer(x)), "out": Ref(outer.buffer(out)), "table": roots(factors, x.dtype).ctypes.data, "n": n, "inner": inner,
-        "lines": before, "factors": sum(r << 4 * i for i, r in enumerate(factors)), "forward": int(node.attr("forward")),
-        "scale": scalar_bits(node.attr("scale"), dtypes.float64)}
-    kind = f"{kind} {ODD}" if any(r % 2 for r in factors) else kind
-    _append(outer, node, Routine("fft", kind, x.dtype.name, x.dtype.name), given, units, 8 * n * (lines if inner == 1 else width * lines))
-    return True
-
-
 _RULES: dict[str, Callable[[Lowering, Node], bool]] = {"scan": _scan, "sort": _sort, "topk": _topk, "scatter": _scatter,
-                                                      "sparse_matmul": _sparse_matmul, "fft": _fft}
+                                                      "sparse_matmul": _sparse_matmul}
