@@ -102,8 +102,8 @@ def fold_windows(value: Value) -> Operand | None:
         *lead, rows, columns = [() if n == 1 else _digits(axes, next(own), coefficients) for n in value.shape]
         if any(len(digits) > 1 for digits in lead) or not _are_windows(rows, columns):
             continue
-        # Neighbours along a kernel are worth more than every second one along a line.
-        across = not _are_lines(columns) or (columns[-1][1] != 1 and _are_lines_across(rows))
+        # Lines of the image that rows run along are worth more than short ones of a kernel, or every second element of one.
+        across = not _are_lines(columns) or ((columns[-1][1] != 1 or columns[-1][0] < SHORT_LINE) and _are_lines_across(rows))
         return Operand(base, linear.const, (*[d[0][1] if d else 0 for d in lead], 0, 0), Windows(rows, columns, across))
     return None
 

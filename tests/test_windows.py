@@ -99,6 +99,17 @@ def test_parts_of_transposed_convolutions_lie_in_turn(shape: tuple[int, ...], we
     assert not [s for s in steps if sum(i.opcode == "select" for i in s.kernel.body) > len(pads)]
 
 
+def test_gradients_of_weights_run_along_lines_of_the_image() -> None:
+    """Vectors of short lines of a kernel are put together from many pieces; those of an image as short as a few elements are no better."""
+    def across(*shapes: tuple[int, ...], **attrs: Any) -> list[bool]:
+        steps = [s for s in checked(*shapes, **attrs).steps if isinstance(s, GemmStep)]
+        return [s.b.windows is not None and s.b.windows.across for s in steps]
+    assert across((2, 12, 9, 16), (20, 12, 3, 3), padding=(1, 1)) == [False, False, True]
+    assert across((2, 12, 9, 40), (20, 12, 1, 9), padding=(0, 4)) == [False, False, False]
+    assert across((3, 12, 7, 7), (20, 12, 3, 3), padding=(1, 1)) == [False, False, False]
+    assert across((2, 6, 5, 8, 9), (20, 6, 3, 3, 3), padding=(1, 1, 1)) == [False, False, True]
+
+
 def test_windows_take_no_memory() -> None:
     x, w = treadle.randn(2, 16, 32, 32), treadle.randn(16, 16, 3, 3)
     program = treadle.inspect(lambda x, w: treadle.nn.functional.conv2d(x, w, padding=1), x, w).program
