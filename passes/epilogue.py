@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from treadle.ir.graph import Node, Value
 from treadle.passes.build import KernelBuilder, Place
+from treadle.passes.demand import is_view
 from treadle.passes.index import Axes, Expr
 from treadle.passes.product import has_kernel
 from treadle.passes.program import GemmStep, KernelStep
@@ -23,6 +24,31 @@ def only_readers(units: list[Unit], kept: set[Value]) -> dict[Unit, Unit]:
         users = readers.get(value, [])
         if len(users) == 1 and value not in kept and users[0].node is None and not users[0].reduce and users[0] not in found:
             found[users[0]] = unit
+    return found
+
+
+def same_elements(units: list[Unit], kept: set[Value], writers: dict[Value, list[Unit]], place: Place,
+                  order: dict[Node, int]) -> dict[Unit, tuple[Value, Value]]:
+    """Units that only copy a product nobody else reads, element by element in order: each with the product and what is written, which
+    may then be one memory. `kept`: values needed in memory anyway."""
+    readers: dict[Value, int] = {}
+    for unit in units:
+        for value in unit.loads:
+            readers[value] = readers.get(value, 0) + 1
+    found = {}
+    for unit in units:
+        if unit.node is not None or unit.reduce or len(unit.stores) != 1 or len(unit.loads) != 1 or not all(map(is_view, unit.inside)):
+            continue
+        (value,), store = unit.loads, unit.stores[0]
+        if value in kept or readers[value] != 1 or not has_kernel(value.node) or writers[store.target] != [unit]:
+            continue
+        if len(unit.neighbours()) > 1:  # it also has to follow something
+            continue
+        probe = KernelBuilder(unit, place, order)
+        probe.sweep_back()
+        whole = value.type.numel == store.target.type.numel and value.dtype is store.target.dtype
+        if whole and probe.loads.get(value) == [unit.axes.resolve(store.place)]:
+            found[unit] = value, store.target
     return found
 
 

@@ -8,7 +8,7 @@ from treadle.ir.dtypes import DType
 from treadle.ir.graph import Graph, Node, Value
 from treadle.passes.attention import is_attention, lower_attention
 from treadle.passes.build import KernelBuilder, Place
-from treadle.passes.epilogue import build_epilogue, only_readers
+from treadle.passes.epilogue import build_epilogue, only_readers, same_elements
 from treadle.passes.fuse import Fuser
 from treadle.passes.product import FORMS, shape_product
 from treadle.passes.program import BufferInfo, GemmStep, HostStep, Matrix, Program, Ref, ScalarInfo, ScalarRef
@@ -85,8 +85,13 @@ class _Lowering:
         for value in self.graph.outputs:
             self.new_buffer(value, "output")
         units = self.fuser.ordered()
-        for value in [v for v in self.fuser.stored if v not in self.buffers and v not in outputs]:
+        same = same_elements(units, outputs, self.fuser.stored, self.place, self.order)
+        units = [unit for unit in units if unit not in same]
+        shared = dict(same.values())
+        for value in [v for v in self.fuser.stored if v not in self.buffers and v not in outputs and v not in shared]:
             self.new_buffer(value, "temp")
+        for value, target in shared.items():
+            self.buffers[value] = self.buffers[target]
         self.epilogues = only_readers(units, set(self.graph.outputs))
         waiting = set(self.epilogues.values())
         for unit in units:

@@ -209,6 +209,28 @@ def test_epilogues() -> None:
     assert kinds(run(lambda b, x, y: b.sum(b.matmul(x, y), (1,), False, None), (8, 16), (16, 9))) == "gk"
 
 
+def test_products_in_other_shapes() -> None:
+    """A result that is a product's elements in another shape is the product's memory; not with some left out, or read elsewhere too."""
+    product = lambda b, x, y: b.matmul(x, y)
+    whole = lambda b, x, y: b.reshape(product(b, x, y), (2, 4, 3, 3))
+    p = run(whole, (8, 16), (16, 9))
+    assert kinds(p) == "g" and p.arena == 0 and isinstance(p.steps[0], GemmStep) and p.steps[0].epilogue is None
+    assert kinds(run(lambda b, x, y: b.reshape(product(b, x, y), (2, 24, 9)), (2, 3, 8, 16), (2, 3, 16, 9))) == "g"
+    assert kinds(run(lambda b, x, y: b.relu(b.sum(whole(b, x, y), (0,), False, None)), (8, 16), (16, 9))) == "gk"
+    assert kinds(run(lambda b, x, y: b.slice(whole(b, x, y), (0, 0, 0, 0), (1, 4, 3, 3), (1, 1, 1, 1)), (8, 16), (16, 9))) == "gk"
+
+    def both(b: Any, x: Any, y: Any) -> Any:
+        found = product(b, x, y)
+        return b.reshape(found, (72,)), b.neg(found)
+    p = run(both, (8, 16), (16, 9))
+    assert kinds(p) == "g" and isinstance(p.steps[0], GemmStep) and p.steps[0].epilogue is not None
+
+    def returned(b: Any, x: Any, y: Any) -> Any:
+        found = product(b, x, y)
+        return b.reshape(found, (72,)), found
+    assert "k" in kinds(run(returned, (8, 16), (16, 9)))
+
+
 @pytest.mark.parametrize("n", [40, 1 << 16, 50_021])
 def test_the_size_of_a_reduction_chooses_no_kernel(n: int) -> None:
     def kernels(n: int) -> list[Kernel]:
