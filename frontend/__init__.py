@@ -38,6 +38,7 @@ from treadle.arguments import guard as _guard
 from treadle.complex_numbers import *
 from treadle.conversions import clone as clone
 from treadle.convolution import *
+from treadle.counting import *
 from treadle.creation import *
 from treadle.creation import tensor as tensor
 from treadle.device import device as device
@@ -59,6 +60,7 @@ from treadle.legacy import *
 from treadle.legacy import Variable as _Variable
 from treadle.linear_algebra import *
 from treadle.methods import install as _install
+from treadle.order import *
 from treadle.printing import get_printoptions as get_printoptions
 from treadle.printing import printoptions as printoptions
 from treadle.printing import set_printoptions as set_printoptions

@@ -108,14 +108,28 @@ def refuse_first(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         refuse_misfits(function, args, {}, None)
 
 
+def flags_of(function: Callable[..., Any]) -> frozenset[str]:
+    """The parameters annotated as bool: a string or None for one would pass as true or false, and nothing fail."""
+    return frozenset([name for name, wanted in function.__annotations__.items() if wanted == "bool"])
+
+
+def refuse_flags(function: Callable[..., Any], flags: frozenset[str], kwargs: dict[str, Any]) -> None:
+    """TypeError for a flag given by name that is neither bool nor number."""
+    for name, value in kwargs.items():
+        if name in flags and value.__class__ is not bool:
+            refuse_misfits(function, (), {name: value}, None)
+
+
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, whose failures are TypeErrors where an argument is not of the annotated type."""
-    first = takes_tensor(function)
+    first, flags = takes_tensor(function), flags_of(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if first and (not args or args[0].__class__ is not Tensor):
             refuse_first(function, args)
+        if kwargs and flags:
+            refuse_flags(function, flags, kwargs)
         try:
             return function(*args, **kwargs) if kwargs else function(*args)
         except Exception as error:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from treadle.arguments import warn
 from treadle.functions import ADD, MUL, SUB, TABLE, WHERE, tensor_argument, where
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
@@ -100,8 +101,11 @@ def conj(input: Tensor) -> Tensor:
 
 
 def adjoint(input: Tensor) -> Tensor:
-    """`Tensor.mH`: the last two axes swapped, conjugated. RuntimeError below two axes."""
+    """`Tensor.mH`: the last two axes swapped, conjugated; a number conjugated, with a warning. RuntimeError for a vector."""
     ndim = tensor_argument("adjoint", input)._data.type.ndim
+    if not ndim:
+        warn("adjoint() is deprecated on 0-D tensors. Consider using x.conj().")
+        return conj(input)
     if ndim < 2:
         raise RuntimeError(f"tensor.mH is only supported on matrices or batches of matrices. Got {ndim}-D tensor.")
     return conj(matrix_transpose(input))
@@ -113,6 +117,8 @@ def hermitian(input: Tensor) -> Tensor:
     if ndim not in (0, 2):
         raise RuntimeError(f"tensor.H is only supported on matrices (2-D tensors). Got {ndim}-D tensor."
                            + (" For batches of matrices, consider using tensor.mH" if ndim > 2 else ""))
+    if not ndim:
+        warn("Tensor.H is deprecated on 0-D tensors. Consider using x.conj().")
     return conj(matrix_transpose(input) if ndim else input)
 
 

@@ -155,7 +155,8 @@ def _window_layout(shape: Sequence[int], kernel: Ints, out: Ints, stride: Ints, 
 def unfold(input: Tensor, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0, stride: Sizes = 1) -> Tensor:
     """The windows of images (N, C, H, W) or (C, H, W) as columns: (N, C KH KW, windows)."""
     if tensor_argument("unfold", input).dim() not in (3, 4):
-        raise RuntimeError(f"unfold: Expected 3D or 4D (batch mode) tensor, but got input of size: {list(input.shape)}")
+        kind = IndexError if input.dim() < 3 else RuntimeError
+        raise kind(f"unfold: Expected 3D or 4D (batch mode) tensor, but got input of size: {list(input.shape)}")
     kernel, dilations, widths, strides = (spread("unfold", name, v, 2) for name, v in (
         ("kernel_size", kernel_size), ("dilation", dilation), ("padding", padding), ("stride", stride)))
     for what, values in (("kernel size", kernel), ("stride", strides), ("dilation", dilations)):

@@ -18,7 +18,7 @@ from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
 from treadle.ir.ops.common import need_real
 from treadle.modes import listed
-from treadle.results import COPY, cast, into, with_out
+from treadle.results import COPY, cast, into, together, with_out
 from treadle.runtime.symbols import SymFloat, SymInt
 from treadle.tape import NoDerivative
 from treadle.tensor import Tensor, apply, assign
@@ -426,7 +426,8 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2**other."""
     tensor_argument("ldexp", other, "other", 2)
-    return apply(MUL, (tensor_argument("ldexp", input), apply(POW, (2.0, other))))
+    x, exponent = together(tensor_argument("ldexp", input), other)
+    return apply(MUL, (x, apply(POW, (2.0, exponent))))
 
 
 @with_out
@@ -449,19 +450,19 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 @with_out
 def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     """log(exp(input) + exp(other)) without overflow."""
-    x, y = tensor_argument("logaddexp", input), tensor_argument("logaddexp", other, "other", 2)
-    if x._data.type.dtype.is_complex or y._data.type.dtype.is_complex:
+    x, y = together(tensor_argument("logaddexp", input), tensor_argument("logaddexp", other, "other", 2))
+    if x._data.type.dtype.is_complex:
         from treadle.complex_numbers import logaddexp
-        return logaddexp(input, other)
-    return apply(TABLE["logaddexp"], (input, other))
+        return logaddexp(x, y)
+    return apply(TABLE["logaddexp"], (x, y))
 
 
 @with_out
 def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
     """log2(2**input + 2**other) without overflow."""
     ln2 = math.log(2.0)
-    tensor_argument("logaddexp2", other, "other", 2)
-    return apply(DIV, (apply(TABLE["logaddexp"], (apply(MUL, (input, ln2)), apply(MUL, (other, ln2)))), ln2))
+    x, y = together(tensor_argument("logaddexp2", input), tensor_argument("logaddexp2", other, "other", 2))
+    return apply(DIV, (apply(TABLE["logaddexp"], (apply(MUL, (x, ln2)), apply(MUL, (y, ln2)))), ln2))
 
 
 @with_out
@@ -475,6 +476,8 @@ def xlogy(input: Any, other: Any) -> Tensor:
 @with_out
 def copysign(input: Tensor, other: Any) -> Tensor:
     """The magnitude of input with the sign of other."""
+    if isinstance(other, Tensor):
+        input = together(tensor_argument("copysign", input), other)[0]
     size = apply(TABLE["abs"], (floating(tensor_argument("copysign", input)),))
     if isinstance(other, Tensor):
         return where(signbit(other), apply(TABLE["neg"], (size,)), size)

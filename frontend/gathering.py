@@ -4,7 +4,8 @@ The latter (nonzero, unique, masked_select, ...) look at their operands, which f
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from treadle.creation import drawn
 from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument, where
 from treadle.indexing import lookup
 from treadle.ir import dtypes
-from treadle.ir.dtypes import FLOAT, INT
-from treadle.ir.ops.common import need_real
+from treadle.ir.dtypes import FLOAT
+from treadle.ir.ops.common import need_real, not_implemented
 from treadle.ir.types import broadcast_shapes, normalize_dim
 from treadle.layout import EXPAND, RESHAPE, SLICE
 from treadle.per_example import for_each_example
@@ -24,19 +25,19 @@ from treadle.shaping import stack
 from treadle.tensor import Tensor, apply, assign, is_batched, read
 
 __all__ = [
-    "argsort", "argwhere", "bincount", "bucketize", "diagonal_scatter", "gather", "index_add", "index_copy", "index_fill", "index_put",
-    "index_reduce", "index_select", "isin", "masked_fill", "masked_scatter", "masked_select", "msort", "multinomial", "nonzero", "put",
-    "repeat_interleave", "scatter", "scatter_add", "scatter_reduce", "searchsorted", "select_scatter", "slice_scatter", "sort", "take",
-    "take_along_dim", "topk", "unique", "unique_consecutive", "unravel_index",
+    "argsort", "argwhere", "diagonal_scatter", "gather", "index_add", "index_copy", "index_fill", "index_put", "index_reduce",
+    "index_select", "masked_fill", "masked_scatter", "masked_select", "msort", "multinomial", "nonzero", "put", "repeat_interleave",
+    "scatter", "scatter_add", "scatter_reduce", "select_scatter", "slice_scatter", "sort", "take", "take_along_dim", "topk",
 ]
 
 
-def _array(x: Tensor) -> np.ndarray:
+def host_array(x: Tensor) -> np.ndarray:
+    """The elements, which are looked at."""
     from treadle.creation import to_array
     return to_array(x)
 
 
-def _wrap(array: np.ndarray, like: Tensor) -> Tensor:
+def from_host(array: np.ndarray, like: Tensor) -> Tensor:
     """An array that was computed from `like`, on its device."""
     from treadle.creation import adopt
     return adopt(np.ascontiguousarray(array).reshape(array.shape), like)
@@ -62,32 +63,51 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False,
 @with_out
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     """`gather` with broadcasting; over the flat tensor without `dim`."""
+    _need_long("take_along_dim", indices, RuntimeError)
     if dim is None:
         return gather(apply(RESHAPE, (input,), ((input._data.type.numel,),)), 0, apply(RESHAPE, (indices,), ((indices._data.type.numel,),)))
-    dim = _axis("take_along_dim", input, dim)
     a, b = list(input._data.type.shape), list(indices._data.type.shape)
     if len(a) != len(b):
         raise RuntimeError("take_along_dim(): input and indices should have the same number of dimensions, but got "
                            f"{len(a)} dimensions for input, and {len(b)} dimensions for indices")
+    dim = _axis("take_along_dim", input, dim)
     if not a:
-        return gather(input, 0, indices)
+        raise IndexError(f"take_along_dim: Dimension specified as {dim} but tensor has no dimensions")
     common = broadcast_shapes("take_along_dim", (*a[:dim], 1, *a[dim + 1:]), (*b[:dim], 1, *b[dim + 1:]))
     x = apply(EXPAND, (input,), ((*common[:dim], a[dim], *common[dim + 1:]),))
     return gather(x, dim, apply(EXPAND, (indices,), ((*common[:dim], b[dim], *common[dim + 1:]),)))
 
 
 def _corner(src: Tensor, index: Tensor) -> Tensor:
-    """The part of a source that an index of smaller size refers to."""
+    """The part of a source that an index of smaller size refers to. RuntimeError where they have not as many axes."""
     have, want = src._data.type.shape, index._data.type.shape
-    if have == want or len(have) != len(want) or any([n < m for n, m in zip(have, want, strict=True)]):
+    if len(have) != len(want):
+        raise RuntimeError(f"Index tensor must have the same number of dimensions as src tensor (index {list(want)}, src {list(have)})")
+    if have == want or any([n < m for n, m in zip(have, want, strict=True)]):
         return src
     return apply(SLICE, (src,), ((0,) * len(want), want, (1,) * len(want)))
+
+
+def _lines(scattering: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorates a scattering function: an empty index changes nothing, and a 0-d tensor beside vectors is a vector."""
+    @functools.wraps(scattering)
+    def function(input: Tensor, dim: int, index: Tensor, src: Any = None, *rest: Any, **named: Any) -> Tensor:
+        shapes = [x._data.type.shape for x in (input, index, src) if isinstance(x, Tensor)]
+        if 0 in shapes[1]:
+            normalize_dim(scattering.__name__, dim, len(shapes[0]))
+            return apply(COPY, (input,))
+        if () in shapes and {len(shape) for shape in shapes} == {0, 1}:
+            line = [x.reshape(-1) if isinstance(x, Tensor) else x for x in (input, index, src)]
+            return scattering(line[0], dim, *line[1:], *rest, **named).reshape(shapes[0])
+        return scattering(input, dim, index, src, *rest, **named)
+    return function
 
 
 _REDUCTIONS = {"add": "sum", "multiply": "prod", "sum": "sum", "prod": "prod", "amax": "amax", "amin": "amin", "mean": "mean"}
 
 
 @with_out
+@_lines
 def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Tensor:
     """A copy of input with src (a tensor or a number) written at the places that `gather` would read."""
     source = checked("scatter", value if src is None else src, "src", 4)
@@ -102,14 +122,17 @@ def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: A
 
 
 @with_out
+@_lines
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of input with src added at the places that `gather` would read."""
     tensor_argument("scatter_add", src, "src", 4)
     x = tensor_argument("scatter_add", input)
-    return apply(TABLE["scatter_add"], (x, index, _corner(src, index)), (_axis("scatter_add", x, dim),))
+    axis = _axis("scatter_add", x, dim)
+    return apply(TABLE["scatter_add"], (x, index, _corner(src, index)), (axis,))
 
 
 @with_out
+@_lines
 def scatter_reduce(input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
     """A copy of input combined with src by "sum", "prod", "mean", "amax" or "amin"."""
     if reduce not in ("sum", "prod", "mean", "amax", "amin"):
@@ -135,6 +158,21 @@ def _vector(name: str, index: Tensor) -> Tensor:
     return index if index._data.type.ndim else apply(RESHAPE, (index,), ((1,),))
 
 
+def _need_long(name: str, index: Tensor, error: type[Exception]) -> None:
+    if tensor_argument(name, index, "index")._data.type.dtype is not dtypes.int64:
+        raise error(f"{name}(): Expected a long tensor for index, but got {index._data.type.dtype.name}")
+
+
+def _check_rows(name: str, input: Tensor, dim: int, index: Tensor, source: Tensor) -> None:
+    """RuntimeError unless `source` has the input's shape but for one axis, along which it has an entry for each index."""
+    axis, have, want = _axis(name, input, dim), list(source._data.type.shape), list(input._data.type.shape)
+    if want and len(want) == len(have):
+        want[axis] = index._data.type.numel
+    if have != want:
+        raise RuntimeError(f"{name}_(): source tensor shape must match self tensor shape, excluding the specified dimension, and have an "
+                           f"entry for each index: {list(input._data.type.shape)}, {index._data.type.numel} indices and source {have}")
+
+
 def index_select(input: Tensor, dim: int, index: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The entries `index` (a vector) of an axis."""
     axis = _axis("index_select", input, dim)
@@ -145,6 +183,7 @@ def index_select(input: Tensor, dim: int, index: Tensor, *, out: Tensor | None =
 @with_out
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
     """A copy of input with alpha * source added to entries of an axis."""
+    _check_rows("index_add", input, dim, index, source)
     src = source if alpha == 1 else apply(MUL, (source, alpha))
     return apply(TABLE["index_add"], (input, _vector("index_add", index), src), (_axis("index_add", input, dim),))
 
@@ -152,6 +191,13 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
 @with_out
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """A copy of input with source written over entries of an axis."""
+    have, rank, count = source._data.type.shape, input._data.type.ndim, index._data.type.numel
+    if have and rank and len(have) != rank:
+        raise IndexError(f"index_copy_(): When source and destination are not scalars, their dimensionality must match. Source "
+                         f"dimensionality ({len(have)}), destination dimensionality ({rank})")
+    _need_long("index_copy", index, RuntimeError)
+    if count != (have[_axis("index_copy", source, dim)] if have else 1):
+        raise IndexError(f"index_copy_(): Number of indices ({count}) should be equal to source.size(dim), of a source of {list(have)}")
     return apply(TABLE["index_copy"], (input, _vector("index_copy", index), source), (_axis("index_copy", input, dim),))
 
 
@@ -164,14 +210,15 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
         nowhere = apply(TABLE["full"], (False,), (input._data.type.shape, dtypes.bool_, input._data.type.device))
         written = index_fill(nowhere, dim, index, True)
         return where(written, cast(value, input._data.type.dtype), input)
-    number = value
-    return apply(TABLE["index_copy"], (input, _vector("index_fill", index), number), (_axis("index_fill", input, dim),))
+    _need_long("index_fill", index, IndexError)
+    return apply(TABLE["index_copy"], (input, _vector("index_fill", index), value), (_axis("index_fill", input, dim),))
 
 
 @with_out
 def index_reduce(input: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
     """A copy of input with entries of an axis combined with source by "prod", "mean", "amax" or "amin"."""
     axis, shape = _axis("index_reduce", input, dim), source._data.type.shape
+    _check_rows("index_reduce", input, dim, index, source)
     lanes = tuple([shape[axis] if d == axis else 1 for d in range(len(shape))])
     places = apply(RESHAPE, (_vector("index_reduce", index),), (lanes,))
     return scatter_reduce(input, axis, apply(EXPAND, (places,), (shape,)), source, reduce, include_self=include_self)
@@ -189,8 +236,12 @@ def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Any, accu
             if axis + item._data.type.ndim > input._data.type.ndim or not item._data.type.shape:
                 raise IndexError(f"index_put: too many indices for tensor of dimension {input._data.type.ndim}, got a mask of shape "
                                  f"{list(item._data.type.shape)} at axis {axis}")
-            for places in np.nonzero(_array(item)):
-                parts.append(_wrap(places, item))
+            for d, n in enumerate(item._data.type.shape):
+                if n != input._data.type.shape[axis + d]:
+                    raise IndexError(f"The shape of the mask {list(item._data.type.shape)} at index {d} does not match the shape of the "
+                                     f"indexed tensor {list(input._data.type.shape)} at index {axis + d}")
+            for places in np.nonzero(host_array(item)):
+                parts.append(from_host(places, item))
                 dims.append(axis)
                 axis += 1
         else:
@@ -203,13 +254,18 @@ def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Any, accu
 @with_out
 def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flat tensor."""
+    _need_long("take", index, RuntimeError)
     flat = apply(RESHAPE, (input,), ((input._data.type.numel,),))
     return apply(TABLE["index_select"], (flat, index), (0,))
 
 
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
     """A copy of input with elements of the flat tensor written or added."""
+    _need_long("put_", index, RuntimeError)
     type = input._data.type
+    if source._data.type.numel != index._data.type.numel:
+        raise IndexError(f"put_(): Expected source and index to have the same number of elements, but got {source._data.type.numel} and "
+                         f"{index._data.type.numel}")
     flat = apply(RESHAPE, (input,), ((type.numel,),))
     source = apply(RESHAPE, (source,), (index._data.type.shape,))
     return apply(RESHAPE, (apply(TABLE["index_put"], (flat, source, index), ((0,), accumulate)),), (type.shape,))
@@ -268,10 +324,10 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     if mask._data.type.dtype is not dtypes.bool_:
         raise RuntimeError("masked_select: expected BoolTensor for mask")
     shape = broadcast_shapes("masked_select", input._data.type.shape, mask._data.type.shape)
-    places = np.flatnonzero(np.broadcast_to(_array(mask), shape))
+    places = np.flatnonzero(np.broadcast_to(host_array(mask), shape))
     count = int(np.prod(shape, dtype=np.int64))
     flat = apply(RESHAPE, (apply(EXPAND, (input,), (tuple(shape),)),), ((count,),))
-    return apply(TABLE["index_select"], (flat, _wrap(places, input)), (0,))
+    return apply(TABLE["index_select"], (flat, from_host(places, input)), (0,))
 
 
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
@@ -285,13 +341,13 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     type = input._data.type
     if is_batched(mask):
         return _scattered_unseen(input, mask, source)
-    places = np.flatnonzero(np.broadcast_to(_array(mask), type.shape))
+    places = np.flatnonzero(np.broadcast_to(host_array(mask), type.shape))
     if places.size > source._data.type.numel:
         raise RuntimeError(f"masked_scatter: expected self and source to have same dtypes and source to hold at least {places.size} "
                            f"elements, but it has {source._data.type.numel}")
     head = apply(SLICE, (apply(RESHAPE, (source,), ((source._data.type.numel,),)),), ((0,), (places.size,), (1,)))
     flat = apply(RESHAPE, (input,), ((type.numel,),))
-    return apply(RESHAPE, (apply(TABLE["index_copy"], (flat, _wrap(places, input), head), (0,)),), (type.shape,))
+    return apply(RESHAPE, (apply(TABLE["index_copy"], (flat, from_host(places, input), head), (0,)),), (type.shape,))
 
 
 def _scattered_unseen(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
@@ -308,13 +364,13 @@ def _scattered_unseen(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
 @with_out
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Indices of the elements that are not zero: one row each, or a tuple of one vector an axis."""
-    x = dtypes.plain(_array(tensor_argument("nonzero", input)))
+    x = dtypes.plain(host_array(tensor_argument("nonzero", input)))
     flat = np.flatnonzero(x if x.dtype == np.bool_ else x != np.zeros((), x.dtype))  # numpy is fastest at truth values
     found = np.unravel_index(flat, x.shape) if x.ndim > 1 else (flat,)
     if as_tuple:
-        return tuple([_wrap(i.astype(np.int64), input) for i in found])
+        return tuple([from_host(i.astype(np.int64), input) for i in found])
     rows = np.stack(found, 1) if x.ndim != 1 else found[0].reshape(-1, 1)
-    return _wrap(rows.astype(np.int64, copy=False) if x.ndim else np.zeros((found[0].size, 0), np.int64), input)
+    return from_host(rows.astype(np.int64, copy=False) if x.ndim else np.zeros((found[0].size, 0), np.int64), input)
 
 
 def argwhere(input: Tensor) -> Tensor:
@@ -361,136 +417,34 @@ def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: boo
     return PAIRS["topk"](*apply(TABLE["topk"], (x,), (k, axis, largest, sorted)))
 
 
-# -- sets --------------------------------------------------------------------------------------------------------------------------
-def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
-    """The distinct elements in ascending order (or distinct slices of an axis); optionally where each went, and how often it occurs."""
-    x = _array(tensor_argument("unique", input))
-    if dim is not None:
-        dim = normalize_dim("unique", dim, x.ndim)
-        empty = [d for d, n in enumerate(x.shape) if not n]
-        if empty and empty != [dim]:
-            raise RuntimeError("There are 0 sized dimensions, and they aren't selected, so unique cannot be applied")
-    options: dict[str, Any] = {"return_inverse": return_inverse, "return_counts": return_counts, "axis": dim}
-    found: Any = np.unique(x, **options, equal_nan=False)  # NaNs stay apart
-    values, *rest = found if isinstance(found, tuple) else (found,)
-    inverse = rest[0].reshape(x.shape if dim is None else (x.shape[dim],)) if return_inverse else None
-    return _set_result(input, values, inverse, rest[-1] if return_counts else None)
-
-
-def _set_result(x: Tensor, values: np.ndarray, inverse: np.ndarray | None, counts: np.ndarray | None) -> Any:
-    results = [_wrap(values, x), *[_wrap(a.astype(np.int64), x) for a in (inverse, counts) if a is not None]]
-    return results[0] if len(results) == 1 else tuple(results)
-
-
-def unique_consecutive(input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
-    """Runs of equal elements (or of equal slices of an axis) reduced to one."""
-    x = _array(input)
-    shape = x.shape
-    rows = x.reshape(-1) if dim is None else np.moveaxis(x, dim, 0)
-    flat = rows.reshape(rows.shape[0], -1) if rows.size else rows.reshape(rows.shape[0], 0)
-    fresh = np.ones(len(flat), bool)
-    fresh[1:] = np.any(flat[1:] != flat[:-1], axis=1)
-    starts = np.flatnonzero(fresh)
-    values = rows[starts] if dim is None else np.moveaxis(rows[starts], 0, dim)
-    inverse = np.cumsum(fresh) - 1 if return_inverse else None
-    counts = np.diff(np.append(starts, len(flat))) if return_counts else None
-    return _set_result(input, values, inverse.reshape(shape) if inverse is not None and dim is None else inverse, counts)
-
-
-@with_out
-@for_each_example
-def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
-    """Whether each element occurs among the test elements."""
-    if not isinstance(elements, Tensor):
-        tensor_argument("isin", test_elements, "test_elements", 2)
-    for name, x in (("elements", elements), ("test_elements", test_elements)):
-        if not isinstance(x, Tensor | int | float | complex | np.number):
-            tensor_argument("isin", x, name)
-    a, b = (_array(x) if isinstance(x, Tensor) else np.asarray(x) for x in (elements, test_elements))
-    return _wrap(np.asarray(np.isin(a, b, invert=invert)), elements if isinstance(elements, Tensor) else test_elements)
-
-
-def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
-    """How often each non-negative integer occurs, or the sum of its weights."""
-    x = tensor_argument("bincount", input)
-    if minlength < 0:
-        raise RuntimeError(f"bincount: minlength should be >= 0, got {minlength}")
-    if x._data.type.ndim != 1 or x._data.type.dtype.category >= FLOAT:
-        raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
-    array = _array(x)
-    try:
-        counts = np.bincount(array, None if weights is None else _array(weights).astype(np.float64), minlength)
-    except ValueError:
-        if array.size and array.min() < 0:
-            raise RuntimeError("bincount only supports 1-d non-negative integral inputs.") from None
-        raise
-    if weights is None:
-        return _wrap(counts.astype(np.int64), x)
-    return _wrap(counts.astype(np.float32 if weights._data.type.dtype is dtypes.float32 else np.float64), x)
-
-
-@with_out
-@for_each_example
-def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None,
-                 sorter: Tensor | None = None) -> Tensor:
-    """Where to insert values into sorted rows so that they stay sorted."""
-    if side is not None and side not in ("left", "right"):
-        raise RuntimeError(f"searchsorted(): side can only be 'left' or 'right' but got {side}")
-    need_real("searchsorted", *[t._data.type for t in (sorted_sequence, values) if isinstance(t, Tensor)])
-    if isinstance(values, Tensor) and values._data.type.dtype is sorted_sequence._data.type.dtype:
-        rows_in_order = sorted_sequence if sorter is None else take_along_dim(sorted_sequence, sorter, -1)
-        places = apply(TABLE["searchsorted"], (rows_in_order, values), (right or side == "right",))
-        return cast(places, dtypes.int32) if out_int32 else places
-    rows = _array(sorted_sequence)
-    if rows.ndim == 0:
-        raise RuntimeError("searchsorted(): boundaries tensor should have positive dimension, but got 0 dimension")
-    if sorter is not None:
-        rows = np.take_along_axis(rows, _array(sorter), -1)
-    wanted = _array(values) if isinstance(values, Tensor) else np.asarray(values)
-    where_to: Any = "right" if right or side == "right" else "left"
-    if rows.ndim == 1:
-        found = np.asarray(np.searchsorted(rows, wanted, where_to))
-    else:
-        if rows.shape[:-1] != wanted.shape[:-1]:
-            raise RuntimeError(f"searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of boundaries tensor "
-                               f"and input value tensor must match, but we got boundaries tensor {list(rows.shape)} and input value tensor "
-                               f"{list(wanted.shape)}")
-        found = np.empty(wanted.shape, np.int64)
-        for i in np.ndindex(*rows.shape[:-1]):
-            found[i] = np.searchsorted(rows[i], wanted[i], where_to)
-    return _wrap(found.astype(np.int32 if out_int32 else np.int64), sorted_sequence)
-
-
-@with_out
-@for_each_example
-def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
-    """The bucket between boundaries in which each value lies."""
-    if not isinstance(input, Tensor | int | float | np.number):
-        tensor_argument("bucketize", input)
-    return searchsorted(boundaries, input, out_int32=out_int32, right=right)
-
-
-def unravel_index(indices: Tensor, shape: Sequence[int]) -> tuple[Tensor, ...]:
-    """Coordinates in `shape` of indices into the flat tensor."""
-    if tensor_argument("unravel_index", indices)._data.type.dtype.category != INT:
-        raise TypeError(f"unravel_index: expected 'indices' to be integer dtype, but got {indices._data.type.dtype.name}")
-    at = cast(indices, dtypes.int64)
-    out: list[Tensor] = []
-    for n in reversed(tuple(shape)):
-        out.append(apply(TABLE["remainder"], (at, n)))
-        at = apply(TABLE["floor_divide"], (at, n))
-    return tuple(reversed(out))
-
-
 # -- repetition and sampling -----------------------------------------------------------------------------------------------------------
+def _counts(repeats: Tensor) -> np.ndarray:
+    """How often each entry is repeated, as `repeat_interleave` takes it."""
+    if repeats._data.type.dtype not in (dtypes.int32, dtypes.int64):
+        raise not_implemented("repeat_interleave_cpu", repeats._data.type.dtype, (repeats._data.type,))
+    if repeats._data.type.ndim != 1:
+        raise RuntimeError(f"repeat_interleave only accept 1D vector as repeat, got one of shape {list(repeats._data.type.shape)}")
+    counts = host_array(repeats)
+    if counts.size and counts.min() < 0:
+        raise RuntimeError("repeats can not be negative")
+    return counts
+
+
+def _check_length(output_size: int | None, length: int) -> None:
+    if output_size is not None and output_size != length:
+        raise RuntimeError(f"repeat_interleave: Invalid output_size, expected {length} but got {output_size}")
+
+
 @numpy_names
 def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None) -> Tensor:
     """Each entry of an axis (of the flat tensor without `dim`) repeated in place; `repeats` a number or one count an entry."""
     if repeats is None:
-        counts = _array(input)
-        return _wrap(np.repeat(np.arange(counts.size), counts), input)
+        counts = _counts(input)
+        return from_host(np.repeat(np.arange(counts.size), counts), input)
     x = apply(RESHAPE, (input,), ((input._data.type.numel,),)) if dim is None else input
     axis = 0 if dim is None else _axis("repeat_interleave", input, dim)
+    if not x._data.type.shape:
+        raise IndexError(f"repeat_interleave: Dimension specified as {dim} but tensor has no dimensions")
     shape = x._data.type.shape
     if isinstance(repeats, Tensor):
         if repeats._data.type.numel == 1:
@@ -499,10 +453,12 @@ def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None
             if repeats._data.type.numel != shape[axis]:
                 raise RuntimeError("repeats must have the same size as input along dim, but got repeats.size(0) = "
                                    f"{repeats._data.type.numel} and input.size({axis}) = {shape[axis]}")
-            index = _wrap(np.repeat(np.arange(shape[axis]), _array(repeats)), x)
+            index = from_host(np.repeat(np.arange(shape[axis]), _counts(repeats)), x)
+            _check_length(output_size, index._data.type.numel)
             return apply(TABLE["index_select"], (x, index), (axis,))
     if repeats < 0:
         raise RuntimeError("repeats can not be negative")
+    _check_length(output_size, repeats * shape[axis])
     wide = apply(RESHAPE, (x,), ((*shape[:axis + 1], 1, *shape[axis + 1:]),))
     wide = apply(EXPAND, (wide,), ((*shape[:axis + 1], repeats, *shape[axis + 1:]),))
     return apply(RESHAPE, (wide,), ((*shape[:axis], shape[axis] * repeats, *shape[axis + 1:]),))
@@ -550,9 +506,9 @@ def _check_weights(weights: Tensor, wanted: int) -> None:
 
 def _drawn_again(weights: Tensor, count: int, generator: Any) -> Tensor:
     """Places where uniform numbers lie among running sums of the weights."""
-    rows = _array(weights).astype(np.float64).reshape(-1, weights._data.type.shape[-1])
-    numbers = _array(drawn("random_uniform", weights.new_empty(len(rows), count), dtypes.float32, generator)).astype(np.float64)
+    rows = host_array(weights).astype(np.float64).reshape(-1, weights._data.type.shape[-1])
+    numbers = host_array(drawn("random_uniform", weights.new_empty(len(rows), count), dtypes.float32, generator)).astype(np.float64)
     edges = np.cumsum(rows, 1)
     out = np.stack([np.searchsorted(e, u * e[-1], "right") for e, u in zip(edges, numbers, strict=True)])
     last = rows.shape[1] - 1 - np.argmax(rows[:, ::-1] > 0, axis=1)
-    return _wrap(np.minimum(out, last[:, None]).reshape(*weights._data.type.shape[:-1], count).astype(np.int64), weights)
+    return from_host(np.minimum(out, last[:, None]).reshape(*weights._data.type.shape[:-1], count).astype(np.int64), weights)

@@ -203,6 +203,11 @@ def lookup(op: op_table.Op, x: Tensor, indices: Sequence[Tensor], attrs: op_tabl
     return result
 
 
+def _is_mask(index: Any) -> bool:
+    """Whether the index is a mask alone: then one number is filled in, of any dtype."""
+    return isinstance(index, Tensor) and index._data.type.dtype in (dtypes.bool_, dtypes.uint8)
+
+
 def setitem(x: Tensor, index: Any, value: Any) -> None:
     """`x[index] = value`, broadcasting value and casting it to x's dtype."""
     check_writable(x, "__setitem__")
@@ -217,6 +222,9 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
     dtype = x._data.type.dtype
     if parsed.advanced:
         if isinstance(value, Tensor) and value._data.type.dtype is not dtype:
+            if value._data.type.numel != 1 or not _is_mask(index):
+                raise RuntimeError(f"Index put requires the source and destination dtypes match, got {dtype.title} for the destination and "
+                                   f"{value._data.type.dtype.title} for the source.")
             value = apply(op_table.TABLE["cast"], (value,), (dtype,))
         dims = tuple([d for d, _ in parsed.advanced])
         indices = [i for _, i in parsed.advanced]

@@ -143,6 +143,9 @@ def meshgrid(*tensors: Tensors, indexing: str = "ij") -> tuple[Tensor, ...]:
         raise RuntimeError("meshgrid expects a non-empty TensorList")
     if len({x._data.type.dtype for x in xs}) > 1:
         raise RuntimeError("meshgrid expects all tensors to have the same dtype")
+    for x in xs:
+        if x._data.type.ndim > 1:
+            raise RuntimeError(f"treadle.meshgrid: Expected 0D or 1D tensor in the tensor list but got: {x._data.type}")
     swap = indexing == "xy" and len(xs) > 1
     order = [1, 0, *range(2, len(xs))] if swap else list(range(len(xs)))
     shape = tuple([xs[i]._data.type.numel for i in order])

@@ -21,6 +21,7 @@ from treadle.factorizations import (
 from treadle.functions import TABLE, as_dtype, cast, into, tensor_argument
 from treadle.ir.dtypes import FLOAT, bfloat16, bool_, float16, float32, int32, int64, to_real
 from treadle.ir.ops.linalg import LinAlgError
+from treadle.ir.types import normalize_dim
 from treadle.layout import PERMUTE
 from treadle.linear_algebra import matmul
 from treadle.linear_algebra import matrix_power as _matrix_power
@@ -175,6 +176,8 @@ def qr(A: Tensor, mode: str = "reduced", *, out: Any = None) -> Any:
 def pinv(A: Tensor, rcond: Any = None, hermitian: bool = False, *, atol: Any = None, rtol: Any = None, out: Tensor | None = None) -> Tensor:
     """The Moore-Penrose inverse; singular values below max(atol, rtol * largest) count as zero."""
     t = _matrix("pinv", A)._data.type
+    if t.ndim < 2:
+        raise RuntimeError(f"linalg.pinv: expected a tensor with 2 or more dimensions of a floating dtype, got {t}")
     rtol = rtol if rcond is None else rcond
     if rtol is None:
         rtol = 0.0 if atol is not None else max(t.shape[-2:]) * _EPSILON.get(to_real(t.dtype).itemsize, 0.0)
@@ -223,6 +226,8 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
 
 def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None, dtype: Any = None) -> Tensor:
     """The vector norm over one axis (or all), the matrix norm over two."""
+    if ord is not None and dim is None and A._data.type.ndim not in (1, 2):
+        raise RuntimeError(f"linalg.norm: If dim is not specified but ord is, the input must be 1D or 2D. Got {A._data.type.ndim}D.")
     if ord is not None and (isinstance(ord, str) or (dim is not None and not isinstance(dim, int) and len(dim) == 2)
                             or (dim is None and A._data.type.ndim == 2)):
         return into(out, matrix_norm(A, ord, (-2, -1) if dim is None else dim, keepdim, dtype=dtype), "linalg.norm")
@@ -249,7 +254,7 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keep
     if x._data.type.dtype.category < FLOAT or x._data.type.ndim < 2:
         raise RuntimeError(f"linalg.matrix_norm: expected floating-point matrices, got {x._data.type}")
     n = x._data.type.ndim
-    rows, columns = (d % n for d in dim)
+    rows, columns = (normalize_dim("linalg.matrix_norm", d, n) for d in dim)
     if ord == "fro":
         return into(out, _vector_norm(x, 2, (rows, columns), keepdim), "linalg.matrix_norm")
     if ord in ("nuc", 2, -2):
@@ -291,7 +296,10 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) ->
     """sum(conj(x) * y) over an axis."""
     if x._data.type.dtype.category < FLOAT:
         raise RuntimeError(f"linalg.vecdot: Expected a floating point or complex tensor as input. Got {x._data.type.dtype.title}")
-    return into(out, sum(x.conj() * y, dim), "linalg.vecdot")
+    if x._data.type.dtype is not y._data.type.dtype:
+        raise RuntimeError(f"linalg.vecdot: Expected x and y to have the same dtype, but found x of type {x._data.type.dtype.title} and y "
+                           f"of type {y._data.type.dtype.title} instead")
+    return into(out, sum(x.conj() * y, dim if max(x.dim(), y.dim()) != 1 else -1), "linalg.vecdot")
 
 
 @listed
@@ -322,6 +330,8 @@ def vander(x: Tensor, *, N: int | None = None) -> Tensor:
         raise RuntimeError(f"linalg.vander supports floating point, complex, and integer tensors, but got {x._data.type.dtype.title}")
     x = x if x._data.type.shape else x.reshape(1)
     n = x._data.type.shape[-1] if N is None else N
+    if n <= 1 and N is not None:
+        raise RuntimeError("N must be greater than 1.")
     return x.unsqueeze(-1) ** arange(n)
 
 

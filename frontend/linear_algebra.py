@@ -102,11 +102,17 @@ def bmm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
     return into(out, apply(MATMUL, (x, y)), "bmm")
 
 
+def _matrix_times_vector(input: Tensor, vec: Tensor) -> Tensor:
+    return matmul(_need("mv", input, 2, "input"), _need("mv", vec, 1, "vec"))
+
+
 @with_out
 @listed
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """A matrix times a vector."""
-    return matmul(_need("mv", input, 2, "input"), _need("mv", vec, 1, "vec"))
+    if not tensor_argument("mv", input)._data.type.shape:
+        raise IndexError("mv: Dimension specified as 0 but tensor has no dimensions")
+    return _matrix_times_vector(input, vec)
 
 
 @with_out
@@ -139,6 +145,9 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
         return apply(MUL, (input, other))
     if len(input._data.type.shape) == 1 == len(other._data.type.shape):
         return dot(input, other)
+    if input._data.type.shape[-1] != other._data.type.shape[-1]:
+        raise RuntimeError(f"inner() the last dimension must match on both input tensors but got shapes {list(input._data.type.shape)} and "
+                           f"{list(other._data.type.shape)}")
     return tensordot(input, other, ([-1], [-1]))
 
 
@@ -182,7 +191,7 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: 
 @listed
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * (mat @ vec)."""
-    return _combine(input, mv(mat, vec), beta, alpha)
+    return _combine(input, _matrix_times_vector(mat, vec), beta, alpha)
 
 
 @with_out
@@ -193,16 +202,23 @@ def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: f
     return cast(found, dtypes.bool_) if input._data.type.dtype is product._data.type.dtype is dtypes.bool_ else found
 
 
+def _stacked(batch1: Tensor, batch2: Tensor) -> Tensor:
+    """`bmm`, with IndexErrors for axes that are missing, as in PyTorch."""
+    for batch in (batch1, batch2):
+        normalize_dim("bmm", 2, tensor_argument("bmm", batch)._data.type.ndim)
+    return bmm(batch1, batch2)
+
+
 @with_out
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * bmm(batch1, batch2)."""
-    return _combine(input, bmm(batch1, batch2), beta, alpha)
+    return _combine(input, _stacked(batch1, batch2), beta, alpha)
 
 
 @with_out
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * the sum of the products of two stacks."""
-    product = bmm(batch1, batch2)
+    product = _stacked(batch1, batch2)
     return _combine(input, sum(product, 0, dtype=product.dtype), beta, alpha)
 
 

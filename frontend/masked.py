@@ -15,7 +15,11 @@ __all__ = ["amax", "amin", "argmax", "argmin", "cumprod", "cumsum", "log_softmax
 
 
 def _filled(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
-    return x if mask is None else treadle.where(mask, x, value)
+    if mask is None:
+        return x
+    if mask.dim() > x.dim():
+        raise IndexError("_input_mask expected broadcastable mask (got mask dimensionality higher than of the input)")
+    return treadle.where(mask.to(treadle.bool), x, value)
 
 
 def _cast(x: Tensor, dtype: Any) -> Tensor:

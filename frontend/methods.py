@@ -11,6 +11,7 @@ from treadle import (
     autograd,
     complex_numbers,
     conversions,
+    counting,
     creation,
     functions,
     gathering,
@@ -22,6 +23,7 @@ from treadle import (
     legacy,
     linear_algebra,
     method_docs,
+    order,
     overlapping,
     printing,
     random_fills,
@@ -517,7 +519,7 @@ METHODS: dict[str, Callable[..., Any]] = {
 
 
 # Functions of these modules whose first parameter is `input` become methods.
-MODULES = (functions, complex_numbers, shaping, joining, reductions, linear_algebra, gathering, statistics)
+MODULES = (functions, complex_numbers, shaping, joining, reductions, order, linear_algebra, gathering, counting, statistics)
 # Methods whose in-place form makes sense beside the elementwise functions.
 ALSO_IN_PLACE = ("sgn", "conj_physical", "masked_fill", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy",
                  "index_fill", "index_put", "masked_scatter", "cumsum", "cumprod", "tril", "triu", "addmm", "addmv", "addr", "baddbmm",

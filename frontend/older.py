@@ -126,7 +126,7 @@ def triangular_solve(b: Tensor, A: Tensor, upper: bool = True, transpose: bool =
 
 
 # -- others --------------------------------------------------------------------------------------------------------------------------
-def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1) -> list[Tensor]:
+def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1) -> tuple[Tensor, ...]:
     """Differences of second order inside and of order `edge_order` at the ends, along each axis; spacing is one number, or one per axis."""
     dims = list(range(input.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
     for d in dims:
@@ -144,8 +144,8 @@ def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: in
         raise RuntimeError(f"torch.gradient does not support {input.dtype} input.")
     if not input.dtype.is_floating_point and not input.dtype.is_complex:
         input = input.to(treadle.get_default_dtype())
-    return [_over(input, d, h, edge_order) if isinstance(h, Tensor) else _along(input, d, float(h), edge_order)
-            for d, h in zip(axes, steps, strict=True)]
+    return tuple([_over(input, d, h, edge_order) if isinstance(h, Tensor) else _along(input, d, float(h), edge_order)
+                  for d, h in zip(axes, steps, strict=True)])
 
 
 def _over(x: Tensor, d: int, places: Tensor, order: int) -> Tensor:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from treadle.arguments import refuse_first, refuse_misfits, takes_tensor
+from treadle.arguments import flags_of, refuse_first, refuse_flags, refuse_misfits, takes_tensor
 from treadle.ir import op as op_table
-from treadle.ir.dtypes import DType
+from treadle.ir.dtypes import FLOAT, DType
+from treadle.ir.types import result_dtype
 from treadle.layout import strides_of
 from treadle.tensor import Tensor, apply, assign
 from treadle.view_writes import refuse_overlap
@@ -18,6 +19,12 @@ CAST, COPY = op_table.get("cast"), op_table.get("copy")
 def cast(x: Tensor, dtype: DType) -> Tensor:
     """`x` itself when it has that dtype already."""
     return x if x._data.type.dtype is dtype else apply(CAST, (x,), (dtype,))
+
+
+def together(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in the dtype to which they promote, where that is a floating or complex one."""
+    dtype = result_dtype(tuple([t._data.type for t in tensors]))
+    return [cast(t, dtype) for t in tensors] if dtype.category >= FLOAT else list(tensors)
 
 
 def fresh(value: Tensor, target: Tensor) -> Tensor:
@@ -61,12 +68,14 @@ def into(out: Any, result: Any, name: str) -> Any:
 
 def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which makes new tensors, with PyTorch's `out=` to put them into."""
-    name, first = function.__name__, takes_tensor(function)
+    name, first, flags = function.__name__, takes_tensor(function), flags_of(function)
 
     @wraps(function)
     def wrapper(*args: Any, out: Any = None, **kwargs: Any) -> Any:
         if first and (not args or args[0].__class__ is not Tensor):
             refuse_first(function, args)
+        if kwargs and flags:
+            refuse_flags(function, flags, kwargs)
         try:
             result = function(*args, **kwargs) if kwargs else function(*args)
         except Exception as error:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from treadle.arguments import Tensors, direct
+from treadle.arguments import Tensors, direct, warn
 from treadle.functions import tensor_argument
 from treadle.ir import op as op_table
-from treadle.ir.dtypes import INT, DType
+from treadle.ir.dtypes import INT, DType, int64
 from treadle.ir.types import normalize_dim
 from treadle.layout import (
     AS_STRIDED,
@@ -118,6 +118,7 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     """Axis `dim` as several; one of them may be -1."""
     shape = input._data.type.shape
     if not shape:
+        normalize_dim("unflatten", dim, 0)
         raise RuntimeError(f"unflatten: Dimension specified as {dim} but tensor has no dimensions")
     dim = normalize_dim("unflatten", dim, len(shape))
     sizes = ints((sizes,))
@@ -136,7 +137,10 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     if dim is None:
         chosen = set(range(len(shape)))
     else:
-        chosen = {normalize_dim("squeeze", d, len(shape)) for d in ((dim,) if isinstance(dim, int) else dim)}
+        dims = [normalize_dim("squeeze", d, len(shape)) for d in ((dim,) if isinstance(dim, int) else dim)]
+        chosen = set(dims)
+        if len(dims) > len(chosen):
+            raise RuntimeError(f"squeeze: an axis appears multiple times in the list of dims {tuple(dim)}")  # type: ignore[arg-type]
     return view(RESHAPE, input, (tuple([n for i, n in enumerate(shape) if n != 1 or i not in chosen]),))
 
 
@@ -183,13 +187,20 @@ def t(input: Tensor) -> Tensor:
 
 
 def reversed_axes(input: Tensor) -> Tensor:
-    """`Tensor.T`: the axes in reverse."""
-    return view(PERMUTE, input, (tuple(range(input._data.type.ndim))[::-1],))
+    """`Tensor.T`: the axes in reverse; a warning unless there are two."""
+    ndim = input._data.type.ndim
+    if ndim != 2:
+        warn("The use of `x.T` on tensors of dimension other than 2 to reverse their shape is deprecated: consider `x.mT` to transpose "
+             "batches of matrices or `x.permute(*range(x.ndim)[::-1])` to reverse the dimensions of a tensor.")
+    return view(PERMUTE, input, (tuple(range(ndim))[::-1],))
 
 
 def matrix_transpose(input: Tensor) -> Tensor:
-    """`Tensor.mT`: the last two axes swapped. RuntimeError below two axes."""
+    """`Tensor.mT`: the last two axes swapped; a number itself, with a warning. RuntimeError for a vector."""
     ndim = input._data.type.ndim
+    if not ndim:
+        warn("Tensor.mT is deprecated on 0-D tensors. This function is the identity in these cases.")
+        return view(RESHAPE, input, ((),))
     if ndim < 2:
         raise RuntimeError(f"tensor.mT is only supported on matrices or batches of matrices. Got {ndim}-D tensor.")
     return view(PERMUTE, input, ((*range(ndim - 2), ndim - 1, ndim - 2),))
@@ -379,6 +390,9 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
     dim = normalize_dim("tensor_split", dim, input._data.type.ndim)
     size = input._data.type.shape[dim]
     if isinstance(indices_or_sections, Tensor):
+        if indices_or_sections._data.type.dtype is not int64 or indices_or_sections._data.type.ndim > 1:
+            raise RuntimeError("tensor_split expected tensor_indices_or_sections to be a number or a vector of dtype long, but got "
+                               f"{indices_or_sections._data.type}")
         indices_or_sections = indices_or_sections.tolist()
     if isinstance(indices_or_sections, int):
         n = indices_or_sections
@@ -390,6 +404,16 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
     return tuple([sliced(input, dim, lo, max(lo, hi)) for lo, hi in itertools.pairwise(cuts)])
 
 
+def _split_along(name: str, input: Tensor, indices_or_sections: Any, count: int, dim: int) -> tuple[Tensor, ...]:
+    """`tensor_split` of tensors with at least `count` axes, into equal sections only."""
+    _need_axes(name, input, count)
+    sections = indices_or_sections
+    if isinstance(sections, int) and (sections <= 0 or input._data.type.shape[dim] % sections):
+        raise RuntimeError(f"{name} attempted to split along dimension {dim}, but the size of the dimension "
+                           f"{input._data.type.shape[dim]} is not divisible by the split_size {sections}!")
+    return tensor_split(input, sections, dim)
+
+
 def _need_axes(name: str, x: Tensor, count: int) -> None:
     if x._data.type.ndim < count:
         raise RuntimeError(f"{name} requires a tensor with at least {count} dimension, but got a tensor with "
@@ -398,20 +422,17 @@ def _need_axes(name: str, x: Tensor, count: int) -> None:
 
 def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """`tensor_split` along columns (the only axis of a vector)."""
-    _need_axes("hsplit", input, 1)
-    return tensor_split(input, indices_or_sections, 0 if input._data.type.ndim == 1 else 1)
+    return _split_along("hsplit", input, indices_or_sections, 1, 0 if input._data.type.ndim == 1 else 1)
 
 
 def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """`tensor_split` along rows."""
-    _need_axes("vsplit", input, 2)
-    return tensor_split(input, indices_or_sections, 0)
+    return _split_along("vsplit", input, indices_or_sections, 2, 0)
 
 
 def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     """`tensor_split` along the third axis."""
-    _need_axes("dsplit", input, 3)
-    return tensor_split(input, indices_or_sections, 2)
+    return _split_along("dsplit", input, indices_or_sections, 3, 2)
 
 
 # -- strided views ---------------------------------------------------------------------------------------------------------------

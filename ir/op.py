@@ -186,6 +186,11 @@ def _check_devices(op: Op, types: tuple[TensorType, ...]) -> None:
                            f"{' and '.join(list(devices)[:2])}!")
 
 
+def _check_flag(op: Op, keepdim: Any) -> None:
+    if keepdim is None or isinstance(keepdim, str):  # they would pass as false and true
+        raise TypeError(f"{op.name}(): argument 'keepdim' must be bool, not {type(keepdim).__name__}")
+
+
 def result_types(op: Op, types: tuple[TensorType, ...], attrs: Attrs) -> tuple[TensorType, ...]:
     """Run the type rule; always a tuple. RuntimeError when operands live on different devices, or are complex and may not be."""
     if any([t.device != "cpu" for t in types]):
@@ -194,5 +199,7 @@ def result_types(op: Op, types: tuple[TensorType, ...], attrs: Attrs) -> tuple[T
         title = next(t.dtype.title for t in types if t.dtype.is_complex)
         raise NotImplementedError(f'"{op.name}" not implemented for \'{title}\' '
                                   f"(operands: {', '.join(map(str, types))})")
+    if "keepdim" in op.attrs and attrs[op.attrs.index("keepdim")].__class__ is not bool:
+        _check_flag(op, attrs[op.attrs.index("keepdim")])
     found = op.type_rule(types, *attrs)
     return found if isinstance(found, tuple) else (found,)

@@ -178,8 +178,14 @@ __all__ += [
 
 @direct
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """input (..., in) @ weight (out, in).T + bias (out) -> (..., out)."""
-    return ops.linear(input, weight) if bias is None else ops.linear_bias(input, weight, bias)
+    """input (..., in) @ weight (out, in).T + bias (out) -> (..., out); or with a weight (in) and a bias () -> (...)."""
+    try:
+        return ops.linear(input, weight) if bias is None else ops.linear_bias(input, weight, bias)
+    except RuntimeError:
+        if weight.dim() != 1:
+            raise
+    product = input @ weight
+    return product if bias is None else product + bias
 
 
 def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
@@ -204,6 +210,16 @@ def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, *
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input1 (..., i), input2 (..., j), weight (out, i, j), bias (out) -> (..., out)."""
+    for x in (weight, input1, input2):
+        if not x.dim() or (x.dim() < 3 and x is weight):
+            raise IndexError(f"bilinear(): Dimension out of range: got input1 {list(input1.shape)}, input2 {list(input2.shape)} and weight "
+                             f"{list(weight.shape)}")
+    if len({x.dtype for x in (input1, input2, weight, bias) if x is not None}) > 1:
+        raise RuntimeError(f"bilinear(): All tensors must have the same dtype, got input1: {input1.dtype}, input2: {input2.dtype}, weight: "
+                           f"{weight.dtype}" + ("" if bias is None else f", bias: {bias.dtype}"))
+    if bias is not None and tuple(bias.shape) != weight.shape[:1]:
+        raise (RuntimeError if bias.dim() else IndexError)(
+            f"bilinear(): bias size does not match weight size: got {list(bias.shape)} but expected {weight.shape[0]}")
     if input1.shape[:-1] != input2.shape[:-1]:
         raise RuntimeError(f"bilinear(): input batch dimensions do not match: got {list(input1.shape)} and {list(input2.shape)}")
     out, n, m = weight.shape
@@ -254,6 +270,19 @@ def embedding_bag(input: Tensor, weight: Tensor, offsets: Tensor | None = None, 
     if (input.dim() == 2) is (offsets is not None) or input.dim() not in (1, 2):
         raise ValueError(f"embedding_bag: expected a 2-D input, or a 1-D input with offsets, got {input.dim()}-D "
                          f"{'without' if offsets is None else 'with'} offsets")
+    if weight.dim() != 2:
+        raise ValueError(f"weight has to be a 2D Tensor, but got Tensor of dimension {weight.dim()}")
+    need_float("embedding_bag", weight._data.type)
+    if per_sample_weights is not None and per_sample_weights.shape != input.shape:
+        raise ValueError(f"embedding_bag: If per_sample_weights ({per_sample_weights.shape}) is not None, then it must have the same shape "
+                         f"as the input ({input.shape})")
+    if per_sample_weights is not None and per_sample_weights.dtype is not weight.dtype:
+        raise RuntimeError(f"embedding_bag: Expected per_sample_weights to have the dtype of weight, {weight.dtype}, but got "
+                           f"{per_sample_weights.dtype}")
+    if offsets is not None and offsets.dim() != 1:
+        raise ValueError("offsets has to be a 1D Tensor")
+    if offsets is not None and offsets.dtype not in (treadle.int32, treadle.int64):
+        raise RuntimeError(f"embedding_bag: Expected offsets of dtype int32 or int64, but got {offsets.dtype}")
     flat = input.reshape(-1)
     if offsets is None:
         n_bags = input.size(0)
@@ -314,6 +343,12 @@ def layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | 
 
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """input / sqrt(mean(input^2) + eps) over the last dimensions, scaled by weight; eps None is the dtype's epsilon."""
+    if input.dim() < len(normalized_shape):
+        raise ValueError(f"Input tensor must have at least {len(normalized_shape)} dimensions, but got {input.dim()}")
+    if weight is not None and weight.dtype is not input.dtype and weight.dtype is not treadle.float32:
+        weight = weight.to(input.dtype)
+    elif weight is not None and weight.dtype.itemsize < input.dtype.itemsize:
+        weight = weight.to(input.dtype)
     shape = _check_normalized("rms_norm", input, normalized_shape, weight, None)
     if eps is None:
         need_float("rms_norm", input._data.type)
@@ -342,6 +377,8 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     """The p-norm distances of all pairs of rows i < j of (N, D) -> (N (N - 1) / 2)."""
     if input.dim() != 2:
         raise RuntimeError(f"pdist only supports 2D tensors, got: {input.dim()}D")
+    if p < 0:
+        raise RuntimeError("pdist only supports non-negative p values")
     need_float("pdist", input._data.type)
     need_real("pdist", input._data.type)
     first, second = treadle.triu_indices(input.size(0), input.size(0), 1).to(input.device)

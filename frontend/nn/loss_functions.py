@@ -10,6 +10,7 @@ from treadle.arguments import warn
 from treadle.ir.dtypes import to_real
 from treadle.ir.ops.common import need_float
 from treadle.modes import listed
+from treadle.results import together
 from treadle.tensor import Tensor
 
 
@@ -176,6 +177,7 @@ def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: 
                       reduction: str = "mean") -> Tensor:
     """Gaussian negative log likelihood with variance `var`: a number, of input's shape, without its last axis, or with one axis of 1."""
     spread: Any = var if isinstance(var, Tensor) else input * 0 + var
+    need_float("gaussian_nll_loss", spread._data.type)
     if spread.size() != input.size():
         if tuple(spread.shape) == tuple(input.shape[:-1]):
             spread = spread.unsqueeze(-1)
@@ -192,14 +194,18 @@ def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, siz
     """input where target is 1, max(0, margin - input) where it is -1."""
     zero = input * 0
     loss = treadle.where(target != 1, (margin - input).clamp(min=0), zero) + treadle.where(target != -1, input, zero)
-    return _reduced(loss, size_average, reduce, reduction)
+    return _reduced(loss.to(input.dtype), size_average, reduce, reduction)
 
 
 @listed
 def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
                      reduction: str = "mean") -> Tensor:
     """log(1 + exp(-target * input))."""
-    return _reduced(-ops.logsigmoid(target * input), size_average, reduce, reduction)
+    need_float("soft_margin_loss", input._data.type)
+    loss = -ops.logsigmoid(target * input)
+    if loss.shape != input.shape:
+        raise RuntimeError(f"soft_margin_loss: output with shape {list(input.shape)} doesn't match the broadcast shape {list(loss.shape)}")
+    return _reduced(loss.to(input.dtype), size_average, reduce, reduction)
 
 
 def _same_rank(name: str, *tensors: Tensor) -> None:
@@ -213,13 +219,14 @@ def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: 
                         reduce: bool | None = None, reduction: str = "mean") -> Tensor:
     """max(0, -target * (input1 - input2) + margin)."""
     _same_rank("margin_ranking_loss", input1, input2, target)
-    return _reduced((-target * (input1 - input2) + margin).clamp(min=0), size_average, reduce, reduction)
+    return _reduced((-target * (input1 - input2) + float(margin)).clamp(min=0), size_average, reduce, reduction)
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The cosine of the angle along `dim`, each norm held at `eps`."""
     if not (x1.dtype.is_floating_point or x2.dtype.is_floating_point):
         need_float("cosine_similarity", x1._data.type, x2._data.type)
+    x1, x2 = together(x1, x2)
     if x1.shape != x2.shape:
         x1, x2 = treadle.broadcast_tensors(x1, x2)
     length1 = x1.square().sum(dim, keepdim=True).sqrt().clamp(min=eps)

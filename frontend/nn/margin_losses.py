@@ -75,6 +75,8 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | N
 def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
                                 reduce: bool | None = None, reduction: str = "mean") -> Tensor:
     """The binary cross entropies of sigmoid(input), averaged over the last axis."""
+    if not input.dim():
+        raise IndexError("multilabel_soft_margin_loss: Dimension specified as -1 but tensor has no dimensions")
     loss = -(target * ops.logsigmoid(input) + (1 - target) * ops.logsigmoid(-input))
     return _reduced((loss if weight is None else loss * weight).mean(-1), size_average, reduce, reduction)
 
@@ -98,12 +100,18 @@ def _lengths(values: Tensor | Sequence[int], device: Any) -> tuple[Tensor, list[
     """Lengths (N), and as numbers, unless nobody can look as inside vmap."""
     if isinstance(values, Tensor) and is_batched(values):
         return values.reshape(-1).to(treadle.int64), None
+    if isinstance(values, Tensor) and values.dtype not in (treadle.int64, treadle.int32):
+        raise RuntimeError(f"ctc_loss: lengths must be integral, got {values.dtype}")
     numbers = [int(v) for v in (values.reshape(-1).tolist() if isinstance(values, Tensor) else values)]
+    if min(numbers, default=0) < 0:
+        raise RuntimeError(f"ctc_loss: expected lengths of at least 0, but got value {min(numbers)}")
     return treadle.tensor(numbers, dtype=treadle.int64, device=device), numbers
 
 
 def _padded_targets(targets: Tensor, counts: Tensor, numbers: list[int] | None, blank: int) -> Tensor:
     """Labels (N, longest) with blanks behind each row's, from rows or from all of them one after the other."""
+    if targets.dim() not in (1, 2):
+        raise RuntimeError(f"ctc_loss: Expected 1 to 2 dimensions, but got {targets.dim()}-dimensional tensor for targets")
     if targets.dim() == 2:
         rows = targets if numbers is None else targets[:, :max(numbers, default=0)]
         return treadle.where(treadle.arange(rows.size(1), device=rows.device) < counts.unsqueeze(1), rows.to(treadle.int64), blank)

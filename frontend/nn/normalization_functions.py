@@ -6,6 +6,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.ir.ops.common import need_float
 from treadle.nn.pooling_functions import avg_pool2d, avg_pool3d
 from treadle.tensor import Tensor
 
@@ -37,6 +38,23 @@ def _update_running(input: Tensor, mean: Tensor | None, var: Tensor | None, mome
         _update(var, ops.var(x, dims, 1, True), momentum)
 
 
+def _need_both(running_mean: Tensor | None, running_var: Tensor | None) -> None:
+    if (running_mean is None) is not (running_var is None):
+        raise ValueError("running_mean and running_var must either both be None or neither be None")
+
+
+def _check_statistics(input: Tensor, running_mean: Tensor, running_var: Tensor, *weight: Tensor) -> None:
+    """RuntimeError unless they have the dtype of the input, or are float32 beside one of 16 bits, and all are alike."""
+    dtype = input._data.type.dtype
+    need_float("batch_norm", input._data.type)
+    for name, t in (("running_mean", running_mean), ("running_var", running_var), *(("weight", w) for w in weight)):
+        have = t._data.type.dtype
+        if have is not dtype and not (dtype.itemsize == 2 and have is treadle.float32 is running_mean._data.type.dtype):
+            raise RuntimeError(f"batch_norm: mixed dtype: {name} of {have.title} for an input of {dtype.title}")
+        if running_mean._data.type.dtype is not have:
+            raise RuntimeError(f"batch_norm: mixed dtype: expect parameter to have scalar type of {have.title}")
+
+
 def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
                bias: Tensor | None = None, training: bool = False, momentum: Any = 0.1, eps: float = 1e-5) -> Tensor:
     """Each channel of input (N, C, ...) to mean 0 and variance 1, scaled by weight (C) and shifted by bias (C).
@@ -48,6 +66,7 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
         return input.clone()
     if input.dim() < 2:
         raise RuntimeError(f"batch_norm: Expected at least 2 dimensions for input tensor but received {input.dim()}")
+    _need_both(running_mean, running_var)
     for name, value in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
         if value is not None and value.numel() != input.shape[1]:
             raise RuntimeError(f"batch_norm: {name} should contain {input.shape[1]} elements not {value.numel()}")
@@ -57,6 +76,10 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
             raise RuntimeError("batch_norm: Expected running_mean and running_var to be defined when training=False")
         return ops.batch_norm_inference(input, running_mean, running_var, eps, *affine)
     _need_several("value per channel", input, input.numel() // max(input.shape[1], 1))
+    if eps <= 0:
+        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
+    if running_mean is not None and running_var is not None and running_mean._data.type.dtype is not input._data.type.dtype:
+        _check_statistics(input, running_mean, running_var, *affine[:1])
     result = ops.batch_norm(input, eps, *affine)
     if not input.numel():  # nothing to learn from
         return result
@@ -68,10 +91,12 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
                   bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
     """Each channel of each sample of input (N, C, ...) to mean 0 and variance 1; running statistics average over samples."""
     affine = _affine(input, weight, bias)
+    _need_both(running_mean, running_var)
     if not use_input_stats:
         if running_mean is None or running_var is None:
             raise RuntimeError("instance_norm: Expected running_mean and running_var to be defined when use_input_stats is false")
-        return ops.batch_norm_inference(input, running_mean, running_var, eps, *affine)
+        dtype = affine[0].dtype if affine else input.dtype
+        return ops.batch_norm_inference(input, running_mean.to(dtype), running_var.to(dtype), eps, *affine)
     _need_several("spatial element", input, math.prod(input.shape[2:]))
     result = ops.group_norm(input, eps, *affine, groups=input.shape[1])
     if running_mean is not None or running_var is not None:

@@ -22,7 +22,8 @@ Pooled: TypeAlias = tuple[Tensor, Tensor]
 def _check_input(name: str, input: Tensor, rank: int, channels: bool = True) -> None:
     """RuntimeError for other ranks, and for sizes of 0 except that of the batch, and of the channels unless there must be some."""
     if tensor_argument(name, input).dim() not in (rank + 1, rank + 2):
-        raise RuntimeError(f"{name}(): Expected {rank + 1}D or {rank + 2}D input, but got input of shape {list(input.shape)}")
+        kind = IndexError if input.dim() < 3 and name in ("avg_pool2d", "lp_pool2d") else RuntimeError
+        raise kind(f"{name}(): Expected {rank + 1}D or {rank + 2}D input, but got input of shape {list(input.shape)}")
     if any(n == 0 for n in input.shape[1 if input.dim() == rank + 2 or not channels else 0:]):
         raise RuntimeError(f"{name}(): Expected {rank + 1}D or {rank + 2}D (batch mode) tensor with optional 0 dim batch size for input, "
                            f"but got: {list(input.shape)}")
@@ -126,7 +127,8 @@ def avg_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, pad
 
 def _target(name: str, input: Tensor, rank: int, output_size: Any) -> tuple[int, ...]:
     if rank > 1 and tensor_argument(name, input).dim() <= rank:
-        raise ValueError(f"{name}(): Input dimension should be at least {rank + 1}, got an input of shape {list(input.shape)}")
+        kind = RuntimeError if "max" in name else IndexError if input.dim() < rank else ValueError
+        raise kind(f"{name}(): Input dimension should be at least {rank + 1}, got an input of shape {list(input.shape)}")
     _check_input(name, input, rank, False)
     given = (output_size,) * rank if output_size is None or isinstance(output_size, int) else tuple(output_size)
     if len(given) != rank:

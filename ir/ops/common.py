@@ -48,8 +48,8 @@ def same_as_second(name: str) -> Callable[..., TensorType]:
 
 
 def need_index(name: str, index: TensorType) -> None:
-    """RuntimeError, as PyTorch's, unless `index` holds integers; IndexError where it stands in brackets."""
-    if index.dtype.category != dtypes.INT or index.dtype in dtypes.WIDE_UNSIGNED:
+    """RuntimeError, as PyTorch's, unless `index` holds integers of 32 or 64 bits; IndexError where it stands in brackets."""
+    if index.dtype is not dtypes.int64 and index.dtype is not dtypes.int32:
         raise (IndexError if name in ("index", "index_put") else RuntimeError)(
             f"{name}: Expected dtype int32 or int64 for index, but got {index.dtype.name} (index {index})")
 

@@ -32,14 +32,14 @@ from treadle.ir.types import TensorType, broadcast_shapes
 
 
 def _broadcasting(name: str, operands: str, decompose: Callable[..., Any], vjp: Any = None, refuse: tuple[int, ...] = (),
-                  **facts: Any) -> None:
+                  check: Callable[[Types], None] | None = None, **facts: Any) -> None:
     count = len(operands.split())
     facts.setdefault("samples", [(((3, 4),) * count, ()), (((3, 1), (4,), ())[:count], ()), (((0, 2),) * count, ())])
     facts.setdefault("field", Field.ANALYTIC if name in ("square", "lerp", "addcmul", "addcdiv") else Field.REAL)
     if vjp is not None:
         vjp = tuple([f and in_float32(f) for f in vjp])
-    declare(name, Kind.COMPOSITE, operands, type_rule=elementwise_rule(name, "promote", False, refuse), decompose=in_float32(decompose),
-            vjp=vjp, batch="elementwise", **facts)
+    declare(name, Kind.COMPOSITE, operands, type_rule=elementwise_rule(name, "promote", False, refuse, check),
+            decompose=in_float32(decompose), vjp=vjp, batch="elementwise", **facts)
 
 
 # -- elementwise ---------------------------------------------------------------------------------------------------------
@@ -56,11 +56,18 @@ def _xlogy_dx(b: Any, g: Any, x: Any, y: Any) -> Any:
     return b.where(b.logical_and(b.eq(x, 0), b.le(y, 0)), 0.0, b.mul(g, b.log(y)))
 
 
+def _check_lerp(types: Types) -> None:
+    """RuntimeError unless the tensors are of one dtype."""
+    for what, t in zip(("end", "weight"), types[1:], strict=True):
+        if t.dtype is not types[0].dtype and not t.weak:
+            raise RuntimeError(f"lerp: expected dtype {types[0].dtype.name} for `{what}` but got dtype {t.dtype.name}")
+
+
 _broadcasting("square", "x", lambda b, x: b.mul(x, x), (lambda b, g, x: b.mul(g, b.mul(x, 2)),), (BOOL,), doc="x * x")
 _broadcasting("lerp", "x y weight", lambda b, x, y, w: b.where(b.lt(b.abs(w), 0.5), b.add(x, b.mul(w, b.sub(y, x))),
                                                                b.sub(y, b.mul(b.sub(y, x), b.sub(1, number(b, w, x.type.dtype))))),
               (lambda b, g, weight: b.mul(g, b.sub(1, number(b, weight, g.type.dtype))), lambda b, g, weight: b.mul(g, weight),
-               lambda b, g, x, y: b.mul(g, b.sub(y, x))), (BOOL, INT), doc="x + weight * (y - x), exact at both ends.")
+               lambda b, g, x, y: b.mul(g, b.sub(y, x))), (BOOL, INT), _check_lerp, doc="x + weight * (y - x), exact at both ends.")
 _broadcasting("addcmul", "x y z value", lambda b, x, y, z, value: b.add(x, b.mul(b.mul(y, value), z)), refuse=(BOOL,),
               samples=[(((3, 4), (3, 4), (3, 4), 0.5), ()), (((3, 1), (4,), (), 0.5), ())], doc="x + value * y * z")
 _broadcasting("addcdiv", "x y z value", lambda b, x, y, z, value: b.add(x, b.mul(value, b.div(y, z))), refuse=(BOOL, INT),

@@ -438,7 +438,7 @@ def refuse_negative(b: Any, index: Any, size: int) -> Any:
 
 def _embedding_type(types: Types, padding_idx: int, by_frequency: bool) -> TensorType:
     weight, index = types
-    if index.dtype.category != dtypes.INT:
+    if index.dtype is not dtypes.int64 and index.dtype is not dtypes.int32:
         raise RuntimeError(f"embedding: Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; "
                            f"but got {index.dtype.name} instead")
     if weight.ndim != 2:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from treadle.ir import dtypes
-from treadle.ir.dtypes import BOOL, INT
+from treadle.ir.dtypes import BOOL, FLOAT, INT
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import Types, in_float32, iota_along, need_float, number, same_as_second
 from treadle.ir.ops.elementwise import elementwise_rule
@@ -33,25 +33,40 @@ def _reduced(b: Any, loss: Any, reduction: str) -> Any:
     return b.mean(loss, _every(loss), False, None) if reduction == "mean" else b.sum(loss, _every(loss), False, None)
 
 
+def _floats(b: Any, x: Any, y: Any, *numbers: Any) -> list[Any]:
+    """The operands of a loss; integers in the dtype of its result."""
+    types = [v.type if isinstance(v.type, TensorType) else v.type.with_() for v in (x, y, *numbers) if hasattr(v, "type")]
+    if all([t.dtype.category >= FLOAT for t in types[:2]]):
+        return [x, y, *numbers]
+    dtype = result_dtype(tuple(types))
+    return [v if v.type.dtype.category >= FLOAT else b.cast(v, dtype) for v in (x, y)] + list(numbers)
+
+
 # -- elementwise losses --------------------------------------------------------------------------------------------------
 def _loss(name: str, operands: str, pointwise: Callable[..., Any], slope: Any = None, numbers: tuple[float, ...] = (), attrs: str = "",
           flags: tuple[Any, ...] = ((),), **facts: Any) -> None:
-    """A loss of x and y: `pointwise(b, *operands, *flags)`; `slope` is its derivative in x, and minus that in y where `odd`."""
+    """A loss of x and y: `pointwise(b, *operands, *flags)`; `slope` is its derivative in x, and minus that in y where `odd`.
+
+    The result has the dtype of the operand `like`, if one is named, and else that of both; those in `need` must be floats.
+    """
     count = len(operands.split()) - len(numbers)
     rule = elementwise_rule(name, "promote", False, (BOOL, INT))
-    odd = facts.pop("odd", False)
+    odd, like, need, bools = facts.pop("odd", False), facts.pop("like", None), facts.pop("need", ()), facts.pop("bools", True)
 
     def type_rule(types: Types, *attrs: Any) -> TensorType:
         _check_reduction(name, attrs[-1])
-        need_float(name, types[0])
+        need_float(name, *[types[i] for i in (need if like is None else (like,))])
+        if not bools and any(t.dtype.category == BOOL for t in types[:2]):
+            raise RuntimeError(f"{name}: Subtraction, the `-` operator, with a bool tensor is not supported.")
         full = rule(types)
-        return full if attrs[-1] == "none" else full.with_(())
+        return full.with_(full.shape if attrs[-1] == "none" else (), full.dtype if like is None else types[like].dtype)
 
     def decompose(b: Any, *args: Any) -> Any:
-        return _reduced(b, pointwise(b, *args[:-1]), args[-1])
+        loss = _reduced(b, pointwise(b, *_floats(b, *args[:-1])), args[-1])
+        return loss if like is None else b.cast(loss, args[like].type.dtype)
 
     def vjp(b: Any, g: Any, operands: tuple[Any, ...], reduction: str) -> tuple[Any, ...]:
-        local = slope(b, *operands)
+        local = slope(b, *_floats(b, *operands))
         scaled = b.div(g, local.type.numel) if reduction == "mean" else g
         dx = b.mul(scaled, local)
         return (dx, b.neg(dx) if odd else None, *(None,) * (len(operands) - 2))
@@ -112,13 +127,14 @@ def _squared(b: Any, x: Any, y: Any) -> Any:
 
 
 _loss("mse_loss", "x y", _squared, lambda b, x, y: b.mul(b.sub(x, y), 2.0), odd=True, doc="(x - y)**2")
-_loss("l1_loss", "x y", lambda b, x, y: b.abs(b.sub(x, y)), lambda b, x, y: b.sign(b.sub(x, y)), odd=True, rewritable="x y",
-      doc="|x - y|")
+_loss("l1_loss", "x y", lambda b, x, y: b.abs(b.sub(x, y)), lambda b, x, y: b.sign(b.sub(x, y)), odd=True, bools=False,
+      rewritable="x y", doc="|x - y|")
 _loss("smooth_l1_loss", "x y beta", _smooth_l1, _smooth_l1_slope, (0.7,), odd=True, doc="Quadratic below beta, |x - y| - beta / 2 above.")
-_loss("huber_loss", "x y delta", _huber, _huber_slope, (0.7,), odd=True, doc="Quadratic up to delta, linear with slope delta above.")
-_loss("bce_with_logits", "x y", _bce_with_logits, doc="Binary cross entropy of sigmoid(x) against y.")
-_loss("bce_with_logits_pos", "x y pos_weight", _bce_with_logits_pos, doc="`bce_with_logits` with a weight on the positive term.")
-_loss("kl_div", "x y", _kl_div, attrs="log_target", flags=((False,), (True,)), domain=(0.1, 2.0),
+_loss("huber_loss", "x y delta", _huber, _huber_slope, (0.7,), odd=True, like=0,
+      doc="Quadratic up to delta, linear with slope delta above.")
+_loss("bce_with_logits", "x y", _bce_with_logits, like=1, doc="Binary cross entropy of sigmoid(x) against y.")
+_loss("bce_with_logits_pos", "x y pos_weight", _bce_with_logits_pos, like=1, doc="`bce_with_logits` with a weight on the positive term.")
+_loss("kl_div", "x y", _kl_div, attrs="log_target", flags=((False,), (True,)), domain=(0.1, 2.0), need=(0, 1),
       doc="y * (log y - x), x being log-probabilities.")
 
 
@@ -158,9 +174,9 @@ def _classes_type(name: str, x: TensorType, target: TensorType, weight: Types, r
     axis = class_axis(x)
     want = x.shape[:axis] + x.shape[axis + 1:]
     if not x.ndim:
-        raise IndexError(f"{name}: Dimension out of range: input must have at least one dimension, but got a 0-d tensor")
-    if target.dtype.category != INT:
-        raise RuntimeError(f"{name}: expected scalar type Long for class indices but found {target.dtype.name}")
+        raise (ValueError if name == "nll_loss" else RuntimeError)(f"{name}: Expected 1 or more dimensions (got 0)")
+    if target.dtype not in (dtypes.int64, dtypes.uint8):
+        raise RuntimeError(f"{name}: expected target dtype to be Long or Byte, but got {target.dtype.title}")
     if x.ndim > 1 and target.shape[:1] != x.shape[:1]:
         raise ValueError(f"{name}: Expected input batch_size ({x.shape[0]}) to match target batch_size "
                          f"({target.shape[0] if target.shape else 1}). (input {list(x.shape)}, target {list(target.shape)})")
@@ -169,6 +185,8 @@ def _classes_type(name: str, x: TensorType, target: TensorType, weight: Types, r
     if target.shape != want:
         raise RuntimeError(f"{name}: Expected target size {list(want)}, got {list(target.shape)} (input {list(x.shape)})")
     for w in weight:
+        if w.dtype is not x.dtype:
+            raise RuntimeError(f"{name}: expected scalar type {x.dtype.title} but found {w.dtype.title} (input {x}, weight {w})")
         if w.shape != (x.shape[axis],):
             raise RuntimeError(f"{name}: weight tensor should be defined either for all {x.shape[axis]} classes or no classes but got "
                                f"weight tensor of shape: {list(w.shape)}")

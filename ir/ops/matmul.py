@@ -60,6 +60,8 @@ def _linear_type(types: Types) -> TensorType:
         raise RuntimeError(f"linear: mat1 and mat2 must have the same dtype, but got {x.dtype.name} and {w.dtype.name}")
     if len(types) > 2 and types[2].weak:
         raise TypeError("linear(): argument 'bias' (position 3) must be Tensor, not a number")
+    if len(types) > 2 and types[2].dtype is not w.dtype:
+        raise RuntimeError(f"linear: bias and weight must have the same dtype, but got {types[2].dtype.name} and {w.dtype.name}")
     if len(types) > 2 and types[2].shape not in ((w.shape[0],), (1,), ()):
         raise RuntimeError(f"linear: bias of shape {list(types[2].shape)} does not fit {w.shape[0]} output features")
     return x.with_(x.shape[:-1] + (w.shape[0],))

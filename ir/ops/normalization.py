@@ -64,10 +64,17 @@ def _norm_type(name: str, most: int) -> Any:
             if t.shape != x.shape[-ndims:]:
                 raise RuntimeError(f"{name}: Expected {what} to be of same shape as normalized_shape, but got {what} of shape "
                                    f"{list(t.shape)} and normalized_shape = {list(x.shape[-ndims:])}")
-            if t.dtype is not x.dtype and t.dtype is not dtypes.float32:
-                raise RuntimeError(f"{name}: expected {what} of dtype {x.dtype.name} like the input, but got {t.dtype.name}")
+            _check_parameter(name, what, t, x, affine[0])
         return x
     return type_rule
+
+
+def _check_parameter(name: str, what: str, t: TensorType, x: TensorType, first: TensorType) -> None:
+    """RuntimeError unless `t` has the dtype of the input, or is float32 beside one of 16 bits; and that of the `first` parameter."""
+    if t.dtype is not x.dtype and not (t.dtype is dtypes.float32 and x.dtype.itemsize == 2):
+        raise RuntimeError(f"{name}: mixed dtype: expected {what} of dtype {x.dtype.name} like the input, but got {t.dtype.name}")
+    if t.dtype is not first.dtype:
+        raise RuntimeError(f"{name}: mixed dtype: expected all parameters of dtype {first.dtype.name}, but got {what} of {t.dtype.name}")
 
 
 def _scaled(b: Any, y: Any, affine: tuple[Any, ...], dtype: Any) -> Any:
@@ -175,8 +182,7 @@ def _channel_type(name: str, values: int) -> Any:
             if t.shape != (x.shape[1],):
                 raise RuntimeError(f"{name}: {what} should contain {x.shape[1]} elements not {t.numel} (shape {list(t.shape)}, "
                                    f"input {list(x.shape)})")
-            if t.dtype is not x.dtype and t.dtype is not dtypes.float32:
-                raise RuntimeError(f"{name}: expected {what} of dtype {x.dtype.name} like the input, but got {t.dtype.name}")
+            _check_parameter(name, what, t, x, vectors[0])
         if attrs and (attrs[0] < 1 or x.shape[1] % attrs[0]):
             raise RuntimeError(f"Expected number of channels in input to be divisible by num_groups, but got input of shape "
                                f"{list(x.shape)} and num_groups={attrs[0]}")

@@ -109,7 +109,7 @@ declare("slice_scatter", Kind.SCATTER, "x y", "starts stops steps", field=Field.
         vjp=(_slice_scatter_dx, lambda b, g, starts, stops, steps: b.slice(g, starts, stops, steps)),
     samples=[(((4, 5), (2, 3)), ((1, 0), (3, 5), (1, 2)))], doc="x with y written over the slice.")
 
-declare("flip", Kind.VIEW, "x", "dims", type_rule=lambda t, dims: t[0], reference=lambda x, dims: np.flip(x, dims),
+declare("flip", Kind.VIEW, "x", "dims", type_rule=lambda t, dims: t[0], reference=lambda x, dims: np.flip(x, dims if x.ndim else ()),
         vjp=(lambda b, g, dims: b.flip(g, dims),), samples=[(((3, 4),), ((0,),)), (((3, 4),), ((0, 1),))],
         doc="x in reverse order along each of `dims`.")
 
