@@ -227,11 +227,9 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
                                    f"{value._data.type.dtype.title} for the source.")
             value = apply(op_table.TABLE["cast"], (value,), (dtype,))
         dims = tuple([d for d, _ in parsed.advanced])
-        indices = [i for _, i in parsed.advanced]
-        new = apply(op_table.TABLE["index_put"], (target, value, *indices), (dims, False))
-        if target._chain and 0 in strides_of(target):
-            _put_overlapping(target, new, indices, dims)
+        if x._chain and 0 in strides_of(x) and _put_overlapping(x, target, index, value):
             return
+        new = apply(op_table.TABLE["index_put"], (target, value, *[i for _, i in parsed.advanced]), (dims, False))
     else:
         new = broadcast_to(value, target)
     assign(target, new, "__setitem__")
@@ -240,14 +238,17 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
         read(x)
 
 
-def _put_overlapping(target: Tensor, new: Tensor, indices: list[Tensor], dims: tuple[int, ...]) -> None:
+def _put_overlapping(x: Tensor, target: Tensor, index: Any, value: Any) -> bool:
+    """Write to an expanded tensor if elements of `target`, the part of it that is indexed, are one place of memory; whether they were."""
     from treadle import overlapping
-    type = target._data.type
-    if not overlapping.shared_axes(target):
-        assign(target, new, "__setitem__")
-        return
-    blank = apply(op_table.TABLE["full"], (False,), (type.shape, dtypes.bool_, type.device))
-    overlapping.write(target, new, apply(op_table.TABLE["index_put"], (blank, True, *indices), (dims, False)), "index_put_")
+    if not overlapping.shared_axes(x) or not (_is_mask(index) or overlapping.shared_axes(target)):
+        return False
+    found, type = apply(op_table.TABLE["copy"], (x,)), x._data.type
+    written = apply(op_table.TABLE["full"], (False,), (type.shape, dtypes.bool_, type.device))
+    setitem(found, index, value)
+    setitem(written, index, True)
+    overlapping.write(x, found, written, "index_put_")
+    return True
 
 
 def index_put_with(x: Tensor, index: Any, value: Any, accumulate: bool) -> Tensor:
