@@ -179,7 +179,7 @@ def __getattr__(name: str) -> Any:
         return getattr(Tensor, name)
     if not name.startswith("__"):
         for module in map(importlib.import_module, ("treadle.checks", "treadle.aten") if name.startswith("_")
-                          else ("treadle.older", "treadle.aten")):
+                          else ("treadle.older", "treadle.aten", "treadle.rare")):
             if name in module.__all__:
                 return getattr(module, name)
     raise AttributeError(f"module 'treadle' has no attribute {name!r}")

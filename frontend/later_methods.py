@@ -91,6 +91,21 @@ def float_power_(self: Tensor, exponent: Any) -> Tensor:
     return assign(self, fresh(result, self), "float_power_")
 
 
+def apply_(self: Tensor, function: Callable[[Any], Any]) -> Tensor:
+    """Each element replaced by what a Python function makes of it, one by one: slow. RuntimeError for one that needs a gradient."""
+    return map_(self, self, lambda x, y: function(x))
+
+
+def map_(self: Tensor, other: Tensor, function: Callable[[Any, Any], Any]) -> Tensor:
+    """Each element replaced by what a Python function makes of it and of the other tensor's, broadcast."""
+    if self.requires_grad or other.requires_grad:
+        raise RuntimeError("Can't call apply_() or map_() on a Tensor that requires grad. Use var.detach().apply_()")
+    import treadle
+    second = other.expand(self.shape).reshape(-1).tolist()
+    found = [function(x, y) for x, y in zip(self.reshape(-1).tolist(), second, strict=True)]
+    return assign(self, treadle.tensor(found, dtype=self.dtype, device=self.device).reshape(self.shape), "map_")
+
+
 def install() -> None:
     """Give Tensor these methods, where it has none of the name."""
     for name in (*LATER, *LATER_IN_PLACE):
@@ -100,5 +115,5 @@ def install() -> None:
         setattr(Tensor, name, _sparse(name))
     for name in LATER_IN_PLACE:
         setattr(Tensor, f"{name}_", in_place(name, getattr(Tensor, name)))
-    for method in (polygamma, in_place("polygamma", polygamma), float_power_):
+    for method in (polygamma, in_place("polygamma", polygamma), float_power_, apply_, map_):
         setattr(Tensor, method.__name__, method)

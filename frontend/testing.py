@@ -90,4 +90,10 @@ def make_tensor(*shape: Any, dtype: Any, device: Any = "cpu", low: Any = None, h
     return treadle.randint(low, 10 if high is None else int(high), size, dtype=dtype)
 
 
-__all__ = ["assert_close", "make_tensor"]
+def assert_allclose(actual: Any, expected: Any, rtol: float | None = None, atol: float | None = None, equal_nan: bool = True,
+                    msg: Any = None) -> None:
+    """`assert_close` of values alone, by its older name."""
+    assert_close(actual, expected, rtol=rtol, atol=atol, equal_nan=equal_nan, check_dtype=False, msg=msg or None)
+
+
+__all__ = ["assert_allclose", "assert_close", "make_tensor"]

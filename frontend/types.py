@@ -81,4 +81,7 @@ def is_tensor(obj: Any) -> bool:
     return isinstance(obj, Tensor)
 
 
+Number = int | float | bool  # annotations of programs
+Device = Any
+
 __all__ = ["can_cast", "finfo", "get_default_dtype", "iinfo", "is_tensor", "promote_types", "result_type", "set_default_dtype"]

@@ -281,3 +281,32 @@ def test_ops_by_their_inner_names() -> None:
         _ = aten.nothing
     with pytest.raises(IndexError, match="out of range"):
         aten.slice(x, 2)
+
+
+def test_names_that_few_programs_use() -> None:
+    torch = treadle
+    torch.manual_seed(0)
+    rates = torch.full((4000,), 3.0)
+    drawn = torch.poisson(rates)
+    assert drawn.dtype is torch.float32 and abs(drawn.mean().item() - 3) < 0.15 and torch.equal(drawn, drawn.round())
+    heads = torch.binomial(torch.full((4000,), 10.0), torch.tensor(0.25))
+    assert abs(heads.mean().item() - 2.5) < 0.15 and heads.max() <= 10
+    torch.manual_seed(0)
+    assert torch.equal(torch.poisson(rates), drawn)
+    with pytest.raises(RuntimeError, match="non-negative"):
+        torch.poisson(torch.tensor([-1.0]))
+    assert torch.vander(torch.arange(3)).tolist() == [[0, 0, 1], [1, 1, 1], [4, 2, 1]]
+    assert torch.vander(torch.tensor([2.0]), 3, True).tolist() == [[1.0, 2.0, 4.0]]
+    assert torch.typename(torch.ones(1)).endswith(".FloatTensor") and torch.typename([]) == "list" and not torch.is_storage(1)
+    x = torch.arange(3.0)
+    assert x.apply_(lambda v: v + 1) is x and x.map_(torch.ones(1), lambda a, b: a * 2 + b).tolist() == [3.0, 5.0, 7.0]
+    with pytest.raises(RuntimeError, match="requires grad"):
+        torch.ones(1, requires_grad=True).apply_(abs)
+    wide = torch.conv_tbc(torch.ones(4, 2, 3), torch.ones(2, 3, 5), torch.zeros(5), pad=1)
+    assert wide.shape == (5, 2, 5) and wide[1, 0, 0].item() == 6.0
+    torch.testing.assert_allclose(torch.ones(2), torch.ones(2, dtype=torch.float64))
+    from treadle.nn.parallel.distributed import DistributedDataParallel
+    from treadle.nn.utils.stateless import functional_call
+    from treadle.types import Number
+    from treadle.utils.data.distributed import DistributedSampler
+    assert isinstance(1, Number) and all((DistributedDataParallel, functional_call, DistributedSampler))

@@ -284,6 +284,11 @@ def memory_reserved(device: Any = None) -> int:
     return sum(p.reserved for p in _pools(device))
 
 
+def max_memory_reserved(device: Any = None) -> int:
+    """The most that `memory_reserved` has been: what is reserved is kept until `empty_cache`, so what it is now."""
+    return memory_reserved(device)
+
+
 def mem_get_info(device: Any = None) -> tuple[int, int]:
     """(free, total) bytes of the device."""
     from treadle.runtime import cuda_driver

@@ -1,5 +1,5 @@
 """`treadle.nn.utils`: clipping gradients, and parameters as one vector."""
-from treadle.nn.utils import parametrizations, parametrize, rnn
+from treadle.nn.utils import parametrizations, parametrize, prune, rnn, stateless
 from treadle.nn.utils.clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from treadle.nn.utils.convert_parameters import parameters_to_vector, vector_to_parameters
 from treadle.nn.utils.fusion import (
@@ -25,10 +25,12 @@ __all__ = [
     "parameters_to_vector",
     "parametrizations",
     "parametrize",
+    "prune",
     "remove_spectral_norm",
     "remove_weight_norm",
     "skip_init",
     "spectral_norm",
+    "stateless",
     "unpad_sequence",
     "vector_to_parameters",
     "weight_norm",
