@@ -7,7 +7,7 @@ from treadle.codegen.attention_gradient import emit_attention_gradient
 from treadle.codegen.attention_kernel import emit_attention
 from treadle.codegen.llvm_text import Function, Module, Val
 from treadle.codegen.scan_kernel import emit_scan
-from treadle.codegen.scatter_kernel import emit_scatter
+from treadle.codegen.scatter_kernel import emit_bincount, emit_scatter
 from treadle.codegen.sort_kernel import emit_sort, emit_topk
 from treadle.codegen.sparse_kernel import emit_sparse_matmul
 from treadle.codegen.target import Target
@@ -16,7 +16,7 @@ from treadle.ir.routine import ARGUMENTS, Routine
 Body = Callable[[Function, Routine, dict[str, Val], Val, Val, Val], None]
 
 _BODIES: dict[str, Body] = {"scan": emit_scan, "sort": emit_sort, "topk": emit_topk, "scatter": emit_scatter,
-                            "sparse_matmul": emit_sparse_matmul}
+                            "sparse_matmul": emit_sparse_matmul, "bincount": emit_bincount}
 # Families that are several functions.
 _MODULES: dict[str, Callable[[Module, Routine, str, Target], None]] = {"attention": emit_attention,
                                                                                 "attention_backward": emit_attention_gradient}

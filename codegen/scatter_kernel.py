@@ -11,6 +11,7 @@ from treadle.codegen.vector_memory import first_lanes, load_vector, store_vector
 from treadle.ir.routine import Routine
 
 ZERO = const("i64", 0)
+LANES, COUNTS = 8, vector_type("i64", 8)
 _FUNCTIONS = {"add": "add", "prod": "mul", "amax": "maximum", "amin": "minimum"}
 
 
@@ -72,3 +73,48 @@ def _combined(f: Function, routine: Routine, old: Val, new: Val, mask: Val | Non
     dtype = routine.dtype
     operands = [from_memory(f, old, dtype), from_memory(f, new, dtype)]
     return to_memory(f, elementwise(Site(f, mask, error), _FUNCTIONS[routine.kind], (dtype, dtype), operands), dtype)
+
+
+# -- counting ----------------------------------------------------------------------------------------------------------------
+def emit_bincount(f: Function, routine: Routine, args: dict[str, Val], low: Val, high: Val, scratch: Val) -> None:
+    """Blocks have counts of their own, which are added up: threads share no element."""
+    count, add, end = f.label("count"), f.label("add"), f.label("end")
+    f.branch_if(f.compare("eq", args["phase"], ZERO), count, add)
+    f.start(count)
+    with f.loop(low, high) as blocks:
+        _count_block(f, args, blocks.index)
+        blocks.next([])
+    f.branch(end)
+    f.start(add)
+    first = f.mul(low, args["chunk"])
+    with f.loop(first, f.smin(f.mul(high, args["chunk"]), args["size"]), LANES) as loop:
+        mask = first_lanes(f, f.sub(args["size"], loop.index), LANES)
+        with f.loop(ZERO, args["blocks"], 1, [const(COUNTS, 0)]) as sums:
+            place = f.gep(args["totals"], f.add(f.mul(sums.index, args["size"]), loop.index), "i64")
+            sums.next([f.add(sums.values[0], load_vector(f, place, COUNTS, mask))])
+        store_vector(f, sums.values[0], f.gep(args["out"], loop.index, "i64"), mask)
+        loop.next([])
+    f.branch(end)
+    f.start(end)
+
+
+def _count_block(f: Function, args: dict[str, Val], block: Val) -> None:
+    size, first = args["size"], f.mul(block, args["block"])
+    counts = f.gep(args["totals"], f.mul(block, size), "i64")
+    with f.loop(ZERO, size, LANES) as loop:
+        store_vector(f, const(COUNTS, 0), f.gep(counts, loop.index, "i64"), first_lanes(f, f.sub(size, loop.index), LANES))
+        loop.next([])
+    with f.loop(first, f.smin(f.add(first, args["block"]), args["n"])) as loop:
+        given = f.load(f.gep(args["x"], loop.index, "i64"), "i64")
+        at = f.select(f.compare("slt", given, ZERO), f.add(given, size), given)
+        good, bad, following = f.label("good"), f.label("bad"), f.label("following")
+        f.branch_if(f.compare("ult", at, size), good, bad)
+        f.start(bad)
+        report(Site(f, None, args["error"]), const("i1", 1), INDEX_OUT_OF_RANGE, given, size)
+        f.branch(following)
+        f.start(good)
+        cell = f.gep(counts, at, "i64")
+        f.store(f.add(f.load(cell, "i64"), 1), cell)
+        f.branch(following)
+        f.start(following)
+        loop.next([])

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from treadle.tensor import Tensor, apply
 __all__ = ["bincount", "bucketize", "isin", "searchsorted", "unique", "unique_consecutive", "unravel_index"]
 
 
+CLOSE = 1024  # so many places are counted, however few elements there are
+
+
 def _distinct_axis(x: np.ndarray, dim: int | None) -> int | None:
     """RuntimeError for slices without elements, which are neither equal nor different."""
     if dim is None:
@@ -33,13 +36,61 @@ def _distinct_axis(x: np.ndarray, dim: int | None) -> int | None:
 
 def unique(input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None) -> Any:
     """The distinct elements in ascending order (or distinct slices of an axis); optionally where each went, and how often it occurs."""
-    x = host_array(tensor_argument("unique", input))
+    kind = tensor_argument("unique", input)._data.type
+    if dim is None and kind.numel and not kind.dtype.is_complex and kind.device == "cpu":
+        flat = apply(TABLE["reshape"], (input.detach(),), ((kind.numel,),))
+        distinct = _counted(flat, return_inverse) or _in_order(flat, return_inverse)
+        at = None if distinct.inverse is None else distinct.inverse.reshape(kind.shape)
+        return _set_result(input, distinct.values, at, distinct.counts if return_counts else None)
+    x = host_array(input)
     dim = _distinct_axis(x, dim)
     options: dict[str, Any] = {"return_inverse": return_inverse, "return_counts": return_counts, "axis": dim}
     found: Any = np.unique(x, **options, equal_nan=False)  # NaNs stay apart
     values, *rest = found if isinstance(found, tuple) else (found,)
     inverse = rest[0].reshape(x.shape if dim is None else (x.shape[dim],)) if return_inverse else None
     return _set_result(input, values, inverse, rest[-1] if return_counts else None)
+
+
+class Distinct(NamedTuple):
+    """The distinct elements of a vector in order, where each element is among them if that is wanted, and how often each occurs."""
+
+    values: np.ndarray
+    inverse: np.ndarray | None
+    counts: np.ndarray
+
+
+def _range(x: Tensor) -> tuple[int, int]:
+    """The smallest and the largest of a vector of whole numbers."""
+    low, high = (apply(TABLE[name], (x,), ((0,), False)) for name in ("amin", "amax"))
+    return int(host_array(low)), int(host_array(high))
+
+
+def _counted(x: Tensor, inverse: bool) -> Distinct | None:
+    """Of whole numbers that are close together, by counting each; None for others."""
+    dtype = x._data.type.dtype
+    if dtype.category != INT or dtype is dtypes.uint64:
+        return None
+    low, high = _range(x)
+    if high - low >= max(x._data.type.numel, CLOSE):
+        return None
+    places = apply(TABLE["sub"], (cast(x, dtypes.int64), low))
+    counts = host_array(apply(TABLE["bincount"], (places,), (high - low + 1,)))
+    values = np.flatnonzero(counts)
+    at = (np.cumsum(counts != 0) - 1)[host_array(places)] if inverse else None
+    return Distinct((values + low).astype(dtype.np), at, counts[values])
+
+
+def _in_order(x: Tensor, inverse: bool) -> Distinct:
+    """By sorting. NaNs stay apart."""
+    ordered, order = apply(TABLE["sort"], (x,), (0, False, True))
+    array = host_array(ordered)
+    fresh = np.ones(array.size, bool)
+    np.not_equal(array[1:], array[:-1], out=fresh[1:])
+    starts, at = np.flatnonzero(fresh), None
+    if inverse:
+        at = np.empty(array.size, np.int64)
+        at[host_array(order)] = np.cumsum(fresh) - 1
+    return Distinct(array[starts], at, np.diff(np.append(starts, array.size)))
 
 
 def _set_result(x: Tensor, values: np.ndarray, inverse: np.ndarray | None, counts: np.ndarray | None) -> Any:
@@ -84,6 +135,12 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
         raise not_implemented("bincount_cpu", x._data.type.dtype, (x._data.type,))
     if x._data.type.ndim != 1:
         raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
+    if weights is None and x._data.type.numel:
+        whole = cast(x.detach(), dtypes.int64)
+        low, high = _range(whole)
+        if low < 0:
+            raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
+        return apply(TABLE["bincount"], (whole,), (max(high + 1, minlength),))
     array = host_array(x)
     try:
         counts = np.bincount(array, None if weights is None else host_array(weights).astype(np.float64), minlength)

@@ -10,6 +10,8 @@ which are run-time arguments. The names in ARGUMENTS say what the int64 argument
     topk          the first k of the same order. `room`: records that fit in the workspace.
     scatter       out[place[m], :] combined with src[m, :] in the order of m; a place below 0 counts from the end, one
                   outside [-rows, rows) is reported in the error cell.
+    bincount      out[i] = how many of the n elements of x are i < size. `phase` 0 counts each of `blocks` of `block` elements in `totals`,
+                  `phase` 1 adds these up, `chunk` of them a unit; an element outside [-size, size) is reported in the error cell.
     sparse_matmul  out[i, :] = sum of values[e] x[cols[e], :] over e = order[starts[i]..starts[i + 1]]; a column outside [0, columns)
                   is reported in the error cell. count: elements; inner: columns of x.
     attention     out[b, h, i, :] = sum over j of softmax(scale q[b, h, i] . k[b, g, j] + mask)[j] v[b, g, j, :] with g = h / group, and
@@ -44,6 +46,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "sort": ("error", "x", "values", "index", "n", "workspace", "workspace_step"),
     "topk": ("error", "x", "values", "index", "n", "k", "room", "workspace", "workspace_step"),
     "scatter": ("error", "out", "place", "src", "rows", "count", "inner", "chunk"),
+    "bincount": ("error", "x", "out", "totals", "n", "size", "block", "blocks", "phase", "chunk"),
     "sparse_matmul": ("error", "x", "out", "values", "cols", "starts", "order", "count", "columns", "inner"),
     "attention": ("error", *_strided("q", "k", "v", "out"), "lse", *_ATTENTION),
     "attention_backward": ("error", *_strided("q", "k", "v", "out", "g"), "lse", "dq", "dk", "dv", *_ATTENTION, "phase"),

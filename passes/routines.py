@@ -19,6 +19,7 @@ LONG_ROW, FEW_ROWS, BLOCKS, BLOCK = 1 << 15, 16, 64, 1 << 13
 # Columns that a scan walks together: a page of them at most, so that memory is read in order.
 MIN_CHUNK, MAX_CHUNK = 64, 1024
 MAX_SORTED = 1 << 31
+COUNTED = 16  # blocks of elements that are counted apart
 
 
 class Lowering(Protocol):
@@ -157,5 +158,25 @@ def _sparse_matmul(outer: Lowering, node: Node) -> bool:
     return True
 
 
+def _bincount(outer: Lowering, node: Node) -> bool:
+    """In blocks with counts of their own where these are few next to the elements."""
+    x, size = node.inputs[0], node.attr("size")
+    n = x.type.numel
+    blocks = min(COUNTED, max(1, n // max(8 * size, BLOCK)))
+    block = -(-n // blocks)
+    chunk = min(MAX_CHUNK, -(-size // 64) * 64)
+    out = Ref(outer.buffer(node.out))
+    given: dict[str, Argument] = {"x": Ref(outer.buffer(x)), "out": out, "totals": out, "n": n, "size": size, "block": block,
+                                  "blocks": blocks, "phase": 0, "chunk": chunk}
+    routine = Routine("bincount", "", "int64", "int64")
+    if blocks > 1:
+        given["totals"] = _temporary(outer, blocks * size * 8)
+        _append(outer, node, routine, given, blocks, 4 * block, last=False)
+        _append(outer, node, routine, given | {"phase": 1}, -(-size // chunk), blocks * chunk)
+    else:
+        _append(outer, node, routine, given, 1, block)
+    return True
+
+
 _RULES: dict[str, Callable[[Lowering, Node], bool]] = {"scan": _scan, "sort": _sort, "topk": _topk, "scatter": _scatter,
-                                                      "sparse_matmul": _sparse_matmul}
+                                                      "sparse_matmul": _sparse_matmul, "bincount": _bincount}

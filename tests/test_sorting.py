@@ -10,9 +10,11 @@ from op_cases import build, check_gradients, float_inputs, gradient_graph, rando
 import treadle
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
-from treadle.ir.interpreter import run
+from treadle.ir.interpreter import DataError, run
 from treadle.ir.op import TABLE
 from treadle.ir.types import tensor_type
+from treadle.runtime import memory
+from treadle.runtime.compiled import compile_graph
 
 NAN, INF = np.nan, np.inf
 PREFIX = ["cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"]
@@ -193,3 +195,49 @@ def test_places_among_sorted_elements(n: int, right: bool) -> None:
             assert flat.dtype is treadle.int32 and flat.tolist() == np.searchsorted(rows[0], values, side).tolist()
             back = treadle.searchsorted(treadle.tensor(mixed), y, right=right, sorter=treadle.tensor(np.argsort(order, 1)))
             assert back.tolist() == want.tolist()
+
+
+@pytest.mark.parametrize(("n", "high"), [(1, 1), (1000, 7), (100000, 1000), (200000, 3), (70000, 69999), (50000, 1)])
+def test_counts(n: int, high: int) -> None:
+    rng = np.random.default_rng(n)
+    for dtype in (np.int64, np.uint8) if high < 256 else (np.int64,):
+        x = rng.integers(0, high, n).astype(dtype)
+        for _ in range(3):
+            assert treadle.bincount(treadle.tensor(x)).tolist() == np.bincount(x).tolist()
+            assert treadle.bincount(treadle.tensor(x), minlength=high + 5).tolist() == np.bincount(x, minlength=high + 5).tolist()
+    for wrong in ([-1, 2], [[1, 2]]):
+        with pytest.raises(RuntimeError, match="1-d non-negative"):
+            treadle.bincount(treadle.tensor(wrong))
+
+
+def test_counts_out_of_range_are_reported() -> None:
+    b = Builder()
+    x = b.input(tensor_type((40000,), dtypes.int64))
+    b.graph.outputs = [b.bincount(x, 10)]
+    for bad in (10, -11):
+        numbers = np.zeros(40000, np.int64)
+        numbers[39000] = bad
+        plan = compile_graph(b.graph)
+        assert plan.run([memory.from_numpy(numbers)], []) is None
+        with pytest.raises(DataError, match=f"index {bad} is out of bounds"):
+            run(b.graph, [numbers])
+
+
+@pytest.mark.parametrize("kind", ["near", "far", "negative", "float32", "nan", "bool", "uint8", "uint64", "float16", "one"])
+def test_distinct_elements(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    x: Any = {"near": rng.integers(0, 50, (30, 40)), "far": rng.integers(-1 << 60, 1 << 60, 500).repeat(2), "one": np.array(7),
+              "negative": rng.integers(-300, 3, 4000), "float32": rng.integers(-9, 9, 999).astype(np.float32) / 2,
+              "nan": np.array([1.0, np.nan, -np.inf, np.nan, 1.0, -0.0, 0.0]), "bool": rng.integers(0, 2, 99).astype(bool),
+              "uint8": rng.integers(0, 255, 999).astype(np.uint8), "uint64": rng.integers(0, 9, 99).astype(np.uint64) + (1 << 63),
+              "float16": rng.integers(0, 9, 99).astype(np.float16)}[kind]
+    for _ in range(3):
+        values, inverse, counts = treadle.unique(treadle.tensor(x), return_inverse=True, return_counts=True)
+        want, back, often = np.unique(x, return_inverse=True, return_counts=True, equal_nan=False)
+        assert values.dtype is treadle.tensor(x).dtype and inverse.shape == x.shape
+        np.testing.assert_array_equal(values.numpy(), want)
+        np.testing.assert_array_equal(counts.numpy(), often)
+        if kind != "nan":
+            np.testing.assert_array_equal(inverse.numpy(), back.reshape(x.shape))
+        np.testing.assert_array_equal(values.numpy()[inverse.numpy()], x)
+        np.testing.assert_array_equal(treadle.unique(treadle.tensor(x)).numpy(), want)

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from treadle.ir import dtypes
+from treadle.ir.batching import BatchedCall
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import Types, need_dim, zeros
+from treadle.ir.ops.indexing import wrapped
 from treadle.ir.types import TensorType
 
 
@@ -118,3 +120,26 @@ declare("searchsorted", Kind.COMPOSITE, "rows values", "right", type_rule=_searc
         samples=[((_ROWS, _WANTED), (False,)), ((_ROWS, _WANTED), (True,)), ((_ROWS[0], _WANTED), (False,)),
                  ((np.arange(7), np.array([[3, 9], [-1, 6]])), (True,))],
         doc="How many elements of a sorted row come before each value (`right`: or are equal), rows going by the axes before the last.")
+
+
+def _bincount_type(types: Types, size: int) -> TensorType:
+    if types[0].ndim != 1 or types[0].dtype is not dtypes.int64:
+        raise RuntimeError(f"bincount: expected a vector of int64, but got {types[0]}")
+    return types[0].with_((size,))
+
+
+def _batch_bincount(c: BatchedCall) -> Any:
+    """All examples at once, each with places of its own; what is out of range stays so."""
+    b, x, size = c.b, c.full(0), c.attrs[0]
+    at = b.where(b.lt(x, 0), b.add(x, size), x)
+    first = b.mul(b.reshape(b.iota(c.size, dtypes.int64, c.types[0].device), (c.size, 1)), size)
+    at = b.where(b.logical_and(b.ge(at, 0), b.lt(at, size)), b.add(at, first), c.size * size)
+    return b.reshape(b.bincount(b.reshape(at, (c.size * c.types[0].numel,)), c.size * size), (c.size, size))
+
+
+declare("bincount", Kind.SCATTER, "x", "size", routine="bincount", batch=_batch_bincount, type_rule=_bincount_type, differentiable=False,
+        reference=lambda x, size: np.bincount(wrapped(x, size, 0), minlength=size).astype(np.int64),
+        decompose=lambda b, x, size: b.index_add(b.full(0, (size,), dtypes.int64, x.type.device), x,
+                                                 b.full(1, x.type.shape, dtypes.int64, x.type.device), 0),
+        samples=[((np.array([2, 0, 2, 4]),), (5,)), ((np.zeros(0, np.int64),), (3,))],
+        doc="How often each of 0, 1, ..., size - 1 occurs in a vector.")
