@@ -15,12 +15,12 @@ from treadle.tensor import Tensor, apply, read, wrap
 
 
 def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False, copy: bool = False,
-       memory_format: Any = None) -> Tensor:
+       memory_format: Any = None, other: Tensor | None = None) -> Tensor:
     """`x.to(dtype)`, `x.to(device[, dtype])`, `x.to(other)`."""
     flags = [arg for arg in args if arg is True or arg is False]
     if len(flags) > 1:  # non_blocking, copy
         copy = flags[1]
-    for arg in args:
+    for arg in args if other is None else (other, *args):
         if isinstance(arg, Tensor):
             dtype, device = arg._data.type.dtype, arg._data.type.device
         elif isinstance(arg, DType) or arg in (float, int, bool, complex):

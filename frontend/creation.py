@@ -261,32 +261,38 @@ def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any 
     return _finish(apply(FULL, (value,), (shape, dtype, device_name(device))), requires_grad)
 
 
-def zeros(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+def zeros(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
           pin_memory: bool = False, out: Any = None, names: Any = None) -> Tensor:
     """Zeros of a shape."""
+    if size is not None:
+        shape = (size,)
     if out is not None:
-        return _into(out, zeros, size, dtype=dtype)
+        return _into(out, zeros, shape, dtype=dtype)
     if layout is not None and layout.name != "strided":
-        return sparse_zeros(_shape(size), _dtype(dtype), device_name(device), layout.name, requires_grad)
-    return _finish(apply(FULL, (0,), (_shape(size), _dtype(dtype), device_name(device))), requires_grad)
+        return sparse_zeros(_shape(shape), _dtype(dtype), device_name(device), layout.name, requires_grad)
+    return _finish(apply(FULL, (0,), (_shape(shape), _dtype(dtype), device_name(device))), requires_grad)
 
 
-def ones(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+def ones(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
          pin_memory: bool = False, out: Any = None) -> Tensor:
     """Ones of a shape."""
+    if size is not None:
+        shape = (size,)
     if out is not None:
-        return _into(out, ones, size, dtype=dtype)
-    return _finish(apply(FULL, (1,), (_shape(size), _dtype(dtype), device_name(device))), requires_grad)
+        return _into(out, ones, shape, dtype=dtype)
+    return _finish(apply(FULL, (1,), (_shape(shape), _dtype(dtype), device_name(device))), requires_grad)
 
 
-def empty(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
+def empty(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
           pin_memory: bool = False, memory_format: Any = None, out: Any = None) -> Tensor:
     """Treadle fills new memory with zeros: a value must be a function of the program."""
+    if size is not None:
+        shape = (size,)
     if memory_format is not None:
         if getattr(memory_format, "name", "") == "preserve_format":
             raise RuntimeError("unsupported memory format Preserve")
-        check_format(memory_format, len(_shape(size)))
-    return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad, layout=layout, out=out)
+        check_format(memory_format, len(_shape(shape)))
+    return zeros(*shape, dtype=dtype, device=device, requires_grad=requires_grad, layout=layout, out=out)
 
 
 def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool, memory_format: Any) -> Tensor:
@@ -454,20 +460,24 @@ def drawn(op_name: str, like: Tensor, dtype: DType, generator: Generator | None)
     return _draw(op_name, 1, like._data.type.shape, dtype, None, generator)
 
 
-def rand(*size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
-         layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
+def rand(*shape: Any, size: Any = None, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
+         requires_grad: bool = False, layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
     """Uniform in [0, 1)."""
+    if size is not None:
+        shape = (size,)
     if out is not None:
-        return _into(out, rand, size, dtype=dtype, generator=generator)
-    return _finish(_draw("random_uniform", 1, _shape(size), dtype, device, generator), requires_grad)
+        return _into(out, rand, shape, dtype=dtype, generator=generator)
+    return _finish(_draw("random_uniform", 1, _shape(shape), dtype, device, generator), requires_grad)
 
 
-def randn(*size: Any, generator: Generator | None = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
-          layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
+def randn(*shape: Any, size: Any = None, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
+          requires_grad: bool = False, layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
     """Standard normal."""
+    if size is not None:
+        shape = (size,)
     if out is not None:
-        return _into(out, randn, size, dtype=dtype, generator=generator)
-    return _finish(_draw("random_normal", 2, _shape(size), dtype, device, generator), requires_grad)
+        return _into(out, randn, shape, dtype=dtype, generator=generator)
+    return _finish(_draw("random_normal", 2, _shape(shape), dtype, device, generator), requires_grad)
 
 
 def rand_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
@@ -485,11 +495,11 @@ def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None,
 
 
 @_creating
-def randint(low: int, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
+def randint(low: int = 0, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
             device: Any = None, requires_grad: bool = False) -> Tensor:
     """Integers uniform in [low, high); `randint(high, size)` starts at 0."""
-    if size is None:
-        low, high, size = 0, low, high
+    if size is None or high is None:
+        low, high, size = 0, low, high if size is None else size
     if high is None or low >= high:
         raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}")
     shape = _shape((size,) if isinstance(size, int) else tuple(size))

@@ -49,9 +49,9 @@ def column_stack(tensors: Sequence[Tensor]) -> Tensor:
     return cat([reshape(x, x._data.type.numel, 1) if x._data.type.ndim < 2 else x for x in tensors], 1)
 
 
-def repeat(input: Tensor, *repeats: Any) -> Tensor:
+def repeat(input: Tensor, *counts: Any, repeats: Any = None) -> Tensor:
     """The tensor repeated along each axis, new leading axes included."""
-    times, have = ints(repeats), input._data.type.shape
+    times, have = ints(counts if repeats is None else (repeats,)), input._data.type.shape
     if len(times) < len(have):
         raise RuntimeError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
     if any(n < 0 for n in times):

@@ -52,11 +52,13 @@ def _viewable(x: Tensor, shape: Ints) -> bool:
     return viewed_strides(have, strides, shape) is not None
 
 
-def view_method(self: Tensor, *shape: Any) -> Tensor:
+def view_method(self: Tensor, *shape: Any, size: Any = None, dtype: DType | None = None) -> Tensor:
     """The same memory with another shape, or (given a dtype) read as another dtype of the same width.
 
     RuntimeError when the strides do not allow it.
     """
+    if size is not None or dtype is not None:
+        shape = (size if dtype is None else dtype,)
     if len(shape) == 1 and isinstance(shape[0], DType):
         return view_dtype(self, shape[0])
     new = resolve_shape(ints(shape), self._data.type.numel)
@@ -225,10 +227,10 @@ moveaxis = movedim
 
 
 # -- expanding -----------------------------------------------------------------------------------------------------------------
-def expand(input: Tensor, *sizes: Any, implicit: bool = False) -> Tensor:
+def expand(input: Tensor, *sizes: Any, size: Any = None, implicit: bool = False) -> Tensor:
     """Axes of size 1 repeated without copying; -1 keeps an axis."""
     have = input._data.type.shape
-    shape = ints(sizes)
+    shape = ints(sizes if size is None else (size,))
     lead = len(shape) - len(have)
     if lead < 0:
         raise RuntimeError(f"expand(treadle.{input._data.type.dtype.name}{list(have)}, size={list(shape)}): the number of sizes provided "

@@ -254,3 +254,16 @@ def test_gradients_equal_pytorch(expression: str) -> None:
         grads.append([np.zeros(t.shape) if t.grad is None else np.array(t.grad.tolist()) for t in made])
     for ours, theirs in zip(*grads, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_sizes_by_name() -> None:
+    for make in (treadle.empty, treadle.zeros, treadle.ones, treadle.rand, treadle.randn):
+        assert make(size=(2, 3)).shape == make(2, 3).shape == (2, 3)
+    assert treadle.randint(5, size=(2, 3)).shape == treadle.randint(high=5, size=(2, 3)).shape == (2, 3)
+    x = treadle.arange(6.0)
+    for name in ("new_zeros", "new_ones", "new_empty"):
+        assert getattr(x, name)(size=(3, 1)).shape == (3, 1)
+    assert x.view(size=(2, 3)).tolist() == x.reshape(shape=(2, 3)).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert x.view(dtype=treadle.int32).tolist() == x.view(treadle.int32).tolist()
+    assert x.expand(size=(2, 6)).tolist() == x.repeat(repeats=(2, 1)).tolist() == [x.tolist()] * 2
+    assert x.to(other=treadle.tensor(1)).dtype is treadle.int64
