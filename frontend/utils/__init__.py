@@ -6,6 +6,6 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("_pytree", "checkpoint", "data", "hooks", "model_zoo"):
+    if name in ("_pytree", "checkpoint", "data", "hooks", "model_zoo", "tensorboard"):
         return importlib.import_module(f"treadle.utils.{name}")
     raise AttributeError(f"module 'treadle.utils' has no attribute {name!r}")
