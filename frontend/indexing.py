@@ -25,10 +25,11 @@ class _Parsed:
     """An index split into its view part and its advanced part.
 
     `slices`: one slice per axis of the tensor, integers as slices of length one; `shape`: the shape after dropping integer
-    axes and inserting None; `advanced`: (axis of that shape, index tensor) pairs.
+    axes and inserting None; `advanced`: (axis of that shape, index tensor) pairs. `apart`: axes under a mask are not joined.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, apart: bool) -> None:
+        self.apart = apart
         self.slices: list[tuple[int, int, int]] = []
         self.shape: list[int] = []
         self.advanced: list[tuple[int, Tensor]] = []
@@ -70,7 +71,7 @@ def _axes_used(item: Any) -> int:
     return 1
 
 
-def _parse(x: Tensor, index: Any) -> _Parsed:
+def _parse(x: Tensor, index: Any, apart: bool = False) -> _Parsed:
     shape = x._data.type.shape
     items = [_normalize(i) for i in _items(index)]
     used = sum(_axes_used(i) for i in items)
@@ -81,7 +82,7 @@ def _parse(x: Tensor, index: Any) -> _Parsed:
     rest = [slice(None)] * (len(shape) - used)
     at = next((k for k, i in enumerate(items) if i is Ellipsis), None)
     items = items + rest if at is None else items[:at] + rest + items[at + 1:]
-    parsed = _Parsed()
+    parsed = _Parsed(apart)
     for item in items:
         _take(parsed, item, shape)
     return parsed
@@ -113,7 +114,7 @@ def _take(parsed: _Parsed, item: Any, shape: tuple[int, ...]) -> None:
 
 
 def _take_mask(parsed: _Parsed, mask: Tensor, shape: tuple[int, ...]) -> None:
-    """A mask selects where it is true: it is looked at (a flush) and becomes an index tensor."""
+    """A mask selects where it is true: it is looked at (a flush) and becomes an index tensor, or one an axis if these have to stay apart."""
     if is_batched(mask):
         raise RuntimeError("vmap: We do not support batching operators that can support dynamic shape. Attempting to batch over indexing "
                            "with a boolean mask: use torch.where, or masked_fill.")
@@ -123,6 +124,11 @@ def _take_mask(parsed: _Parsed, mask: Tensor, shape: tuple[int, ...]) -> None:
             raise IndexError(f"The shape of the mask {list(have)} at index {d} does not match the shape of the indexed tensor "
                              f"{list(shape)} at index {axis + d}")
     parsed.slices += [(0, n, 1) for n in have]
+    if parsed.apart and have:
+        for n, places in zip(have, np.nonzero(to_array(mask)), strict=True):
+            parsed.advanced.append((len(parsed.shape), adopt(places)))
+            parsed.shape.append(n)
+        return
     # The mask's axes become one, and so do its indices.
     parsed.advanced.append((len(parsed.shape), adopt(np.flatnonzero(to_array(mask)))))
     parsed.shape.append(math.prod(have))
@@ -211,7 +217,7 @@ def _is_mask(index: Any) -> bool:
 def setitem(x: Tensor, index: Any, value: Any) -> None:
     """`x[index] = value`, broadcasting value and casting it to x's dtype."""
     check_writable(x, "__setitem__")
-    parsed = _parse(x, index)
+    parsed = _parse(x, index, bool(x._chain) and 0 in strides_of(x))
     target = _basic(x, parsed)
     if not isinstance(value, Tensor):
         value = value.item() if isinstance(value, np.generic) else value
