@@ -114,7 +114,7 @@ def _take(parsed: _Parsed, item: Any, shape: tuple[int, ...]) -> None:
 
 
 def _take_mask(parsed: _Parsed, mask: Tensor, shape: tuple[int, ...]) -> None:
-    """A mask selects where it is true: it is looked at (a flush) and becomes an index tensor, or one an axis if these have to stay apart."""
+    """A mask selects where it is true: it is looked at (a flush) and becomes an index tensor, or one an axis if these stay apart."""
     if is_batched(mask):
         raise RuntimeError("vmap: We do not support batching operators that can support dynamic shape. Attempting to batch over indexing "
                            "with a boolean mask: use torch.where, or masked_fill.")
