@@ -31,6 +31,8 @@ from treadle.passes.unit import Site, Store, Unit, extent, reaches, unify
 MAX_INSTRUCTIONS = 160
 MAX_LOADS = 18
 MAX_STORES = 8
+# Instructions for operands that a cat takes in turn, and that are chosen among for each element: a product of complex numbers has so many.
+MOST_IN_TURN = 6
 
 
 class Fuser:
@@ -341,7 +343,7 @@ class Fuser:
         if value not in self.wanted and len(sites) == 1:
             if self._store_in_turn(node, sites[0]):
                 return True
-            if len(node.inputs) <= MAX_INLINE_CAT and self.can_absorb(sites[0], node):
+            if len(node.inputs) <= MAX_INLINE_CAT and not self._dear_in_turn(node) and self.can_absorb(sites[0], node):
                 return False
         self.merge_readers(value)
         sites = self.current_sites(value)
@@ -359,6 +361,18 @@ class Fuser:
             self.sites.setdefault(operand, []).append(Site(unit, index, ()))
         self.load_everywhere(value, sites, writers)
         return True
+
+    def _dear_in_turn(self, node: Node) -> bool:
+        """A cat of single elements in turn, of products or what takes as much to compute. Where it is read, each element would be computed
+        for all operands and chosen, by vectors no longer than there are operands."""
+        if not _interleaves(node):
+            return False
+        if sum([self.cost[v].ops for v in node.inputs if v in self.cost]) > MOST_IN_TURN:
+            return True
+        bases = list(node.inputs)
+        while any([is_view(v.node) for v in bases]):
+            bases = [v.node.inputs[0] if is_view(v.node) else v for v in bases]
+        return any([has_kernel(v.node) for v in bases])
 
     def _store_in_turn(self, node: Node, site: Site) -> bool:
         """A unit that only copies elements which a cat takes from its operands in turn: each operand is stored to its own places, all of

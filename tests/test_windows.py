@@ -11,6 +11,7 @@ from treadle.codegen.gemm_plan import window_words
 from treadle.ir import dtypes, interpreter
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph
+from treadle.ir.kernel import UNIT
 from treadle.ir.types import tensor_type
 from treadle.passes.program import GemmStep, KernelStep, Program
 from treadle.runtime import bounds, memory
@@ -97,6 +98,24 @@ def test_parts_of_transposed_convolutions_lie_in_turn(shape: tuple[int, ...], we
     pads = [s for s in steps if any(n.op is not None and n.op.name == "pad" for n in s.nodes)]
     assert len(pads) <= 1
     assert not [s for s in steps if sum(i.opcode == "select" for i in s.kernel.body) > len(pads)]
+
+
+@pytest.mark.parametrize(("weight", "groups"), [((6, 1, 3, 3), 6), ((6, 3, 3, 3), 2)])
+def test_readers_of_parts_do_not_choose_among_them(weight: tuple[int, ...], groups: int) -> None:
+    """What reads a gradient of parts, element by element, finds their rows in memory."""
+    b = Builder(Graph("reader"))
+    shape, channels = (2, 6, 8, 8), weight[1] * groups
+    arrays = [np.random.default_rng(2).standard_normal(s).astype(np.float32) for s in (shape, weight, (2, channels, 16, 16))]
+    y, w, x = [b.input(tensor_type(a.shape, dtypes.float32)) for a in arrays]
+    found = b.convolution_input(y, w, x.shape, (2, 2), (1, 1), (1, 1), groups)
+    b.graph.outputs = [b.mul(b.add(found, x), 2.0)]
+    plan = compile_graph(b.graph)
+    results = plan.run([memory.from_numpy(a) for a in arrays], [])
+    want = interpreter.run(b.graph, arrays)[0]
+    np.testing.assert_allclose(array_of(results[0], b.graph.outputs[0].type), want, rtol=1e-3, atol=1e-5 * np.abs(want).max())
+    readers = [s for s in plan.program.steps if isinstance(s, KernelStep) and any(n.op is not None and n.op.name == "mul" and
+               n.out.type.shape == x.shape for n in s.nodes)]
+    assert len(readers) == 1 and all(a.strides[-1] == UNIT for a in readers[0].kernel.accesses)
 
 
 def test_gradients_of_weights_run_along_lines_of_the_image() -> None:
