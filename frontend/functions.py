@@ -92,7 +92,7 @@ def full_like(x: Tensor, value: float | int | bool, dtype: DType | None = None) 
 # -- functions made from the table -----------------------------------------------------------------------------------------
 def _unary(op: Op, name: str) -> Callable[..., Tensor]:
     def function(input: Tensor, out: Tensor | None) -> Tensor:
-        return into(out, apply(op, (tensor_argument(name, input),)), name)
+        return into(out, apply(op, (tensor_argument(name, input),)), name, (input,))
     fast = fast_path(op, function)
     assert fast is not None
     return fast
@@ -105,7 +105,7 @@ def _binary(op: Op, name: str) -> Callable[..., Tensor]:
             input = checked(name, input, "input", 1)
             if not isinstance(other, Tensor):
                 tensor_argument(name, input)
-        return into(out, apply(op, (input, other)), name)
+        return into(out, apply(op, (input, other)), name, (input, other))
     fast = fast_path(op, function)
     assert fast is not None
     return of_tensors(name, fast, op.tensors == "x y") if op.tensors else fast
@@ -160,13 +160,13 @@ def _scaled(name: str, other: Any, alpha: Any) -> Any:
 @direct
 def add(input: Any, other: Any, *, alpha: float | int = 1, out: Tensor | None = None) -> Tensor:
     """input + alpha * other."""
-    return into(out, apply(ADD, (checked("add", input, "input", 1), _scaled("add", other, alpha))), "add")
+    return into(out, apply(ADD, (checked("add", input, "input", 1), _scaled("add", other, alpha))), "add", (input, other))
 
 
 @direct
 def sub(input: Any, other: Any, *, alpha: float | int = 1, out: Tensor | None = None) -> Tensor:
     """input - alpha * other."""
-    return into(out, apply(SUB, (checked("sub", input, "input", 1), _scaled("sub", other, alpha))), "sub")
+    return into(out, apply(SUB, (checked("sub", input, "input", 1), _scaled("sub", other, alpha))), "sub", (input, other))
 
 
 def rsub(input: Tensor, other: Any, *, alpha: float | int = 1) -> Tensor:
@@ -183,7 +183,7 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor
         op = TABLE["floor_divide" if rounding_mode == "floor" else "trunc_divide"]
     else:
         raise RuntimeError(f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found '{rounding_mode}'")
-    return into(out, apply(op, (checked("div", input, "input", 1), checked("div", other))), "div")
+    return into(out, apply(op, (checked("div", input, "input", 1), checked("div", other))), "div", (input, other))
 
 
 def floor_divide(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
@@ -208,7 +208,7 @@ def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
     """
     if not isinstance(exponent, Tensor):
         tensor_argument("pow", input)
-    return into(out, power(checked("pow", input, "input", 1), checked("pow", exponent, "exponent")), "pow")
+    return into(out, power(checked("pow", input, "input", 1), checked("pow", exponent, "exponent")), "pow", (input, exponent))
 
 
 def power(x: Any, exponent: Any) -> Tensor:
@@ -249,7 +249,7 @@ def square(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """input * input."""
     if tensor_argument("square", input)._data.type.dtype.category < INT:
         input = cast(input, dtypes.int64)
-    return into(out, apply(TABLE["square"], (input,)), "square")
+    return into(out, apply(TABLE["square"], (input,)), "square", (input,))
 
 
 def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Tensor:
@@ -259,14 +259,14 @@ def round(input: Tensor, *, decimals: int = 0, out: Tensor | None = None) -> Ten
         scale = 10.0 ** builtins.abs(decimals)
         first, last = (MUL, DIV) if decimals > 0 else (DIV, MUL)
         return into(out, apply(last, (apply(TABLE["round"], (apply(first, (input, scale)),)), scale)), "round")
-    return into(out, apply(TABLE["round"], (input,)), "round")
+    return into(out, apply(TABLE["round"], (input,)), "round", (input,))
 
 
 def addcmul(input: Tensor, tensor1: Any, tensor2: Any, *, value: float | int = 1, out: Tensor | None = None) -> Tensor:
     """input + value * tensor1 * tensor2."""
     tensor_argument("addcmul", input)
     factors = tensor_argument("addcmul", tensor1, "tensor1", 2), tensor_argument("addcmul", tensor2, "tensor2", 3)
-    return into(out, apply(TABLE["addcmul"], (input, *factors, value)), "addcmul")
+    return into(out, apply(TABLE["addcmul"], (input, *factors, value)), "addcmul", (input, *factors))
 
 
 def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: float | int = 1, out: Tensor | None = None) -> Tensor:
@@ -275,7 +275,7 @@ def addcdiv(input: Tensor, tensor1: Any, tensor2: Any, *, value: float | int = 1
         raise RuntimeError("Integer division with addcdiv is no longer supported: convert tensor1 or tensor2 to a floating dtype first.")
     factors = tensor_argument("addcdiv", tensor1, "tensor1", 2), tensor_argument("addcdiv", tensor2, "tensor2", 3)
     operands = (tensor_argument("addcdiv", input), *factors, value)
-    return into(out, apply(TABLE["addcdiv"], operands), "addcdiv")
+    return into(out, apply(TABLE["addcdiv"], operands), "addcdiv", operands)
 
 
 def all_integers(*tensors: Any) -> bool:
@@ -288,7 +288,7 @@ def all_integers(*tensors: Any) -> bool:
 def lerp(input: Tensor, end: Tensor, weight: Any, *, out: Tensor | None = None) -> Tensor:
     """input + weight * (end - input)."""
     tensor_argument("lerp", end, "end", 2)
-    return into(out, apply(TABLE["lerp"], (input, end, checked("lerp", weight, "weight", 3))), "lerp")
+    return into(out, apply(TABLE["lerp"], (input, end, checked("lerp", weight, "weight", 3))), "lerp", (input, end))
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None
         result = apply(TABLE["clamp_max"], (input, checked("clamp", max, "max", 3)))
     else:
         result = apply(TABLE["clamp"], (input, checked("clamp", min, "min"), checked("clamp", max, "max", 3)))
-    return into(out, result, "clamp")
+    return into(out, result, "clamp", (input,))
 
 
 def clamp_min(input: Tensor, min: Any, *, out: Tensor | None = None) -> Tensor:
@@ -346,7 +346,7 @@ def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neg
         return into(out, apply(COPY, (input,)), "nan_to_num")
     high = float(ml_dtypes.finfo(dtype.np).max)
     limits = (nan, high if posinf is None else posinf, -high if neginf is None else neginf)
-    return into(out, apply(TABLE["nan_to_num"], (input, *limits)), "nan_to_num")
+    return into(out, apply(TABLE["nan_to_num"], (input, *limits)), "nan_to_num", (input,))
 
 
 # -- further functions, composed --------------------------------------------------------------------------------------------

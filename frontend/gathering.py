@@ -57,7 +57,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False,
     if {tensor_argument("gather", input).dim(), len(shape)} == {0, 1}:  # a 0-d tensor counts as having one element along one axis
         input, index = input.reshape(-1), index.reshape(-1)
     found = apply(TABLE["gather"], (tensor_argument("gather", input), index), (_axis("gather", input, dim),))
-    return into(out, found if found._data.type.shape == shape else found.reshape(shape), "gather")
+    return into(out, found if found._data.type.shape == shape else found.reshape(shape), "gather", (input, index))
 
 
 @with_out
@@ -177,7 +177,7 @@ def index_select(input: Tensor, dim: int, index: Tensor, *, out: Tensor | None =
     """The entries `index` (a vector) of an axis."""
     axis = _axis("index_select", input, dim)
     found = lookup(TABLE["index_select"], tensor_argument("index_select", input), (_vector("index_select", index),), (axis,))
-    return into(out, found if input._data.type.ndim else apply(RESHAPE, (found,), ((),)), "index_select")
+    return into(out, found if input._data.type.ndim else apply(RESHAPE, (found,), ((),)), "index_select", (input, index))
 
 
 @with_out

@@ -262,6 +262,8 @@ grid_sampler_3d = grid_sampler_2d
 def _copying(name: str) -> Callable[..., Any]:
     def function(input: Tensor, *args: Any, **kwargs: Any) -> Any:
         input = input.contiguous() if name == "view" else input  # a copy may have any shape
+        if name == "narrow" and (args[0] if args else kwargs["dim"]) >= input.dim():
+            raise RuntimeError(f"narrow_copy: Expected dim < {input.dim()}, the number of dimensions")
         found = getattr(input, name)(*args, **kwargs)
         return tuple([x.clone() for x in found]) if isinstance(found, tuple | list) else found.clone()
     function.__name__ = function.__qualname__ = f"{name}_copy"

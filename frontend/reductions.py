@@ -340,7 +340,7 @@ def _scan(name: str, input: Tensor, dim: int, dtype: Any = None) -> Any:
 @numpy_names
 def cumsum(input: Tensor, dim: int, *, dtype: Any = None, out: Tensor | None = None) -> Tensor:
     """Running sum along an axis; integers become int64."""
-    return into(out, _scan("cumsum", input, dim, dtype), "cumsum")
+    return into(out, _scan("cumsum", input, dim, dtype), "cumsum", (input,))
 
 
 @numpy_names

@@ -541,7 +541,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out
         xs = [x for x in xs if x._data.type.shape != (0,)]
     if not xs[0]._data.type.shape:
         raise RuntimeError("zero-dimensional tensor (at position 0) cannot be concatenated")
-    return into(out, apply(CAT, xs, (normalize_dim("cat", dim if axis is None else axis, xs[0]._data.type.ndim),)), "cat")
+    return into(out, apply(CAT, xs, (normalize_dim("cat", dim if axis is None else axis, xs[0]._data.type.ndim),)), "cat", (tensors,))
 
 
 concat = concatenate = cat
@@ -559,4 +559,4 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, o
                                f"{list(x._data.type.shape)} at entry {i}")
     dim = normalize_dim("stack", dim if axis is None else axis, len(shape) + 1)
     new = ((*shape[:dim], 1, *shape[dim:]),)
-    return cat([apply(RESHAPE, (x,), new) for x in xs], dim, out=out)
+    return into(out, cat([apply(RESHAPE, (x,), new) for x in xs], dim), "stack", (xs,))

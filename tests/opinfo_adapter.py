@@ -50,6 +50,18 @@ def tensor(t: torch.Tensor) -> treadle.Tensor:
     return made.requires_grad_() if t.requires_grad else made
 
 
+def sharing(t: torch.Tensor, storages: dict[int, treadle.Tensor]) -> treadle.Tensor:
+    """`tensor(t)`, in the memory of those before it that share memory with it."""
+    if t.layout is not torch.strided or t.requires_grad or t.dtype not in NAMES or t.device.type != "cpu":
+        return tensor(t)
+    if not t.numel():  # no memory, but it may be the same tensor
+        return storages.setdefault(id(t), tensor(t))
+    key = t.untyped_storage().data_ptr()
+    if key not in storages:
+        storages[key] = adopt(flat_array(t))
+    return treadle.as_strided(storages[key], tuple(t.shape), t.stride(), t.storage_offset())
+
+
 def ours(x: Any) -> Any:
     """`x` with everything of PyTorch's in it replaced by Treadle's."""
     if isinstance(x, torch.Tensor):

@@ -349,6 +349,15 @@ def error_problem(op: Any, sample: Any) -> str | None:
         args, kwargs = ours((s.input, *s.args)), ours(s.kwargs)
     except Untranslatable:
         return None
+    if "out" in kwargs:  # which may be in the memory of other arguments
+        storages: dict[int, Any] = {}
+
+        def shared(given: Any, own: Any) -> Any:
+            if isinstance(given, tuple | list) and all(isinstance(t, torch.Tensor) for t in given):
+                return tuple([adapter.sharing(t, storages) for t in given])
+            return adapter.sharing(given, storages) if isinstance(given, torch.Tensor) else own
+        args = tuple([shared(given, own) for given, own in zip((s.input, *s.args), args, strict=True)])
+        kwargs["out"] = shared(s.kwargs["out"], None)
     try:
         result = f(*args, **kwargs)
         for t in tensors(result):

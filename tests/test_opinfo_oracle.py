@@ -15,22 +15,16 @@ _TIES = "PyTorch does not say which of equal elements comes first; here it is th
 _RANDOM = "draws differ: only dtypes and shapes are compared"
 _LAYOUT = "values have one layout: memory_format makes no copy"
 _NO_OUT = "`out` is a keyword of PyTorch's binding only, in no documentation"
-_LAST = "out= may overlap the arguments: results are written last"
 
 # What differs deliberately: (pattern of the op's name, category, pattern of "what differs | sample" or None for any): reason.
 KNOWN: dict[tuple[str, str, str | None], str] = {
-    (r".*", "errors", r"no error instead of RuntimeError: (Expected out tensor|multinomial expects Long|Expected object of scalar)"):
-        "out= takes any dtype to which the result can be cast, as PyTorch documents; some of its kernels do not",
-    (r"kthvalue|masked_select|gather|take", "errors", r"no error instead of RuntimeError: unsupported operation"): _LAST,
     (r".*", "refused", r"no error instead of NotImplementedError"): "a dtype that PyTorch has no CPU kernel for",
     (r".*", "refused", r"^NotImplementedError(?!.* instead of)"): "PyTorch computes what its own table of dtypes leaves out",
-    (r"nn\.functional\..*loss", "refused", r"no error instead of RuntimeError: (mean|result type)"): "integers have averages",
     (r"nn\.functional\.linear_cross_entropy.*", "refused", r"acc_dtype"): "another argument is looked at first",
     (r"nn\.functional\.linear_cross_entropy.*", "grad", r"\| expanded"): "a sum of 16-bit numbers that is 0 but for rounding",
     (r"nn\.functional\.multi_margin_loss", "forward", r"\| empty"): "PyTorch returns memory that nobody has written",
     (r"(special\.)?polygamma.*", "forward", r"got inf"): "a pole is infinite",
     (r"randint", "refused", None): "any dtype takes the integers drawn",
-    (r"m[HT]", "forward", r"0-D"): "PyTorch warns that it will refuse that",
     (r"linalg\..*|svd", "refused", r"^RuntimeError: .*Expected a floating point tensor in float32"): "PyTorch looks only where a matrix is",
     (r"masked\.logsumexp", "forward", r"value.* \| .*\(u?int"): "the logarithm of nothing, -inf, has no integer",
     (r"masked\..*", "refused", r"torch\.iinfo"): "complex numbers under a mask, where PyTorch trips over its own check",
@@ -39,7 +33,6 @@ KNOWN: dict[tuple[str, str, str | None], str] = {
     (r"isin", "refused", r"Unsupported input type"): "all dtypes are compared",
     (r"as_strided_scatter", "forward", r"out of bounds.*expanded"): "the places are those of the input's storage, of which there are fewer",
     (r"_batch_norm_with_update", "forward", r"written-to tensor.*expanded"): "expanded statistics have one place for all channels: refused",
-    (r"cat", "errors", r"the written-to tensor refer"): _LAST,
     (r"(sort|msort|kthvalue|topk|mode|median|nanmedian)(\..*)?", "grad|compiled", r"value"): _TIES,
     (r"(bool|byte|char|c?double|c?float|half|bfloat16|int|long|short|to|contiguous|clone)(\..*)?", "alias|strides", None): _LAYOUT,
     (r"nn\.functional\.(avg_pool.*|gelu|hardshrink|linear|logsigmoid|softplus|softshrink)", "out", r"unexpected keyword"): _NO_OUT,
@@ -51,7 +44,6 @@ KNOWN: dict[tuple[str, str, str | None], str] = {
     (r"nn\.functional\.ctc_loss", "grad", r"value"): "the derivative itself; PyTorch's is the same after log_softmax",
     (r"nn\.functional\.soft_margin_loss", "forward", r"Expected inf|difference: inf"): "does not overflow in 16 bits",
     (r"special\.bessel_(j0|j1|y0|y1)", "forward|compiled|out", r"value"): "scipy's value in float64, nearer to the truth",
-    (r"narrow_copy", "errors", r"IndexError"): "an axis out of range is an IndexError, as everywhere else",
     (r"matrix_exp", "forward|compiled", r"value.* \| .*\(b?float16"): "16 bits are computed in float32, which does not overflow on the way",
 }
 # Results are random, or memory nobody has written: only dtypes and shapes are compared.

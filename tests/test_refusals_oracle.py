@@ -139,3 +139,36 @@ def test_dtypes(first: str) -> None:
         return {"a": makers[0], "b": makers[1], **small(m)}
     found = [p for call in OF_DTYPES for second in DTYPES for p in problems(call, f"of {first}, {second}", lambda m, s=second: names(m, s))]
     assert not found, "\n".join(found)
+
+
+# `b` is a vector 0 .. 5, `i` one of places.
+DESTINATIONS = [line.strip() for line in """
+    m.abs(b[:5], out=b[1:]); m.abs(b, out=b); m.abs(b[::2], out=b[1::2]); m.abs(b[:3], out=b[3:]); m.abs(b[:3], out=b[:3])
+    m.add(b[:5], 2., out=b[1:]); m.add(b, b, out=b); m.add(b[:3], b[1:4], out=b[3:]); m.add(b[:3], b[2:5], out=b[3:])
+    m.sub(b[:5], 2., out=b[1:]); m.mul(b[:5], 2., out=b[1:]); m.div(b[:5], 2., out=b[1:]); m.sqrt(b[:5], out=b[1:])
+    m.floor(b[:5], out=b[1:])
+    m.clamp(b[:5], 0, 1, out=b[1:]); m.cumsum(b, 0, out=b); m.gather(b, 0, i, out=b); m.take(b, i, out=b); m.index_select(b, 0, i, out=b)
+    m.cat([b[:2], b[:2]], out=b[:4]); m.cat([b], out=b); m.cat([b[:2], b[2:3]], out=b[3:]); m.masked_select(b, b >= 0, out=b)
+    m.kthvalue(b, 1, out=(b, i)); m.sort(b, out=(b, i)); m.topk(b, 3, out=(b, i)); m.where(b > 0, b, b, out=b)
+    m.stack([b[:1], b[1:2]], out=b[:2].view(2, 1)); m.neg(b.view(2, 3), out=b.view(2, 3)); m.abs(b.view(2, 3).t(), out=b.view(3, 2))
+    m.abs(b, out=d); m.ceil(b, out=d); m.round(b, out=d); m.neg(b, out=d); m.sign(b, out=d); m.exp(b, out=d); m.add(b, 1, out=d)
+    m.cumsum(b, 0, out=d); m.softmax(b, 0, out=d); m.sort(b, out=(d, i)); m.sort(b, out=(b.clone(), d)); m.topk(b, 6, out=(d, i))
+    m.gather(b, 0, i, out=d); m.take(b, i, out=d); m.index_select(b, 0, i, out=d); m.masked_select(b, b >= 0, out=d); m.isin(b, b, out=d)
+    m.max(b, 0, out=(d.sum(), i.sum())); m.maximum(b, b, out=d); m.amax(b, 0, out=d.sum()); m.sum(b, 0, out=d.sum())
+    m.lerp(b, b, .5, out=d)
+    m.mean(b, 0, out=d.sum()); m.mv(b.view(2, 3), b[:3], out=d[:2]); m.mm(b.view(2, 3), b.view(3, 2), out=d[:4].view(2, 2))
+    m.cat([b], out=d)
+    m.dot(b, b, out=d.sum()); m.norm(b, 2, 0, out=d.sum()); m.argmax(b, 0, out=d.sum()); m.where(b > 0, b, b, out=d)
+    m.logcumsumexp(b, 0, out=d)
+    m.tril(b.view(2, 3), out=d.view(2, 3)); m.quantile(b, .5, out=d.sum()); m.kthvalue(b, 1, out=(d.sum(), i.sum())); m.nan_to_num(b, out=d)
+""".replace("\n", ";").split(";") if line.strip()]
+
+
+def test_destinations() -> None:
+    """`out=` of another dtype, and in the memory of operands: refused or written, as in PyTorch."""
+    pytest.importorskip("torch", reason="PyTorch, the oracle, is not installed")
+
+    def names(m: Any) -> dict[str, Any]:
+        return {"b": m.arange(6.), "d": m.zeros(6, dtype=m.float64), "i": m.tensor([2, 0, 1, 5, 4, 3])}
+    found = [p for call in DESTINATIONS for p in problems(call, "", names)]
+    assert not found, "\n".join(found)

@@ -127,7 +127,8 @@ def avg_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, pad
 
 def _target(name: str, input: Tensor, rank: int, output_size: Any) -> tuple[int, ...]:
     if rank > 1 and tensor_argument(name, input).dim() <= rank:
-        kind = RuntimeError if "max" in name else IndexError if input.dim() < rank else ValueError
+        several = isinstance(output_size, tuple | list)
+        kind = ValueError if several or (input.dim() == rank and "avg" in name) else RuntimeError if "max" in name else IndexError
         raise kind(f"{name}(): Input dimension should be at least {rank + 1}, got an input of shape {list(input.shape)}")
     _check_input(name, input, rank, False)
     given = (output_size,) * rank if output_size is None or isinstance(output_size, int) else tuple(output_size)
