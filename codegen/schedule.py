@@ -26,6 +26,8 @@ GUARDING = 6
 NARROW = 8
 # How bad a lane axis is along which an access jumps about.
 GATHERED = 3
+# Instructions of a kernel that does little more than copy.
+COPY = 4
 # Work worth waking a thread for, in simple element operations.
 THREAD_WORK = 32768
 
@@ -256,12 +258,15 @@ def narrow_loops(kernel: Kernel) -> Loops | None:
     """The loop nest for a lane axis shorter than NARROW, if another axis may do better: one along which something is read that is
     contiguous or, where nothing is and what is read has gaps along the lanes, the outermost.
 
-    Where nothing that is read moves along the lanes, they stay: vectors may have as many as are left.
+    Where nothing that is read moves along the lanes, they stay: vectors may have as many as are left. So they do in little more than copies
+    of neighbours, whose second form takes no time to compile.
     """
     nest = loops(kernel)
     if nest.lane < 0 or nest.lane_folds or nest.folds or not nest.outer + (nest.rows,) * (nest.rows >= 0):
         return None
     loads = [a.strides for a in kernel.accesses if not a.writes]
+    if len(kernel.body) <= COPY and nest.rows < 0 and all(strides[nest.lane] != RUNTIME for strides in loads):
+        return nest
     if any(strides[nest.lane] == UNIT for strides in loads):
         return None
     others = [a for a in range(len(kernel.axes)) if a != nest.lane and any(strides[a] == UNIT for strides in loads)]

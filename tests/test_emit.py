@@ -271,6 +271,19 @@ def test_short_lane_axes_of_what_lies_apart() -> None:
               among=(kernel,))
 
 
+@pytest.mark.parametrize("kind", [UNIT, REVERSED, PAIRED])
+def test_short_lane_axes_of_copies(kind: int) -> None:
+    """Columns of a matrix are copied in one vector each row, and nothing beside them is touched."""
+    kernel = Kernel((P, P), (reads(RUNTIME, kind), writes(RUNTIME, UNIT)), (), 0, (load(0),), ((1, 0),))
+    assert loops_for(kernel, (70, NARROW - 1)) == loops(kernel) and loops(kernel).lane == 1
+    step = {UNIT: 1, REVERSED: -1, PAIRED: 2}[kind]
+    for rows in (1, 70, 5000):
+        for n in (1, 2, 3, NARROW - 1, NARROW, 40):
+            x = np.random.default_rng(n).standard_normal(rows * 90).astype(np.float32)
+            check(kernel, (rows, n), [Operand(x, 45 if kind == REVERSED else 0, (90, step)),
+                                      Operand(np.zeros(rows * (n + 3), np.float32), 1, (n + 3, 1))], among=(kernel,))
+
+
 def test_lanes_do_not_jump_about() -> None:
     """Neighbours that are looked up together are read as such, however the places lie that are looked up."""
     body = (load(0, "int64"), Instr("load_at", F32, (0,), (1, 0, 1)), op("reduce", 1, params=("sum",)))

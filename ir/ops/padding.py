@@ -38,11 +38,49 @@ def _type(types: Types, low: Ints, high: Ints, mode: str) -> TensorType:
     return x.with_(tuple([n + lo + hi for n, lo, hi in zip(x.shape, low, high, strict=True)]))
 
 
+def _mirrored(b: Any, x: Any, axis: int, start: int, count: int) -> Any:
+    return b.flip(_part(b, x, axis, start, count), (axis,))
+
+
+def _edge(b: Any, x: Any, axis: int, start: int, count: int) -> Any:
+    shape = x.type.shape
+    return b.expand(_part(b, x, axis, start, 1), shape[:axis] + (count,) + shape[axis + 1:])
+
+
+def _part(b: Any, x: Any, axis: int, start: int, count: int) -> Any:
+    """`count` elements along the axis from `start` on."""
+    shape = x.type.shape
+    low, high = [0] * len(shape), list(shape)
+    low[axis], high[axis] = start, start + count
+    return b.slice(x, tuple(low), tuple(high), (1,) * len(shape))
+
+
+# What stands before and behind the n elements of an axis: how it is read, and where that begins for `count` elements.
+_BORDERS: dict[str, tuple[Callable[..., Any], Callable[[int, int], int], Callable[[int, int], int]]] = {
+    "reflect": (_mirrored, lambda n, count: 1, lambda n, count: n - 1 - count),
+    "replicate": (_edge, lambda n, count: 0, lambda n, count: n - 1),
+    "circular": (_part, lambda n, count: n - count, lambda n, count: 0)}
+
+
+def _bordered(b: Any, x: Any, axis: int, lo: int, hi: int, mode: str) -> Any:
+    """Nothing is cropped: x between two borders, all of them read and written as neighbours."""
+    read, before, behind = _BORDERS[mode]
+    n = x.type.shape[axis]
+    parts = [x]
+    if lo:
+        parts.insert(0, read(b, x, axis, before(n, lo), lo))
+    if hi:
+        parts.append(read(b, x, axis, behind(n, hi), hi))
+    return b.cat(*parts, dim=axis)
+
+
 def _pad(b: Any, x: Any, low: Ints, high: Ints, mode: str) -> Any:
     if not x.type.numel:
         return b.full(0, _type((x.type,), low, high, mode).shape, x.type.dtype, x.type.device)
-    for axis, (lo, hi) in enumerate(zip(low, high, strict=True)):
-        if lo or hi:
+    for axis, (lo, hi) in reversed(list(enumerate(zip(low, high, strict=True)))):
+        if (lo or hi) and min(lo, hi) >= 0:
+            x = _bordered(b, x, axis, lo, hi, mode)
+        elif lo or hi:
             n = x.type.shape[axis]
             at = b.sub(b.iota(n + lo + hi, dtypes.int64, x.type.device), lo)
             crop = max(0, -lo) if mode == "circular" else 0  # what is cropped does not come round again
