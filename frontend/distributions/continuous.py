@@ -77,6 +77,16 @@ class LogNormal(Normal):
     def entropy(self) -> Tensor:
         return super().entropy() + self.loc
 
+    @property
+    def mode(self) -> Tensor:
+        return (self.loc - self.scale**2).exp()
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return super().cdf(value.log())
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return super().icdf(value).exp()
+
 
 class Laplace(_LocationScale):
     """Density proportional to exp(-|x - loc| / scale)."""
@@ -94,6 +104,18 @@ class Laplace(_LocationScale):
 
     def entropy(self) -> Tensor:
         return 1 + (2 * self.scale).log()
+
+    @property
+    def mode(self) -> Tensor:
+        return self.loc
+
+    def cdf(self, value: Tensor) -> Tensor:
+        off = value - self.loc
+        return 0.5 - 0.5 * off.sign() * (-off.abs() / self.scale).expm1()
+
+    def icdf(self, value: Tensor) -> Tensor:
+        off = value - 0.5
+        return self.loc - self.scale * off.sign() * treadle.log1p(-2 * off.abs())
 
 
 class Cauchy(_LocationScale):
@@ -116,6 +138,16 @@ class Cauchy(_LocationScale):
     def entropy(self) -> Tensor:
         return math.log(4 * math.pi) + self.scale.log()
 
+    @property
+    def mode(self) -> Tensor:
+        return self.loc
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return treadle.atan((value - self.loc) / self.scale) / math.pi + 0.5
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return treadle.tan(math.pi * (value - 0.5)) * self.scale + self.loc
+
 
 class Gumbel(_LocationScale):
     """The limit of maxima: loc - scale * log(-log(u))."""
@@ -137,6 +169,16 @@ class Gumbel(_LocationScale):
 
     def entropy(self) -> Tensor:
         return self.scale.log() + (1 + 0.5772156649015329)
+
+    @property
+    def mode(self) -> Tensor:
+        return self.loc
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return (-((self.loc - value) / self.scale).exp()).exp()
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self.loc - self.scale * (-value.log()).log()
 
 
 class HalfNormal(Distribution):
@@ -229,6 +271,9 @@ class Exponential(Distribution):
 
     def cdf(self, value: Tensor) -> Tensor:
         return 1 - (-self.rate * value).exp()
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return -treadle.log1p(-value) / self.rate
 
     def entropy(self) -> Tensor:
         return 1 - self.rate.log()
