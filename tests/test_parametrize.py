@@ -104,3 +104,65 @@ def test_older_norms_as_pytorch(kind):
     torch.nn.utils.remove_spectral_norm(theirs[0])
     nn.utils.remove_spectral_norm(ours[0])
     np.testing.assert_allclose(ours[0].weight.detach().numpy(), theirs[0].weight.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def _errors(w: treadle.Tensor) -> float:
+    rows = w if w.shape[-2] <= w.shape[-1] else w.mT
+    return float((rows @ rows.mT - treadle.eye(rows.shape[-2])).abs().max())
+
+
+@pytest.mark.parametrize("use_trivialization", [True, False])
+@pytest.mark.parametrize("sizes", [(4, 4), (6, 3), (3, 6)])
+@pytest.mark.parametrize("name", parametrizations.MAPS)
+def test_orthogonal_weights_stay_orthogonal(name: str, sizes: tuple[int, int], use_trivialization: bool) -> None:
+    treadle.manual_seed(0)
+    layer = nn.Linear(sizes[1], sizes[0])
+    if not use_trivialization and name != "householder":
+        parametrizations.orthogonal(layer, "weight", name, use_trivialization=False)
+        with pytest.raises(NotImplementedError, match="not possible to assign"):
+            layer.weight = treadle.eye(*sizes)
+    else:
+        w = nn.init.orthogonal_(layer.weight).detach().clone()
+        parametrizations.orthogonal(layer, "weight", name, use_trivialization=use_trivialization)
+        assert treadle.allclose(layer.weight, w, atol=1e-5)
+    with pytest.raises(ValueError, match="Expected a matrix or batch of matrices of shape"):
+        layer.weight = treadle.ones(7, 7)
+    before, optimizer = layer.weight.detach().clone(), treadle.optim.SGD(layer.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (layer(treadle.ones(2, sizes[1])) ** 2).sum().backward()
+        optimizer.step()
+    assert _errors(layer.weight) < 1e-5 and not treadle.allclose(layer.weight, before, atol=1e-3)
+
+
+def test_orthogonal_refuses() -> None:
+    with pytest.raises(ValueError, match="has to be one of"):
+        parametrizations.orthogonal(nn.Linear(2, 2), orthogonal_map="qr")
+    with pytest.raises(ValueError, match="Expected a matrix"):
+        parametrizations.orthogonal(nn.Linear(2, 2), "bias")
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("sizes", [(4, 4), (6, 3), (3, 6)])
+@pytest.mark.parametrize("name", parametrizations.MAPS)
+def test_orthogonal_as_pytorch(name: str, sizes: tuple[int, int]) -> None:
+    import torch
+    treadle.manual_seed(0)
+    raw, start = treadle.randn(*sizes), nn.init.orthogonal_(treadle.empty(4, 4) if sizes == (4, 4) else treadle.empty(*sizes))
+    found = []
+    for lib in (treadle, torch):
+        make = lib.nn.utils.parametrizations._Orthogonal
+        maps = lib.nn.utils.parametrizations.MAPS if lib is treadle else lib.nn.utils.parametrizations._OrthMaps
+        square = lib.tensor(start.tolist())
+        m = make(square, name if lib is treadle else getattr(maps, name), use_trivialization=sizes == (4, 4) or name == "householder")
+        if sizes == (4, 4):
+            m.right_inverse(square)
+        elif name == "householder":
+            m = make(square, name if lib is treadle else maps.householder, use_trivialization=False)
+            assert m.right_inverse(square).shape == sizes
+        x = lib.tensor(raw.tolist(), requires_grad=True)
+        w = m(x)
+        (w * lib.arange(w.numel()).reshape(w.shape)).sum().backward()
+        found.append((w.detach().numpy(), x.grad.numpy()))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import treadle
@@ -34,7 +34,8 @@ class ParametrizationList(ModuleList):
         with treadle.no_grad():
             for module in reversed(modules):
                 if hasattr(module, "right_inverse"):
-                    value = module.right_inverse(*value) if isinstance(value, tuple) else module.right_inverse(value)
+                    with suppress(NotImplementedError):  # then `original` is the tensor as it was
+                        value = module.right_inverse(*value) if isinstance(value, tuple) else module.right_inverse(value)
         self.is_tensor = isinstance(value, Tensor)
         values = (value,) if self.is_tensor else tuple(value)
         self.ntensors = len(values)
