@@ -14,7 +14,7 @@ from treadle.functions import as_dtype
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, DType
-from treadle.ir.ops.common import need_real
+from treadle.ir.ops.common import need_real, refuse_overflow
 from treadle.ir.types import TensorType, broadcast_shapes, tensor_type
 from treadle.layout import check_format
 from treadle.random import Generator, reserve
@@ -173,14 +173,16 @@ def tensor(data: Any, *, dtype: DType | None = None, device: Any = None, require
     where = device_name(device)
     dtype = None if dtype is None else as_dtype(dtype)
     array = _to_array(data, (dtypes.default_float() if dtype is None else dtypes.float64).np)
+    numbers = array.dtype.kind in "if" and array.size and isinstance(data, int | float | list | tuple)
+    if dtype is not None and dtype is not dtypes.uint64 and numbers:
+        for extreme in (array.min(), array.max()):
+            refuse_overflow(extreme.item(), dtype)
     if dtype is None:
         dtype = dtypes.from_numpy(array.dtype)
     elif array.dtype.kind == "c" and not dtype.is_complex and not isinstance(data, Tensor | np.ndarray):
         raise TypeError("must be real number, not complex")
     elif array.dtype.kind == "f" and dtype.category < FLOAT and dtype is not dtypes.bool_:
         array = _unrounded(data) if dtype is dtypes.uint64 and isinstance(data, list | tuple) else array.astype(np.int64)
-    if isinstance(data, int) and not isinstance(data, bool) and dtype.category == 1 and not _fits(data, dtype):
-        raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
     array = dtypes.converted(array, dtype) if dtype is dtypes.complex32 else array
     made = _placed(adopt(np.array(array, dtype.np, order="C", copy=True)), where)
     return _finish(made.pin_memory() if pin_memory else made, requires_grad)
@@ -190,11 +192,6 @@ def _unrounded(data: Sequence[Any]) -> np.ndarray:
     """Integers of which some are beyond int64, which numpy would make floats of."""
     whole = np.array(data, object)
     return np.array([int(x) for x in whole.flat], np.uint64).reshape(whole.shape)
-
-
-def _fits(value: int, dtype: DType) -> bool:
-    info: Any = np.iinfo(dtype.np)
-    return int(info.min) <= value <= int(info.max)
 
 
 def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
@@ -255,8 +252,7 @@ def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any 
     if dtype is None:
         dtype = {bool: dtypes.bool_, int: dtypes.int64, complex: dtypes.default_complex()}.get(type(value), dtypes.default_float())
     dtype = as_dtype(dtype)
-    if value.__class__ is complex and not dtype.is_complex:
-        raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
+    refuse_overflow(value, dtype)
     shape = _shape((size,) if isinstance(size, int) else tuple(size))
     return _finish(apply(FULL, (value,), (shape, dtype, device_name(device))), requires_grad)
 
@@ -298,6 +294,7 @@ def empty(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any
 def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool, memory_format: Any) -> Tensor:
     t = x._data.type
     check_format(memory_format, t.ndim)
+    refuse_overflow(value, as_dtype(dtype or t.dtype))
     where = t.device if device is None else device_name(device)
     if t.layout != "strided" and value == 0:
         return sparse_zeros(t.shape, as_dtype(dtype or t.dtype), where, t.layout, requires_grad)

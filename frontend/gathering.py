@@ -15,7 +15,7 @@ from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor
 from treadle.indexing import lookup
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT
-from treadle.ir.ops.common import need_real, not_implemented
+from treadle.ir.ops.common import need_real, not_implemented, refuse_overflow
 from treadle.ir.types import broadcast_shapes, normalize_dim
 from treadle.layout import EXPAND, RESHAPE, SLICE
 from treadle.per_example import for_each_example
@@ -211,6 +211,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
         written = index_fill(nowhere, dim, index, True)
         return where(written, cast(value, input._data.type.dtype), input)
     _need_long("index_fill", index, IndexError)
+    refuse_overflow(value, input._data.type.dtype)
     return apply(TABLE["index_copy"], (input, _vector("index_fill", index), value), (_axis("index_fill", input, dim),))
 
 
@@ -315,6 +316,8 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     tensor_argument("masked_fill", mask, "mask", 2)
     if isinstance(value, Tensor) and value._data.type.dtype.is_complex and not input._data.type.dtype.is_complex:
         raise RuntimeError(f"masked_fill: value cannot be converted to type {input._data.type.dtype.name} without overflow")
+    if not isinstance(value, Tensor):
+        refuse_overflow(value, input._data.type.dtype)
     return apply(TABLE["masked_fill"], (input, mask, checked("masked_fill", value, "value", 3)))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from treadle.creation import adopt, tensor, to_array
 from treadle.ir import dtypes
 from treadle.ir import op as op_table
+from treadle.ir.ops.common import refuse_overflow
 from treadle.ir.types import tensor_type
 from treadle.layout import strides_of
 from treadle.runtime import memory
@@ -233,6 +234,8 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
                                    f"{value._data.type.dtype.title} for the source.")
             value = apply(op_table.TABLE["cast"], (value,), (dtype,))
         dims = tuple([d for d, _ in parsed.advanced])
+        if not isinstance(value, Tensor):
+            refuse_overflow(value, dtype)
         if x._chain and 0 in strides_of(x) and _put_overlapping(x, target, index, value):
             return
         new = apply(op_table.TABLE["index_put"], (target, value, *[i for _, i in parsed.advanced]), (dims, False))
@@ -269,6 +272,7 @@ def broadcast_to(value: Any, target: Tensor) -> Tensor:
     """`value` as a fresh tensor of target's shape and dtype: what an in-place copy stores."""
     t = target._data.type
     if not isinstance(value, Tensor):
+        refuse_overflow(value, t.dtype)
         return apply(op_table.TABLE["full"], (value,), (t.shape, t.dtype, t.device))
     have = value._data.type
     if have.shape != t.shape:

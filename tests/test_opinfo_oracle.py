@@ -36,7 +36,6 @@ KNOWN: dict[tuple[str, str, str | None], str] = {
     (r"(sort|msort|kthvalue|topk|mode|median|nanmedian)(\..*)?", "grad|compiled", r"value"): _TIES,
     (r"(bool|byte|char|c?double|c?float|half|bfloat16|int|long|short|to|contiguous|clone)(\..*)?", "alias|strides", None): _LAYOUT,
     (r"nn\.functional\.(avg_pool.*|gelu|hardshrink|linear|logsigmoid|softplus|softshrink)", "out", r"unexpected keyword"): _NO_OUT,
-    (r"nn\.functional\.pixel_(un)?shuffle", "alias", None): "by a factor of 1 nothing moves: a view",
     (r"cholesky_(inverse|solve)", "grad", r"value"): "the factor's other triangle, which is not read, gets a zero gradient",
     (r"as_strided_scatter", "grad", r"value"): "the input's gradient is zero where it was overwritten, and only there",
     (r"as_strided(\.partial_views)?", "alias", r"does not share"):

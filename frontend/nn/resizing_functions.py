@@ -151,6 +151,8 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     if r <= 0:
         raise RuntimeError(f"pixel_shuffle expects a positive upscale_factor, but got {r}")
     *lead, c, h, w = input.shape
+    if r == 1:  # nothing moves, but the result has memory of its own
+        return input.clone()
     if c % (r * r):
         raise RuntimeError(f"pixel_shuffle expects its input's 'channel' dimension to be divisible by the square of upscale_factor, but "
                            f"input.size(-3)={c} is not divisible by {r * r}")
@@ -170,6 +172,8 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     if h % r or w % r:
         raise RuntimeError(f"pixel_unshuffle expects height and width to be divisible by downscale_factor, but got input of shape "
                            f"{list(input.shape)} and downscale_factor={r}")
+    if r == 1:
+        return input.clone()
     n = len(lead)
     order = (*range(n), n, n + 2, n + 4, n + 1, n + 3)
     return input.reshape(*lead, c, h // r, r, w // r, r).permute(order).reshape(*lead, c * r * r, h // r, w // r)

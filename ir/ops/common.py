@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import numpy as np
+
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
 from treadle.ir.types import TensorType, result_dtype
@@ -106,6 +108,20 @@ def refuse_complex_number(number: TensorType, dtype: DType) -> None:
     """RuntimeError, as PyTorch's, for a complex number that is to be stored as a real `dtype`."""
     if number.dtype.is_complex and not dtype.is_complex:
         raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow: it is complex")
+
+
+def refuse_overflow(value: Any, dtype: DType) -> None:
+    """RuntimeError, as PyTorch's, for a Python number that `dtype` does not hold; negative integers wrap in unsigned dtypes."""
+    if value.__class__ is complex:
+        fits = dtype.is_complex
+    elif dtype.category != dtypes.INT or value.__class__ not in (int, float):
+        return
+    else:
+        info: Any = np.iinfo(dtype.np)
+        low = -int(info.max) if value.__class__ is int and not info.min else int(info.min)
+        fits = low <= value <= int(info.max)
+    if not fits:
+        raise RuntimeError(f"value cannot be converted to type {dtype.name} without overflow")
 
 
 def real_part(b: Any, x: Any) -> Any:
