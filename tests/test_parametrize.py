@@ -1,6 +1,8 @@
 """nn.utils.parametrize, weight_norm and spectral_norm."""
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -166,3 +168,12 @@ def test_orthogonal_as_pytorch(name: str, sizes: tuple[int, int]) -> None:
         found.append((w.detach().numpy(), x.grad.numpy()))
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_spectral_norm_under_autocast(wrap: Any) -> None:
+    layer = wrap(nn.Linear(4, 3)).eval()
+    wanted = layer(treadle.ones(2, 4))
+    with treadle.autocast("cpu", dtype=treadle.bfloat16):
+        found = layer(treadle.ones(2, 4))
+    assert found.dtype is treadle.bfloat16 and treadle.allclose(found.float(), wanted, atol=0.05)

@@ -61,10 +61,10 @@ class SpectralNorm:
         if do_power_iteration:
             with treadle.no_grad():
                 for _ in range(self.n_power_iterations):
-                    v.copy_(F.normalize(matrix.t() @ u, dim=0, eps=self.eps))
-                    u.copy_(F.normalize(matrix @ v, dim=0, eps=self.eps))
+                    v.copy_(F.normalize(treadle.mv(matrix.t(), u), dim=0, eps=self.eps))
+                    u.copy_(F.normalize(treadle.mv(matrix, v), dim=0, eps=self.eps))
                 u, v = u.clone(), v.clone()  # the next iteration may come before the backward pass
-        normalized: Tensor = weight / treadle.dot(u, matrix @ v)
+        normalized: Tensor = weight / treadle.dot(u, treadle.mv(matrix, v))  # not `@`, which autocast would round
         return normalized
 
     def __call__(self, module: Module, inputs: Any) -> None:

@@ -57,8 +57,8 @@ class _SpectralNorm(Module):
     def _iterate(self, matrix: Tensor, times: int) -> None:
         with treadle.no_grad():
             for _ in range(times):
-                self._u.copy_(F.normalize(matrix @ self._v, dim=0, eps=self.eps))
-                self._v.copy_(F.normalize(matrix.t() @ self._u, dim=0, eps=self.eps))
+                self._u.copy_(F.normalize(treadle.mv(matrix, self._v), dim=0, eps=self.eps))
+                self._v.copy_(F.normalize(treadle.mv(matrix.t(), self._u), dim=0, eps=self.eps))
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight.dim() == 1:
@@ -66,7 +66,7 @@ class _SpectralNorm(Module):
         matrix = self._matrix(weight)
         if self.training:
             self._iterate(matrix.detach(), self.n_power_iterations)
-        sigma = self._u.clone().dot(matrix @ self._v.clone())
+        sigma = self._u.clone().dot(treadle.mv(matrix, self._v.clone()))  # not `@`, which autocast would round
         return weight / sigma
 
     def right_inverse(self, value: Tensor) -> Tensor:
