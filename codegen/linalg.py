@@ -37,7 +37,7 @@ def print_linalg(graph: Graph, twin: Graph | None = None) -> str:
 
 def _by_parts(graph: Graph) -> Graph:
     """What only our own routines compute as a whole, in simpler ops."""
-    whole = any(node.op is not None and node.op.kind is Kind.ATTENTION for node in graph.nodes)
+    whole = any(node.op is not None and node.op.routine and node.op.decompose is not None for node in graph.nodes)
     return prepare(decompose(graph, routines=False)) if whole else graph
 
 
