@@ -83,13 +83,18 @@ def get_deterministic_debug_mode() -> int:
 
 def set_float32_matmul_precision(precision: str) -> None:
     """Accepted for compatibility: float32 products are always computed in float32."""
+    global _precision
     if precision not in ("highest", "high", "medium"):
         raise RuntimeError(f"Invalid float32 matmul precision: {precision!r}")
+    _precision = precision
 
 
 def get_float32_matmul_precision() -> str:
-    """Always "highest": float32 products are always computed in float32."""
-    return "highest"
+    """What was set, by default "highest"; float32 products are always computed in float32."""
+    return _precision
+
+
+_precision = "highest"
 
 
 __all__ = ["are_deterministic_algorithms_enabled", "get_deterministic_debug_mode", "get_float32_matmul_precision", "get_num_threads",
