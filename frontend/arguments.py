@@ -109,8 +109,9 @@ def refuse_first(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
 
 
 def flags_of(function: Callable[..., Any]) -> frozenset[str]:
-    """The parameters annotated as bool: a string or None for one would pass as true or false, and nothing fail."""
-    return frozenset([name for name, wanted in function.__annotations__.items() if wanted == "bool"])
+    """The parameters annotated as bool: a string or None for one would pass as true or false, and nothing fail. PyTorch itself takes
+    `return_indices` by its truth."""
+    return frozenset([name for name, wanted in function.__annotations__.items() if wanted == "bool" and name != "return_indices"])
 
 
 def refuse_flags(function: Callable[..., Any], flags: frozenset[str], kwargs: dict[str, Any]) -> None:

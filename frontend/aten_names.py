@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import treadle
+from treadle.arguments import guarded
 from treadle.tensor import Tensor
 
 
+@guarded
 def _slice(self: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
     if step <= 0:
         raise RuntimeError("slice step must be positive")
@@ -19,28 +21,34 @@ def _slice(self: Tensor, dim: int = 0, start: int | None = None, end: int | None
     return found
 
 
+@guarded
 def _slice_copy(self: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
     return _slice(self, dim, start, end, step).clone()
 
 
+@guarded
 def _to_copy(self: Tensor, *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: bool | None = None,
              non_blocking: bool = False, memory_format: Any = None) -> Tensor:
     return self.to(device=device or self.device, dtype=dtype or self.dtype, copy=True)
 
 
+@guarded
 def _scalar(self: Tensor) -> Any:
     return self.item()
 
 
+@guarded
 def _all_true(self: Tensor) -> Tensor:
     return self.all()
 
 
+@guarded
 def _padded(self: Tensor, pad: list[int], value: float = 0) -> Tensor:
     found: Tensor = treadle.nn.functional.pad(self, tuple(pad), value=value)
     return found
 
 
+@guarded
 def _convolution(input: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], dilation: list[int],
                  transposed: bool, output_padding: list[int], groups: int) -> Tensor:
     n, F = weight.dim() - 2, treadle.nn.functional

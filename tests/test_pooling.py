@@ -142,3 +142,8 @@ def test_names_outside_functional(torch: Any) -> None:
     same(torch, lambda m, x: m.max_pool2d(x, 2), (2, 3, 6, 6))
     same(torch, lambda m, x: F(m, "max_pool2d_with_indices")(x, 2), (2, 3, 6, 6))
     same(torch, lambda m, x: m.pixel_shuffle(m.avg_pool1d(x.reshape(6, 8, 6), 2).reshape(2, 3, 8, 3).transpose(1, 2), 2), (2, 3, 8, 6))
+
+
+def test_indices_are_asked_for_by_truth() -> None:
+    x = treadle.arange(16.0).reshape(1, 1, 4, 4)
+    assert nn.functional.max_pool2d(x, 2, return_indices=None).tolist() == [[[[5.0, 7.0], [13.0, 15.0]]]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import treadle
 from treadle import ops, random
-from treadle.arguments import direct, guard
+from treadle.arguments import direct, guard, misfit
 from treadle.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, fold, unfold
 from treadle.emitter import EMITTER
 from treadle.ir.op import TABLE
@@ -181,7 +181,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input (..., in) @ weight (out, in).T + bias (out) -> (..., out); or with a weight (in) and a bias () -> (...)."""
     try:
         return ops.linear(input, weight) if bias is None else ops.linear_bias(input, weight, bias)
-    except RuntimeError:
+    except RuntimeError as error:
+        if not isinstance(weight, Tensor):
+            raise misfit("linear", "weight", 2, "Tensor", weight) from error
         if weight.dim() != 1:
             raise
     product = input @ weight
