@@ -95,7 +95,9 @@ def _lines(scattering: Callable[..., Tensor]) -> Callable[..., Tensor]:
         shapes = [x._data.type.shape for x in (input, index, src) if isinstance(x, Tensor)]
         if 0 in shapes[1]:
             normalize_dim(scattering.__name__, dim, len(shapes[0]))
-            return apply(COPY, (input,))
+            found: Tensor = apply(COPY, (input,))
+            # On the tape, where the source is: its gradient is zero.
+            return found + src.reshape(-1)[:0].sum().to(found.dtype) if isinstance(src, Tensor) and src.requires_grad else found
         if () in shapes and {len(shape) for shape in shapes} == {0, 1}:
             line = [x.reshape(-1) if isinstance(x, Tensor) else x for x in (input, index, src)]
             return scattering(line[0], dim, *line[1:], *rest, **named).reshape(shapes[0])

@@ -186,3 +186,12 @@ def test_a_gradient_that_is_differentiable_once_says_so_the_second_time() -> Non
     assert found.item() == 12.0
     with pytest.raises(RuntimeError, match="once_differentiable"):
         found.backward()
+
+
+def test_an_empty_scatter_is_on_the_tape_where_its_source_is() -> None:
+    source, none = torch.ones(3, 5, requires_grad=True), torch.zeros(3, 0, dtype=torch.int64)
+    for name, more in (("scatter", ()), ("scatter_add", ()), ("scatter_reduce", ("amax",))):
+        source.grad = None
+        found = getattr(torch.full((3, 5), 2.0), name)(1, none, source, *more)
+        found.sum().backward()
+        assert found.tolist() == [[2.0] * 5] * 3 and source.grad.tolist() == [[0.0] * 5] * 3
