@@ -472,7 +472,7 @@ def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None
 @with_out
 @for_each_example
 def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> Tensor:
-    """Indices drawn from rows of non-negative weights, with or without replacement.
+    """Indices drawn by non-negative weights, with or without replacement: (n) or (rows, n) -> (num_samples) or (rows, num_samples).
 
     RuntimeError for negative or non-finite weights, or for fewer non-zero weights than samples without replacement.
     """

@@ -112,7 +112,7 @@ def _install_operators() -> None:
         setattr(Tensor, name, function)
 
 
-# What reads a number of a dtype from memory, eight times as fast as through an array.
+# What reads a number of a dtype from memory: item() takes 0.7 us so, and 2.4 through an array.
 _NUMBERS: dict[str, Any] = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_int64, "int32": ctypes.c_int32,
                             "int16": ctypes.c_int16, "int8": ctypes.c_int8, "uint8": ctypes.c_uint8, "bool": ctypes.c_bool}
 

@@ -149,7 +149,7 @@ def elsewhere(graph: Graph) -> bool:
 
 
 def draws_much(graph: Graph) -> bool:
-    """Whether so many random numbers are drawn that a compiler is done before numpy is (60 ns each): weights at the start of a program."""
+    """Whether so many random numbers are drawn that a compiler is done before numpy is (60 to 120 ns each): weights at the start."""
     return any(node.op is not None and "seed" in node.op.operands and node.out.type.numel > MANY_DRAWS for node in graph.nodes)
 
 
