@@ -17,7 +17,7 @@ from treadle.codegen.emit import emit_kernel, emit_module, emit_tile, parallel_u
 from treadle.codegen.jit import CompiledModule, assembly, compile_text
 from treadle.codegen.kernel_reference import Fault, Operand, argument_table, evaluate, operand
 from treadle.codegen.llvm_text import Module
-from treadle.codegen.schedule import NARROW, TRANSPOSE_ROWS, analyse, loops, loops_for, schedule
+from treadle.codegen.schedule import TRANSPOSE_ROWS, analyse, loops, schedule
 from treadle.codegen.target import Target, describe, host
 from treadle.ir.dtypes import BOOL, FLOAT, by_name
 from treadle.ir.kernel import PAIRED, PARALLEL, REDUCE, REVERSED, RUNTIME, UNIT, ZERO, Access, Axis, Instr, Kernel, print_kernel
@@ -206,20 +206,6 @@ def test_known_strides_of_lanes(dtype: str) -> None:
         assert not out[0] and not out[n + 1:].any()
 
 
-def test_pairs_that_drift_apart_are_read_one_by_one() -> None:
-    """Two accesses that begin side by side need not stay so: their strides along other axes may differ."""
-    accesses = tuple(Access("float32", w, (RUNTIME, PAIRED)) for w in (False, False, True, True))
-    kernel = Kernel((P, P), accesses, (), 0, (load(0), load(1)), ((2, 0), (3, 1)))
-    x, n = np.arange(400, dtype=np.float32), 40
-    for row in (80, 90):
-        out = np.zeros((3, 2 * n), np.float32)
-        operands = [Operand(x, 0, (80, 2)), Operand(x, 1, (row, 2)), Operand(out, 0, (80, 2)), Operand(out, 1, (80, 2))]
-        assert launch(kernel, (3, n), operands)[0] == 0
-        for i in range(3):
-            np.testing.assert_array_equal(out[i, 0::2], x[80 * i:80 * i + 80:2])
-            np.testing.assert_array_equal(out[i, 1::2], x[row * i + 1:row * i + 81:2])
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "bool", "uint8", "int16", "int64"])
 def test_transposed_squares(dtype: str) -> None:
     """Whole squares are turned in registers, rows and columns left over are gathered; the batch has strides of its own."""
@@ -237,17 +223,6 @@ def test_transposed_squares(dtype: str) -> None:
               among=(turn, both))
         check(both, (m, n), [Operand(x[0].reshape(-1), 0, (1, m)), Operand(y.reshape(-1), 0, (n, 1)),
                              Operand(np.zeros(m * n, bool), 0, (n, 1))], among=(turn, both))
-
-
-def test_narrow_lane_axes() -> None:
-    """An axis of a few elements that lie side by side is not the one in vectors, if another is read so."""
-    kernel = Kernel((P, P, P), (reads(RUNTIME, UNIT, RUNTIME), reads(ZERO, ZERO, RUNTIME), writes(RUNTIME, RUNTIME, UNIT)), (), 0,
-                    (load(0), load(1), op("mul", 0, 1)), ((2, 2),))
-    assert loops(kernel).lane == 2 and loops_for(kernel, (4, 70, NARROW)).lane == 2 and loops_for(kernel, (4, 70, NARROW - 1)).lane == 1
-    for m, n in ((1, 3), (70, 1), (5000, 3), (33, NARROW - 1), (33, NARROW)):
-        x, y = np.random.default_rng(n).standard_normal((2, 2, n, m)).astype(np.float32)
-        check(kernel, (2, m, n), [Operand(x.reshape(-1), 0, (n * m, 1, m)), Operand(y.reshape(-1), 0, (0, 0, 1)),
-                                  Operand(np.zeros(2 * m * n, np.float32), 0, (m * n, n, 1))], among=(kernel,))
 
 
 def test_long_sums_stay_accurate() -> None:

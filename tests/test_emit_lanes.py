@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_emit import F32, P, R, check, load, op, reads, writes
+from test_emit import F32, P, R, check, launch, load, op, reads, writes
 
 from treadle.codegen.kernel_reference import Operand
 from treadle.codegen.schedule import NARROW, loops, loops_for
-from treadle.ir.kernel import PAIRED, REVERSED, RUNTIME, UNIT, ZERO, Instr, Kernel
+from treadle.ir.kernel import PAIRED, REVERSED, RUNTIME, UNIT, ZERO, Access, Instr, Kernel
 
 
 def test_short_lane_axes_of_what_is_spread() -> None:
@@ -53,3 +53,28 @@ def test_lanes_do_not_jump_about() -> None:
     places, x = np.array([2, 0, 1, 3, 2, 2], np.int64), np.random.default_rng(0).standard_normal(4 * 20).astype(np.float32)
     check(kernel, (3, 20, 2), [Operand(places, 0, (2, 0, 1)), Operand(x, 0, (0, 1, 0)), Operand(np.zeros(60, np.float32), 0, (20, 1, 0))],
           slots=(4, 20), among=(kernel,))
+
+
+def test_narrow_lane_axes() -> None:
+    """An axis of a few elements that lie side by side is not the one in vectors, if another is read so."""
+    kernel = Kernel((P, P, P), (reads(RUNTIME, UNIT, RUNTIME), reads(ZERO, ZERO, RUNTIME), writes(RUNTIME, RUNTIME, UNIT)), (), 0,
+                    (load(0), load(1), op("mul", 0, 1)), ((2, 2),))
+    assert loops(kernel).lane == 2 and loops_for(kernel, (4, 70, NARROW)).lane == 2 and loops_for(kernel, (4, 70, NARROW - 1)).lane == 1
+    for m, n in ((1, 3), (70, 1), (5000, 3), (33, NARROW - 1), (33, NARROW)):
+        x, y = np.random.default_rng(n).standard_normal((2, 2, n, m)).astype(np.float32)
+        check(kernel, (2, m, n), [Operand(x.reshape(-1), 0, (n * m, 1, m)), Operand(y.reshape(-1), 0, (0, 0, 1)),
+                                  Operand(np.zeros(2 * m * n, np.float32), 0, (m * n, n, 1))], among=(kernel,))
+
+
+def test_pairs_that_drift_apart_are_read_one_by_one() -> None:
+    """Two accesses that begin side by side need not stay so: their strides along other axes may differ."""
+    accesses = tuple(Access("float32", w, (RUNTIME, PAIRED)) for w in (False, False, True, True))
+    kernel = Kernel((P, P), accesses, (), 0, (load(0), load(1)), ((2, 0), (3, 1)))
+    x, n = np.arange(400, dtype=np.float32), 40
+    for row in (80, 90):
+        out = np.zeros((3, 2 * n), np.float32)
+        operands = [Operand(x, 0, (80, 2)), Operand(x, 1, (row, 2)), Operand(out, 0, (80, 2)), Operand(out, 1, (80, 2))]
+        assert launch(kernel, (3, n), operands)[0] == 0
+        for i in range(3):
+            np.testing.assert_array_equal(out[i, 0::2], x[80 * i:80 * i + 80:2])
+            np.testing.assert_array_equal(out[i, 1::2], x[row * i + 1:row * i + 81:2])
