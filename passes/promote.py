@@ -162,6 +162,8 @@ def _matmul(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
 def _bfloat16_matmul(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value | None:
     """The host multiplies pairs along K: an odd number of them is left to float32."""
     x, y = inputs
+    if not node.out.type.numel * x.shape[-1]:
+        return uniform(b, 0, node.out.shape, dtypes.float32, x.type.device)
     if x.shape[-1] % 2 == 0 or x.type.device != "cpu":
         return None
     x, y = b.cast(x, dtypes.float32), transposed(b, b.cast(y, dtypes.float32))

@@ -162,7 +162,13 @@ def test_types_and_values(name: str, low: bool) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_types_of_modules(name: str) -> None:
-    assert name_of(run(td, MODULES[name], False).dtype) == name_of(run(torch, MODULES[name], False).dtype)
+    try:
+        want = run(torch, MODULES[name], False).dtype
+    except RuntimeError as error:
+        if "primitive" not in str(error):
+            raise
+        pytest.skip(f"PyTorch has no bfloat16 {name} on this CPU")
+    assert name_of(run(td, MODULES[name], False).dtype) == name_of(want)
 
 
 def test_the_lists_are_covered() -> None:

@@ -53,6 +53,9 @@ def test_errors():
         treadle.optim.LBFGS([w]).step()
     with pytest.raises(ValueError, match="eta"):
         treadle.optim.Rprop([w], etas=(1.5, 2.0))
+    for make in (lambda lr: treadle.optim.Adam([w], lr=lr), lambda lr: treadle.optim.LBFGS([w], lr=lr)):
+        with pytest.raises(ValueError, match="1-element"):
+            make(treadle.ones(2))
 
 
 @pytest.mark.oracle
@@ -67,8 +70,35 @@ def test_steps_as_pytorch(name, settings):
 @pytest.mark.oracle
 def test_muon_as_pytorch():
     import torch
-    want, got = run(torch, "Muon", {"lr": 0.02}), run(treadle, "Muon", {"lr": 0.02})
-    np.testing.assert_allclose(got[0], want[0], rtol=2e-2)  # theirs iterates in bfloat16
+    for settings in ({"lr": 0.02}, {"lr": 0.1, "adjust_lr_fn": "match_rms_adamw"}, {"lr": 0.05, "nesterov": False, "weight_decay": 0}):
+        want, got = run(torch, "Muon", settings), run(treadle, "Muon", settings)
+        np.testing.assert_allclose(got[0], want[0], rtol=1e-3)  # both iterate in bfloat16; fused operations round once
+
+
+def valley(T, settings):
+    """Rosenbrock's function, whose search for a step goes through every case."""
+    x = T.tensor([-1.2, 1.0, 0.5, 2.0], dtype=T.float64, requires_grad=True)
+    optimizer = T.optim.LBFGS([x], line_search_fn="strong_wolfe", **settings)
+    losses = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+        loss.backward()
+        losses.append(loss.item())
+        return loss
+    for _ in range(4):
+        optimizer.step(closure)
+    return losses, x.detach().numpy()
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("settings", [{}, {"lr": 20.0}, {"lr": 1e-3, "history_size": 3}, {"max_iter": 4, "max_eval": 6}])
+def test_line_search_as_pytorch(settings):
+    import torch
+    (want, x), (got, y) = valley(torch, settings), valley(treadle, settings)
+    np.testing.assert_allclose(got[:30], want[:30], rtol=1e-6)  # the same steps were tried
+    np.testing.assert_allclose(y, x, rtol=1e-5)
 
 
 COMPLEX_CASES = [case for case in CASES if case[0] != "Adafactor"] + [

@@ -91,7 +91,7 @@ def test_modes() -> None:
     with treadle.autocast("cpu", treadle.bfloat16):
         assert f(a).dtype is treadle.bfloat16
     with treadle.inference_mode():
-        assert treadle.equal(f(a), a @ a)
+        assert treadle.allclose(f(a), a @ a)  # whose first run is numpy's
     g = treadle.compile(lambda x: x + 0.5)
     whole = treadle.arange(4)
     assert taken(g, whole).dtype is treadle.float32

@@ -4,8 +4,9 @@ from typing import Any as _Any
 from treadle.optim import lr_scheduler
 from treadle.optim.adam import Adam, AdamW
 from treadle.optim.adaptive import Adadelta, Adagrad, Adamax, RMSprop
+from treadle.optim.lbfgs import LBFGS
 from treadle.optim.optimizer import Optimizer
-from treadle.optim.second import ASGD, LBFGS, Adafactor, Muon, NAdam, RAdam, Rprop
+from treadle.optim.second import ASGD, Adafactor, Muon, NAdam, RAdam, Rprop
 from treadle.optim.sgd import SGD
 from treadle.optim.sparse_adam import SparseAdam
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import treadle
-from treadle.optim.optimizer import PerParameterOptimizer, apply_step, check_at_least_zero, refuse_differentiable
+from treadle.optim.optimizer import PerParameterOptimizer, apply_step, check_at_least_zero, refuse_differentiable, refuse_fused_foreach
 from treadle.tensor import Tensor
 
 
@@ -26,8 +26,11 @@ class Adam(PerParameterOptimizer):
                 raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
         check_at_least_zero(weight_decay=("weight_decay value", weight_decay))
         refuse_differentiable(differentiable)
-        if fused and foreach:
-            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        refuse_fused_foreach(fused, foreach)
+        if isinstance(lr, Tensor) and foreach and not capturable:
+            raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
+        if not any([all([isinstance(beta, kind) for beta in betas]) for kind in (float, Tensor)]):
+            raise ValueError(f"betas must be either both floats or both Tensors, got {betas}")
         super().__init__(params, {
             "lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad, "maximize": maximize,
             "foreach": foreach, "capturable": capturable, "differentiable": differentiable, "fused": fused,

@@ -5,7 +5,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
-from treadle.optim.optimizer import PerParameterOptimizer, apply_step, check_at_least_zero, refuse_differentiable
+from treadle.optim.optimizer import PerParameterOptimizer, apply_step, check_at_least_zero, refuse_differentiable, refuse_fused_foreach
 from treadle.optim.sparse_adam import with_values
 from treadle.tensor import Tensor
 
@@ -56,6 +56,7 @@ class Adagrad(PerParameterOptimizer):
                             weight_decay=("weight_decay value", weight_decay),
                             initial=("initial_accumulator_value value", initial_accumulator_value), eps=("epsilon value", eps))
         refuse_differentiable(differentiable)
+        refuse_fused_foreach(fused, foreach)
         super().__init__(params, {
             "lr": lr, "lr_decay": lr_decay, "eps": eps, "weight_decay": weight_decay,
             "initial_accumulator_value": initial_accumulator_value, "foreach": foreach, "maximize": maximize,

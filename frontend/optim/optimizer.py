@@ -336,8 +336,15 @@ def apply_step(name: str, tensors: Sequence[Tensor], numbers: Sequence[Any], *at
 def check_at_least_zero(**settings: tuple[str, Any]) -> None:
     """ValueError naming the first setting, given as (description, value), that is negative or not a number."""
     for what, value in settings.values():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"{what}: Tensor lr must be 1-element, got one of shape {list(value.shape)}")
         if not value >= 0.0:
             raise ValueError(f"Invalid {what}: {value}")
+
+
+def refuse_fused_foreach(fused: bool | None, foreach: bool | None) -> None:
+    if fused and foreach:
+        raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
 
 def refuse_differentiable(differentiable: bool) -> None:

@@ -1,13 +1,11 @@
-"""NAdam, RAdam, ASGD, Rprop, Adafactor, Muon and LBFGS."""
+"""NAdam, RAdam, ASGD, Rprop, Adafactor and Muon."""
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import treadle
 from treadle import ops
-from treadle.optim.optimizer import Optimizer, PerParameterOptimizer, check_at_least_zero, refuse_differentiable
+from treadle.optim.optimizer import PerParameterOptimizer, check_at_least_zero, refuse_differentiable
 from treadle.tensor import Tensor
 
 
@@ -159,6 +157,9 @@ class Adafactor(PerParameterOptimizer):
         check_at_least_zero(lr=("learning rate", lr), weight_decay=("weight_decay value", weight_decay))
         if beta2_decay > 0:
             raise ValueError(f"beta2_decay should be <= 0 but is: {beta2_decay}")
+        for what, value in zip(("epsilon1", "epsilon2"), eps, strict=True):
+            if value is not None and not value >= 0.0:
+                raise ValueError(f"{what} should be >= 0 but is: {value}")
         if d < 1.0:
             raise ValueError(f"Clipping threshold d should be >= 1 but is: {d}")
         super().__init__(params, {"lr": lr, "beta2_decay": beta2_decay, "eps": eps, "d": d, "weight_decay": weight_decay,
@@ -205,6 +206,8 @@ class Muon(PerParameterOptimizer):
         check_at_least_zero(lr=("learning rate", lr), momentum=("momentum", momentum), weight_decay=("weight decay", weight_decay))
         if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
             raise ValueError(f"Adjust learning rate function {adjust_lr_fn} is not supported")
+        if ns_steps >= 100:
+            raise ValueError(f"Number of steps must be less than 100 for computational efficiency, got {ns_steps}")
         super().__init__(params, {
             "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "ns_coefficients": ns_coefficients,
             "eps": eps, "ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn, "maximize": False})
@@ -222,146 +225,18 @@ class Muon(PerParameterOptimizer):
         update = grad + (buffer - grad) * group["momentum"] if group["nesterov"] else buffer
         rows, columns = param.shape
         ratio = (max(1, rows / columns) ** 0.5 if group["adjust_lr_fn"] in (None, "original") else 0.2 * max(rows, columns) ** 0.5)
-        update = _orthogonal(update, group)
+        update = _orthogonal(update, group).to(param.dtype)
         param.copy_(param * (1 - group["lr"] * group["weight_decay"]) - update * (group["lr"] * ratio))
 
 
 def _orthogonal(x: Tensor, group: dict[str, Any]) -> Tensor:
-    """The nearest orthogonal matrix, roughly: a quintic iteration on the singular values, in float32."""
+    """The nearest orthogonal matrix, roughly: a quintic iteration on the singular values, rounded to bfloat16 where PyTorch's is."""
     a, b, c = group["ns_coefficients"]
     tall = x.size(0) > x.size(1)
-    y = x.t() if tall else x
+    y = x.bfloat16()
+    y = y.t() if tall else y
     y = y / y.norm().clamp(min=group["eps"])
     for _ in range(group["ns_steps"]):
         square = y @ y.t()
-        y = y * a + (square * b + (square @ square) * c) @ y
+        y = treadle.addmm(y, treadle.addmm(square, square, square, beta=b, alpha=c), y, beta=a)
     return y.t() if tall else y
-
-
-def _reals(x: Tensor) -> Tensor:
-    return treadle.view_as_real(x) if x.is_complex() else x
-
-
-class LBFGS(Optimizer):
-    """Limited-memory BFGS with the two-loop recursion (Nocedal and Wright, algorithm 7.4); fixed steps or a strong Wolfe search.
-
-    One group of parameters; `step(closure)` calls the closure several times. It looks at values.
-    """
-
-    def __init__(self, params: Any, lr: float | Tensor = 1, max_iter: int = 20, max_eval: int | None = None, tolerance_grad: float = 1e-7,
-                 tolerance_change: float = 1e-9, history_size: int = 100, line_search_fn: str | None = None) -> None:
-        check_at_least_zero(lr=("learning rate", lr))
-        if line_search_fn not in (None, "strong_wolfe"):
-            raise RuntimeError("only 'strong_wolfe' is supported")
-        super().__init__(params, {
-            "lr": lr, "max_iter": max_iter, "max_eval": max_iter * 5 // 4 if max_eval is None else max_eval,
-            "tolerance_grad": tolerance_grad, "tolerance_change": tolerance_change, "history_size": history_size,
-            "line_search_fn": line_search_fn})
-        if len(self.param_groups) != 1:
-            raise ValueError("LBFGS doesn't support per-parameter options (parameter groups)")
-        self._params: list[Tensor] = self.param_groups[0]["params"]
-
-    def _gradient(self) -> Tensor:
-        found = [treadle.zeros_like(p) if p.grad is None else p.grad for p in self._params]
-        return treadle.cat([_reals(g).reshape(-1) for g in found])
-
-    def _move(self, direction: Tensor, t: float) -> None:
-        offset = 0
-        for p in map(_reals, self._params):
-            p.copy_(p + direction[offset:offset + p.numel()].reshape(p.shape) * t)
-            offset += p.numel()
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Up to `max_iter` iterations; returns the loss at the start."""
-        if closure is None:
-            raise RuntimeError("LBFGS needs a closure that computes the loss and its gradients")
-
-        def evaluate() -> float:
-            with treadle.enable_grad():
-                return float(closure())
-        with treadle.enable_grad():
-            first = closure()
-        with treadle.no_grad():
-            self._iterate(evaluate, float(first))
-        return first
-
-    def _iterate(self, evaluate: Callable[[], float], loss: float) -> None:
-        group, state = self.param_groups[0], self.state[self._params[0]]
-        state.setdefault("func_evals", 0)
-        state.setdefault("n_iter", 0)
-        state["func_evals"] += 1
-        evaluations = 1
-        gradient = self._gradient()
-        if gradient.abs().max().item() <= group["tolerance_grad"]:
-            return
-        for _ in range(group["max_iter"]):
-            state["n_iter"] += 1
-            direction = self._direction(state, gradient, group)
-            slope = gradient.dot(direction).item()
-            state["prev_flat_grad"] = gradient
-            t = min(1.0, 1.0 / gradient.abs().sum().item()) * group["lr"] if state["n_iter"] == 1 else group["lr"]
-            if slope > -group["tolerance_change"]:
-                break
-            before = loss
-            if group["line_search_fn"]:
-                loss, gradient, t, used = self._search(evaluate, direction, t, loss, gradient, slope)
-                self._move(direction, t)
-            else:
-                self._move(direction, t)
-                used = 0
-                if state["n_iter"] != group["max_iter"]:
-                    loss, used = evaluate(), 1
-                    gradient = self._gradient()
-            state.update(d=direction, t=t)
-            evaluations += used
-            state["func_evals"] += used
-            if (evaluations >= group["max_eval"] or gradient.abs().max().item() <= group["tolerance_grad"]
-                    or (direction * t).abs().max().item() <= group["tolerance_change"] or abs(loss - before) < group["tolerance_change"]):
-                break
-
-    def _direction(self, state: dict[str, Any], gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        """-H @ gradient, H the inverse Hessian known from the last steps."""
-        if state["n_iter"] == 1:
-            state.update(old_dirs=[], old_stps=[], ro=[], H_diag=1.0)
-            return -gradient
-        y, s = gradient - state["prev_flat_grad"], state["d"] * state["t"]
-        curvature = y.dot(s).item()
-        if curvature > 1e-10:
-            if len(state["old_dirs"]) == group["history_size"]:
-                for name in ("old_dirs", "old_stps", "ro"):
-                    state[name].pop(0)
-            state["old_dirs"].append(y)
-            state["old_stps"].append(s)
-            state["ro"].append(1.0 / curvature)
-            state["H_diag"] = curvature / y.dot(y).item()
-        q, weights = -gradient, []
-        for y, s, ro in zip(reversed(state["old_dirs"]), reversed(state["old_stps"]), reversed(state["ro"]), strict=True):
-            weights.append(s.dot(q) * ro)
-            q = q - y * weights[-1]
-        r = q * state["H_diag"]
-        for y, s, ro in zip(state["old_dirs"], state["old_stps"], state["ro"], strict=True):
-            r = r + s * (weights.pop() - y.dot(r) * ro)
-        return r
-
-    def _search(self, evaluate: Callable[[], float], d: Tensor, t: float, loss: float, gradient: Tensor,
-                slope: float) -> tuple[float, Tensor, float, int]:
-        """A step with the strong Wolfe conditions, by bracketing and bisection (Nocedal and Wright, algorithms 3.5 and 3.6)."""
-        low, high = 0.0, math.inf
-        best = (loss, gradient, 0.0)
-        for used in range(1, 26):
-            self._move(d, t)
-            value, found = evaluate(), self._gradient()
-            self._move(d, -t)
-            new_slope = found.dot(d).item()
-            if not value <= loss + 1e-4 * t * slope:
-                high = t
-            elif new_slope < 0.9 * slope:
-                low, best = t, (value, found, t)
-            elif new_slope > -0.9 * slope:
-                high, best = t, (value, found, t) if value < best[0] else best
-            else:
-                return value, found, t, used
-            t = (low + high) / 2 if high < math.inf else 2 * t
-            if high - low < 1e-12:
-                break
-        return (*best, 25)

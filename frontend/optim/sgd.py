@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import treadle
-from treadle.optim.optimizer import PerParameterOptimizer, apply_step, check_at_least_zero, refuse_differentiable
+from treadle.optim.optimizer import PerParameterOptimizer, apply_step, check_at_least_zero, refuse_differentiable, refuse_fused_foreach
 from treadle.tensor import Tensor
 
 
@@ -21,6 +21,7 @@ class SGD(PerParameterOptimizer):
         refuse_differentiable(differentiable)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        refuse_fused_foreach(fused, foreach)
         super().__init__(params, {
             "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov,
             "maximize": maximize, "foreach": foreach, "differentiable": differentiable, "fused": fused})

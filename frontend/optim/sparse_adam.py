@@ -14,6 +14,8 @@ class SparseAdam(PerParameterOptimizer):
     def __init__(self, params: Any, lr: float | Tensor = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  maximize: bool = False) -> None:
         check_at_least_zero(lr=("learning rate", lr), eps=("epsilon value", eps))
+        if lr == 0 or eps == 0:
+            raise ValueError(f"Invalid learning rate or epsilon: SparseAdam needs both above 0, got {lr} and {eps}")
         for i, beta in enumerate(betas):
             if not 0.0 <= beta < 1.0:
                 raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
@@ -21,6 +23,8 @@ class SparseAdam(PerParameterOptimizer):
         for group in self.param_groups:
             if any(p.layout is not treadle.strided for p in group["params"]):
                 raise ValueError("SparseAdam requires dense parameter tensors")
+            if any(p.is_complex() for p in group["params"]):
+                raise ValueError("SparseAdam does not support complex parameters")
 
     def update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")

@@ -20,8 +20,8 @@ from treadle.ir.random_reference import philox_bits
 from treadle.ir.types import Shape, TensorType, broadcast_shapes
 
 NAME = "scaled_dot_product_attention"
-# Fewer queries than this are vectors times matrices, which the plain formula does better.
-FEW_QUERIES = 8
+# Fewer queries than this are a vector times a matrix, which the plain formula does better. (Any other length takes the same kernels.)
+FEW_QUERIES = 2
 # Lengths of heads that the kernels take are multiples of this; others are filled up with zeros.
 MULTIPLE = 8
 # Scores that the references hold at once.

@@ -25,6 +25,7 @@ from treadle.ir.ops.common import (
 )
 from treadle.ir.ops.create import uniform
 from treadle.ir.ops.elementwise import elementwise_rule
+from treadle.ir.ops.matmul import accumulated
 from treadle.ir.ops.reduce import SAMPLES as REDUCE_SAMPLES
 from treadle.ir.ops.reduce import reduced_shape, refuse_empty, restore
 from treadle.ir.ops.view import sum_to
@@ -326,8 +327,14 @@ def _dims(t: TensorType) -> str:
     return "x".join(map(str, t.shape)) or "scalar"
 
 
+def _addmm(b: Any, bias: Any, x: Any, y: Any, beta: Any, alpha: Any) -> Any:
+    product = accumulated(b, x, y)  # to which 16-bit floats are widened
+    found = b.add(b.mul(b.cast(bias, dtypes.float32) if product.type.dtype is not bias.type.dtype else bias, beta), b.mul(product, alpha))
+    return found if found.type.dtype is x.type.dtype else b.cast(found, x.type.dtype)
+
+
 declare("addmm", Kind.COMPOSITE, "bias x y beta alpha", field=Field.ANALYTIC, type_rule=_addmm_type,
-        decompose=lambda b, bias, x, y, beta, alpha: b.add(b.mul(bias, beta), b.mul(b.matmul(x, y), alpha)),
+        decompose=_addmm,
         vjp=(lambda b, g, beta, bias_type: sum_to(b, b.mul(g, beta), bias_type.shape),
              lambda b, g, y, alpha: b.mul(b.matmul(g, b.permute(y, (1, 0))), alpha),
              lambda b, g, x, alpha: b.mul(b.matmul(b.permute(x, (1, 0)), g), alpha), None, None),

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from treadle.ir import dtypes
 from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.view import sum_to
 from treadle.ir.types import TensorType, broadcast_shapes
@@ -50,6 +51,14 @@ declare("matmul", Kind.CONTRACT, "x y", field=Field.ANALYTIC, type_rule=_matmul_
     doc="x[..., m, k] @ y[..., k, n] with broadcast leading axes.", onnx="MatMul")
 
 
+def accumulated(b: Any, x: Any, y: Any) -> Any:
+    """x @ y in the dtype that it is summed in, float32 for 16-bit floats: what is added to it is rounded once, with it."""
+    dtype = x.type.dtype
+    if dtype is dtypes.bfloat16:
+        return b.bfloat16_matmul(x, transposed(b, y))
+    return b.matmul(b.cast(x, dtypes.float32), b.cast(y, dtypes.float32)) if dtype is dtypes.float16 else b.matmul(x, y)
+
+
 def _linear_type(types: Types) -> TensorType:
     x, w = types[:2]
     if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[1]:
@@ -74,9 +83,11 @@ def _flat(t: TensorType) -> str:
 def _linear(b: Any, x: Any, w: Any, *bias: Any) -> Any:
     shape = x.type.shape
     rows = x if len(shape) == 2 else b.reshape(x, (x.type.numel // shape[-1] if shape[-1] else _rows(shape), shape[-1]))
-    y = b.matmul(rows, b.permute(w, (1, 0)))
     if bias:
-        y = b.add(y, bias[0])
+        y = b.add(accumulated(b, rows, b.permute(w, (1, 0))), bias[0])
+        y = y if y.type.dtype is x.type.dtype else b.cast(y, x.type.dtype)
+    else:
+        y = b.matmul(rows, b.permute(w, (1, 0)))
     out = shape[:-1] + (w.type.shape[0],)
     return y if y.type.shape == out else b.reshape(y, out)
 
