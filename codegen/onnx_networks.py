@@ -53,6 +53,8 @@ def _linear(w: Writer, s: Site) -> Result:
 def _addmm(w: Writer, s: Site) -> Result:
     if s.dtype.category < FLOAT:
         raise Declined("ONNX's Gemm is of floats")
+    if len(s.node.out.type.shape) != 2:
+        raise Declined("ONNX's Gemm is of two matrices")
     return w.Gemm(s.x(1), s.x(2), s.x(0), beta=s.number(3), alpha=s.number(4))
 
 

@@ -46,7 +46,10 @@ def _several(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _is_tensor(x: Any) -> bool:
-    return isinstance(x, Tensor)
+    if not isinstance(x, Tensor):
+        return False
+    _TENSORS.add(x.__class__)
+    return True
 
 
 # What annotations ask for, in words, and what fits them; what is not here is not looked at.
@@ -97,40 +100,58 @@ def refuse_misfits(function: Callable[..., Any], args: Any, kwargs: dict[str, An
                 raise misfit(function.__name__, name, position, what, value) from error
 
 
-def takes_tensor(function: Callable[..., Any]) -> bool:
-    """Whether the first parameter is annotated as a tensor."""
-    return next(iter(function.__annotations__.values()), None) == "Tensor"
+class Usual:
+    """The classes that the arguments of a function mostly have, by its annotations: what is of another one is looked at before the call.
+
+    Without that a string for a flag, or None for a number, could pass as true or false, and nothing fail.
+    """
+
+    __slots__ = ("by_name", "by_position", "function")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        code = function.__code__
+        self.function = function
+        self.by_name = {name: classes for name, wanted in function.__annotations__.items() if (classes := _classes(name, wanted))}
+        self.by_position = [(i, self.by_name[name]) for i, name in enumerate(code.co_varnames[:code.co_argcount]) if name in self.by_name]
+
+    def refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """TypeError for an argument that is not of the annotated type."""
+        refuse_misfits(self.function, args, kwargs, None)
 
 
-def refuse_first(function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    """TypeError when the first argument, which is to be a tensor, is something else."""
-    if args and not isinstance(args[0], Tensor):
-        refuse_misfits(function, args, {}, None)
+# By part of an annotation. That for tensors grows by the classes derived from it.
+_TENSORS: set[type] = {Tensor}
+_USUAL: dict[str, set[type]] = {
+    "Tensor": _TENSORS, "None": {type(None)}, "int": {int}, "float": {float, int}, "bool": {bool}, "str": {str}, "DType": {DType},
+    "Sequence[int]": {tuple, list}, "Sequence[Tensor]": {tuple, list}, "Ints": {int, tuple, list}, "Sizes": {int, tuple, list}}
 
 
-def flags_of(function: Callable[..., Any]) -> frozenset[str]:
-    """The parameters annotated as bool: a string or None for one would pass as true or false, and nothing fail. PyTorch itself takes
-    `return_indices` by its truth."""
-    return frozenset([name for name, wanted in function.__annotations__.items() if wanted == "bool" and name != "return_indices"])
-
-
-def refuse_flags(function: Callable[..., Any], flags: frozenset[str], kwargs: dict[str, Any]) -> None:
-    """TypeError for a flag given by name that is neither bool nor number."""
-    for name, value in kwargs.items():
-        if name in flags and value.__class__ is not bool:
-            refuse_misfits(function, (), {name: value}, None)
+def _classes(name: str, wanted: str) -> set[type] | None:
+    """None where anything may come. PyTorch itself takes `return_indices` by its truth."""
+    parts = [wanted] if wanted in _USUAL else [part.strip() for part in wanted.split("|")]
+    if name in ("return", "return_indices") or any([part not in _USUAL for part in parts]):
+        return None
+    return _USUAL[parts[0]] if len(parts) == 1 else set().union(*[_USUAL[part] for part in parts])
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, whose failures are TypeErrors where an argument is not of the annotated type."""
-    first, flags = takes_tensor(function), flags_of(function)
+    usual = Usual(function)
+    positions, named = usual.by_position, usual.by_name
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if first and (not args or args[0].__class__ is not Tensor):
-            refuse_first(function, args)
-        if kwargs and flags:
-            refuse_flags(function, flags, kwargs)
+        count = len(args)
+        for i, classes in positions:
+            if i >= count:
+                break
+            if args[i].__class__ not in classes:
+                usual.refuse(args, kwargs)
+                break
+        for key in kwargs:
+            if key in named and kwargs[key].__class__ not in named[key]:
+                usual.refuse(args, kwargs)
+                break
         try:
             return function(*args, **kwargs) if kwargs else function(*args)
         except Exception as error:

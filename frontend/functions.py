@@ -18,7 +18,7 @@ from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
 from treadle.ir.ops.common import need_real
 from treadle.modes import listed
-from treadle.results import COPY, cast, into, together, with_out
+from treadle.results import COPY, cast, into, together, with_out, with_scaled
 from treadle.runtime.symbols import SymFloat, SymInt
 from treadle.tape import NoDerivative
 from treadle.tensor import Tensor, apply, assign
@@ -150,28 +150,21 @@ _from_table()
 
 
 # -- arithmetic ------------------------------------------------------------------------------------------------------------
-def _scaled(name: str, other: Any, alpha: Any) -> Any:
-    other = checked(name, other)
-    if alpha == 1:
-        return other
-    return apply(MUL, (other, alpha)) if isinstance(other, Tensor) else other * alpha
-
-
 @direct
 def add(input: Any, other: Any, *, alpha: float | int = 1, out: Tensor | None = None) -> Tensor:
     """input + alpha * other."""
-    return into(out, apply(ADD, (checked("add", input, "input", 1), _scaled("add", other, alpha))), "add", (input, other))
+    return into(out, with_scaled(ADD, checked("add", input, "input", 1), checked("add", other), alpha), "add", (input, other))
 
 
 @direct
 def sub(input: Any, other: Any, *, alpha: float | int = 1, out: Tensor | None = None) -> Tensor:
     """input - alpha * other."""
-    return into(out, apply(SUB, (checked("sub", input, "input", 1), _scaled("sub", other, alpha))), "sub", (input, other))
+    return into(out, with_scaled(SUB, checked("sub", input, "input", 1), checked("sub", other), alpha), "sub", (input, other))
 
 
 def rsub(input: Tensor, other: Any, *, alpha: float | int = 1) -> Tensor:
     """other - alpha * input."""
-    return apply(SUB, (checked("rsub", other), _scaled("rsub", tensor_argument("rsub", input), alpha)))
+    return with_scaled(SUB, checked("rsub", other), tensor_argument("rsub", input), alpha)
 
 
 @direct

@@ -11,6 +11,7 @@ from treadle.emitter import fast_path
 from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
 from treadle.ir.dtypes import FLOAT, DType
+from treadle.ir.ops.common import HALVES
 from treadle.ir.types import normalize_dim
 from treadle.joining import meshgrid, roll
 from treadle.layout import PERMUTE, RESHAPE
@@ -161,8 +162,12 @@ def outer(input: Tensor, vec2: Tensor) -> Tensor:
 ger = outer
 
 
-def _combine(base: Tensor, product: Tensor, beta: Any, alpha: Any, promotes: bool = False) -> Tensor:
-    """beta * base + alpha * product; with beta 0 the base is not looked at. RuntimeError when its rank or dtype does not fit."""
+def _combine(base: Tensor, product: Tensor, beta: Any, alpha: Any, promotes: bool = False,
+             factors: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """beta * base + alpha * product; with beta 0 the base is not looked at. RuntimeError when its rank or dtype does not fit.
+
+    `factors`: (stacks of) matrices whose product it is, from which the sum of 16-bit floats is computed, to be rounded once.
+    """
     have, want = base._data.type, product._data.type
     if have.ndim > want.ndim:
         raise RuntimeError(f"the input has shape {list(have.shape)}, which cannot be expanded to that of the product, {list(want.shape)}")
@@ -170,6 +175,8 @@ def _combine(base: Tensor, product: Tensor, beta: Any, alpha: Any, promotes: boo
         raise RuntimeError(f"the input and the product must have the same dtype, but got {have.dtype.name} and {want.dtype.name}")
     if product._data.type.dtype.category < FLOAT:  # numbers are cut to integers, as in PyTorch
         alpha, beta = int(alpha), int(beta)
+    if factors is not None and want.dtype in HALVES and (have.dtype is want.dtype or beta == 0) and STATE.here.autocast is None:
+        return apply(TABLE["addmm"], (base if beta else full_like(product, 0), *factors, beta, alpha))
     if alpha != 1:
         product = apply(MUL, (product, alpha))
     if beta == 0:
@@ -183,7 +190,7 @@ def _combine(base: Tensor, product: Tensor, beta: Any, alpha: Any, promotes: boo
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * (mat1 @ mat2)."""
     if beta == 0:
-        return _combine(input, mm(mat1, mat2), 0, alpha)
+        return _combine(input, mm(mat1, mat2), 0, alpha, factors=(mat1, mat2))
     return apply(TABLE["addmm"], (input, _need("addmm", mat1, 2, "mat1"), _need("addmm", mat2, 2, "mat2"), beta, alpha))
 
 
@@ -191,7 +198,11 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: 
 @listed
 def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * (mat @ vec)."""
-    return _combine(input, _matrix_times_vector(mat, vec), beta, alpha)
+    product = _matrix_times_vector(mat, vec)
+    if product._data.type.dtype not in HALVES or input._data.type.ndim > 1:
+        return _combine(input, product, beta, alpha)
+    column = input.unsqueeze(1) if input._data.type.ndim else input
+    return _combine(column, product.unsqueeze(1), beta, alpha, factors=(mat, vec.unsqueeze(1))).squeeze(1)
 
 
 @with_out
@@ -212,14 +223,16 @@ def _stacked(batch1: Tensor, batch2: Tensor) -> Tensor:
 @with_out
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * bmm(batch1, batch2)."""
-    return _combine(input, _stacked(batch1, batch2), beta, alpha)
+    return _combine(input, _stacked(batch1, batch2), beta, alpha, factors=(batch1, batch2))
 
 
 @with_out
 def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta * input + alpha * the sum of the products of two stacks."""
     product = _stacked(batch1, batch2)
-    return _combine(input, sum(product, 0, dtype=product.dtype), beta, alpha)
+    rows, columns = product._data.type.shape[1:]
+    factors = batch1.permute(1, 0, 2).reshape(rows, -1), batch2.reshape(-1, columns)
+    return _combine(input, sum(product, 0, dtype=product.dtype), beta, alpha, factors=factors if product._data.type.numel else None)
 
 
 def chain_matmul(*matrices: Tensor) -> Tensor:

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from treadle.arguments import flags_of, refuse_first, refuse_flags, refuse_misfits, takes_tensor
+import numpy as np
+
+from treadle.arguments import Usual, refuse_misfits
 from treadle.ir import op as op_table
-from treadle.ir.dtypes import FLOAT, DType
+from treadle.ir.dtypes import FLOAT, DType, float32
+from treadle.ir.ops.common import HALVES
 from treadle.ir.types import result_dtype
 from treadle.layout import layout_of, strides_of
 from treadle.tensor import Tensor, apply, assign
 from treadle.view_writes import refuse_overlap
 
-CAST, COPY = op_table.get("cast"), op_table.get("copy")
+CAST, COPY, MUL = (op_table.get(name) for name in ("cast", "copy", "mul"))
 
 
 def cast(x: Tensor, dtype: DType) -> Tensor:
@@ -116,16 +119,37 @@ def into(out: Any, result: Any, name: str, inputs: tuple[Any, ...] = ()) -> Any:
     return out
 
 
+def with_scaled(op: op_table.Op, first: Any, other: Any, alpha: Any) -> Tensor:
+    """`op` of one operand and alpha times the other. Of 16-bit floats alpha is one too, and the result rounded once, as in PyTorch."""
+    if alpha == 1:
+        return apply(op, (first, other))
+    if not isinstance(other, Tensor):
+        return apply(op, (first, other * alpha))
+    dtype = other._data.type.dtype
+    if dtype in HALVES and isinstance(first, Tensor) and first._data.type.dtype is dtype and isinstance(alpha, int | float):
+        term = apply(MUL, (cast(other, float32), float(np.asarray(alpha).astype(dtype.np))))
+        return cast(apply(op, (cast(first, float32), term)), dtype)
+    return apply(op, (first, apply(MUL, (other, alpha))))
+
+
 def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which makes new tensors, with PyTorch's `out=` to put them into."""
-    name, first, flags = function.__name__, takes_tensor(function), flags_of(function)
+    name, usual = function.__name__, Usual(function)
+    positions, named = usual.by_position, usual.by_name
 
     @wraps(function)
     def wrapper(*args: Any, out: Any = None, **kwargs: Any) -> Any:
-        if first and (not args or args[0].__class__ is not Tensor):
-            refuse_first(function, args)
-        if kwargs and flags:
-            refuse_flags(function, flags, kwargs)
+        count = len(args)
+        for i, classes in positions:
+            if i >= count:
+                break
+            if args[i].__class__ not in classes:
+                usual.refuse(args, kwargs)
+                break
+        for key in kwargs:
+            if key in named and kwargs[key].__class__ not in named[key]:
+                usual.refuse(args, kwargs)
+                break
         try:
             result = function(*args, **kwargs) if kwargs else function(*args)
         except Exception as error:
@@ -138,13 +162,12 @@ def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
 def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
     """Accept numpy's `axis` and `keepdims` for `dim` and `keepdim`, as PyTorch does; and `out=` where the function has none itself."""
     name, code = function.__name__, function.__code__
-    has_out, first = "out" in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount], takes_tensor(function)
+    has_out, usual = "out" in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount], Usual(function)
+    positions, named = usual.by_position, usual.by_name
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         out = None
-        if first and (not args or args[0].__class__ is not Tensor):
-            refuse_first(function, args)
         if kwargs:
             if "axis" in kwargs:
                 kwargs["dim"] = kwargs.pop("axis")
@@ -152,6 +175,17 @@ def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
                 kwargs["keepdim"] = kwargs.pop("keepdims")
             if not has_out and "out" in kwargs:
                 out = kwargs.pop("out")
+        count = len(args)
+        for i, classes in positions:
+            if i >= count:
+                break
+            if args[i].__class__ not in classes:
+                usual.refuse(args, kwargs)
+                break
+        for key in kwargs:
+            if key in named and kwargs[key].__class__ not in named[key]:
+                usual.refuse(args, kwargs)
+                break
         try:
             result = function(*args, **kwargs) if kwargs else function(*args)
         except Exception as error:

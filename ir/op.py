@@ -70,6 +70,7 @@ class Op:
     commutative: whether the operands, two, may change places; exactly, so maximum is not (of 0.0 and -0.0 it takes the second).
     compute: dtype in which the operands are combined, given their types: "promote" (result_dtype), "float" (promote,
         integers become the default float), "same" (operands are used as they are).
+    exact_number: whether a number, or a 0-d tensor as second operand, is not rounded to the 16-bit floats beside it, as in PyTorch.
     batch: how the op is applied to a batch of operands at once (`treadle.ir.batching`): the name of a family of rules, or a rule;
         None derives it from the kind, or from the decomposition.
     field: whether it takes complex operands, and what its vjp rules say of them.
@@ -90,6 +91,7 @@ class Op:
     scalar: str | Callable[..., Any] | None = None
     commutative: bool = False
     compute: str = "same"
+    exact_number: bool = False
     samples: Sequence[Any] = ()
     doc: str = ""
     mlir: str = ""

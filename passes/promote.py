@@ -68,6 +68,8 @@ def _elementwise(b: Any, node: Node, inputs: tuple[Value, ...]) -> Value:
         dtype = result_dtype(types)
     first = 1 if op.compute == "where" else 0
     operands = tuple([v if i < first else convert(b, v, dtype) for i, v in enumerate(inputs)])
+    if op.exact_number and dtype is not node.out.dtype:
+        return b.cast(b.apply(op, operands, node.attrs), node.out.dtype)
     if dtype.category >= FLOAT:
         return _same(node, operands, b)
     return _on_integers(b, node, operands, dtype)

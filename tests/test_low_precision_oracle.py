@@ -73,3 +73,19 @@ def test_dynamic_quantization_is_as_good_as_pytorchs() -> None:
     ours_error = np.linalg.norm(td.ao.quantization.quantize_dynamic(td.nn.Sequential(ours))(td.from_numpy(x)).numpy() - wanted)
     their_error = np.linalg.norm(reference(torch.from_numpy(x)).numpy() - wanted)
     assert ours_error <= their_error
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_where_numbers_and_sums_are_rounded(dtype: str) -> None:
+    """To the bit: a number beside a 16-bit tensor is not rounded in products, and what is added to a product is, once with it."""
+    rng = np.random.default_rng(0)
+    a, c = (rng.standard_normal((10, 10)).astype(np.float32) for _ in range(2))
+    cases = {
+        "mul": lambda t, x, y: x * 3.3, "div": lambda t, x, y: x / 3.3, "mul 0-d": lambda t, x, y: x * t.tensor(3.3),
+        "one element": lambda t, x, y: x[0, 0] * 3.3, "add": lambda t, x, y: x + 3.3,
+        "linear": lambda t, x, y: t.nn.functional.linear(x, y, y[0]), "addmm": lambda t, x, y: t.addmm(x, x, y, beta=0.7, alpha=3.3),
+        "baddbmm": lambda t, x, y: t.baddbmm(x[None], x[None], y[None], beta=0.7, alpha=3.3),
+        "addcmul": lambda t, x, y: t.addcmul(x, y, y, value=3.3), "rms_norm": lambda t, x, y: t.nn.functional.rms_norm(x, (10,))}
+    for name, f in cases.items():
+        want, *found = [f(t, *[t.tensor(v.tolist(), dtype=getattr(t, dtype)) for v in (a, c)]) for t in (torch, td, td)]
+        assert all(x.tolist() == want.tolist() for x in found), name

@@ -344,7 +344,8 @@ def layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | 
 
 
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """input / sqrt(mean(input^2) + eps) over the last dimensions, scaled by weight; eps None is the dtype's epsilon."""
+    """input / sqrt(mean(input^2) + eps) over the last dimensions, scaled by weight; eps None is the dtype's epsilon, of 16-bit floats
+    float32's, in which they are computed."""
     if input.dim() < len(normalized_shape):
         raise ValueError(f"Input tensor must have at least {len(normalized_shape)} dimensions, but got {input.dim()}")
     if weight is not None and weight.dtype is not input.dtype and weight.dtype is not treadle.float32:
@@ -354,7 +355,7 @@ def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | No
     shape = _check_normalized("rms_norm", input, normalized_shape, weight, None)
     if eps is None:
         need_float("rms_norm", input._data.type)
-    floor = treadle.finfo(input.dtype).eps if eps is None else eps
+    floor = treadle.finfo(treadle.promote_types(input.dtype, treadle.float32)).eps if eps is None else eps
     return ops.rms_norm(input, floor, ndims=len(shape)) if weight is None else ops.rms_norm(input, floor, weight, ndims=len(shape))
 
 

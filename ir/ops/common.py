@@ -14,7 +14,7 @@ from treadle.ir.types import TensorType, result_dtype
 Types = tuple[TensorType, ...]
 Dims = tuple[int, ...]
 
-_HALVES = (dtypes.float16, dtypes.bfloat16)
+HALVES = (dtypes.float16, dtypes.bfloat16)
 
 
 def not_implemented(name: str, dtype: DType, types: Types) -> NotImplementedError:
@@ -87,14 +87,14 @@ def in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
                 return a
             t = t if isinstance(t, TensorType) else t.with_()  # a tensor's `type` is more than that
             types.append(t)
-            return b.cast(a, dtypes.float32) if t.dtype in _HALVES else a
+            return b.cast(a, dtypes.float32) if t.dtype in HALVES else a
 
         wide = [_map(widen, a) for a in args]
         result = rule(b, *wide)
-        if not any(t.dtype in _HALVES for t in types):
+        if not any(t.dtype in HALVES for t in types):
             return result
         dtype = result_dtype(tuple(types))
-        return _map(lambda r: b.cast(r, dtype) if r is not None and r.type.dtype is dtypes.float32 and dtype in _HALVES else r, result)
+        return _map(lambda r: b.cast(r, dtype) if r is not None and r.type.dtype is dtypes.float32 and dtype in HALVES else r, result)
     return wrapped
 
 

@@ -25,7 +25,7 @@ from treadle.ir.ops.common import (
 )
 from treadle.ir.ops.create import uniform
 from treadle.ir.ops.elementwise import elementwise_rule
-from treadle.ir.ops.matmul import accumulated
+from treadle.ir.ops.matmul import accumulated, transposed
 from treadle.ir.ops.reduce import SAMPLES as REDUCE_SAMPLES
 from treadle.ir.ops.reduce import reduced_shape, refuse_empty, restore
 from treadle.ir.ops.view import sum_to
@@ -311,12 +311,12 @@ declare("dropout", Kind.COMPOSITE, "x p seed offset", batch="draw", type_rule=_d
 
 def _addmm_type(types: Types) -> TensorType:
     bias, x, y = types[:3]
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[0]:
+    if x.ndim < 2 or y.ndim != x.ndim or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-2]:
         raise RuntimeError(f"addmm: mat1 and mat2 shapes cannot be multiplied ({_dims(x)} and {_dims(y)})")
     if not bias.dtype is x.dtype is y.dtype:
         raise RuntimeError(f"addmm: expected all three operands to have the same dtype, but got {bias.dtype.name}, {x.dtype.name} and "
                            f"{y.dtype.name}")
-    shape = (x.shape[0], y.shape[1])
+    shape = (*x.shape[:-1], y.shape[-1])
     if broadcast_shapes("addmm", bias.shape, shape) != shape:
         raise RuntimeError(f"addmm: The expanded size of the tensor must match the existing size. Target sizes: {list(shape)}. "
                            f"Tensor sizes: {list(bias.shape)}")
@@ -336,10 +336,11 @@ def _addmm(b: Any, bias: Any, x: Any, y: Any, beta: Any, alpha: Any) -> Any:
 declare("addmm", Kind.COMPOSITE, "bias x y beta alpha", field=Field.ANALYTIC, type_rule=_addmm_type,
         decompose=_addmm,
         vjp=(lambda b, g, beta, bias_type: sum_to(b, b.mul(g, beta), bias_type.shape),
-             lambda b, g, y, alpha: b.mul(b.matmul(g, b.permute(y, (1, 0))), alpha),
-             lambda b, g, x, alpha: b.mul(b.matmul(b.permute(x, (1, 0)), g), alpha), None, None),
-        samples=[(((4,), (3, 5), (5, 4), 0.5, 2.0), ()), (((3, 4), (3, 5), (5, 4), 1, 1), ())], onnx="Gemm",
-        doc="beta * bias + alpha * (x @ y)")
+             lambda b, g, y, alpha: b.mul(b.matmul(g, transposed(b, y)), alpha),
+             lambda b, g, x, alpha: b.mul(b.matmul(transposed(b, x), g), alpha), None, None),
+        samples=[(((4,), (3, 5), (5, 4), 0.5, 2.0), ()), (((3, 4), (3, 5), (5, 4), 1, 1), ()),
+                 (((2, 1, 4), (2, 3, 5), (2, 5, 4), 0.5, 2.0), ())],
+        onnx="Gemm", doc="beta * bias + alpha * (x @ y), of matrices or stacks of them.")
 
 
 # -- triangles, one-hot ------------------------------------------------------------------------------------------------------

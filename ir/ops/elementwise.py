@@ -11,7 +11,7 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.op import Field, Kind, Op, declare
 from treadle.ir.ops import special
-from treadle.ir.ops.common import not_implemented, real_part, zeros
+from treadle.ir.ops.common import HALVES, not_implemented, real_part, zeros
 from treadle.ir.types import TensorType, broadcast_shapes, result_dtype, tensor_type
 
 Types = tuple[TensorType, ...]
@@ -26,7 +26,12 @@ def compute_dtype(op: Op, types: Types) -> DType | None:
     dtype = result_dtype(types)
     if op.compute == "float" and dtype.category < FLOAT:
         return dtypes.default_float()
-    return dtype
+    return dtypes.float32 if op.exact_number and dtype in HALVES and _has_number(op, types) else dtype
+
+
+def _has_number(op: Op, types: Types) -> bool:
+    first, second = types
+    return (first.weak and op.commutative) or (not second.shape and second.dtype not in HALVES)
 
 
 def _device(types: Types) -> str:
@@ -114,12 +119,13 @@ elementwise("add", "x y", lambda x, y: np.logical_or(x, y) if x.dtype == bool el
 elementwise("sub", "x y", _np_sub, (lambda b, g: g, lambda b, g: b.neg(g)), check=_no_bool_difference, onnx="Sub",
             doc="x - y, broadcast. RuntimeError for bools.")
 elementwise("mul", "x y", np.multiply, (lambda b, g, y: b.mul(g, y), lambda b, g, x: b.mul(g, x)), commutative=True,
-            onnx="Mul", doc="x * y, broadcast; the logical and of bools.")
+            exact_number=True, onnx="Mul", doc="x * y, broadcast; the logical and of bools.")
 elementwise("div", "x y", np.true_divide,
-             (lambda b, g, y: b.div(g, y), lambda b, g, y, out: b.neg(b.mul(g, b.div(out, y)))), compute="float", onnx="Div",
-            rewritable="out", doc="x / y, broadcast. Integers give the default float dtype; a division by 0 gives an infinity or NaN.")
+             (lambda b, g, y: b.div(g, y), lambda b, g, y, out: b.neg(b.mul(g, b.div(out, y)))), compute="float", exact_number=True,
+            onnx="Div", rewritable="out",
+            doc="x / y, broadcast. Integers give the default float dtype; a division by 0 gives an infinity or NaN.")
 for _name, _fn, _rounding in (("floor_divide", special.floor_divide, "down"), ("trunc_divide", special.trunc_divide, "towards 0")):
-    elementwise(_name, "x y", _fn, (lambda b, g: zeros(b, g.type), lambda b, g: zeros(b, g.type)), refuse=(BOOL,),
+    elementwise(_name, "x y", _fn, (lambda b, g: zeros(b, g.type), lambda b, g: zeros(b, g.type)), refuse=(BOOL,), exact_number=True,
                 doc=f"x / y rounded {_rounding}; integers stay integers. RuntimeError for an integer divided by 0. Its gradient is 0.")
 elementwise("remainder", "x y", special.remainder,
              (lambda b, g: g, lambda b, g, x, y: b.neg(b.mul(g, b.floor_divide(x, y)))), refuse=(BOOL,),
