@@ -16,6 +16,7 @@ from treadle.ir.dtypes import FLOAT, DType
 from treadle.tensor import Tensor
 
 Tensors = Any  # as an annotation: a tensor, or a sequence of tensors
+Choice = str  # as an annotation: one of a few strings, for any other of which, and whatever else, the function itself raises ValueError
 
 
 def warn(message: str) -> None:

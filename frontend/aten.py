@@ -38,15 +38,20 @@ def native_group_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None,
     """(group_norm, mean, 1 / standard deviation)."""
     if group <= 0 or C % group:
         raise RuntimeError(f"native_group_norm: Expected {C} channels to be divisible by num groups, which must be above 0, got {group}")
+    if min(N, C, HxW) < 0 or N * C * HxW != input.numel():
+        raise RuntimeError(f"native_group_norm: shape [{N}, {C}, {HxW}] is invalid for input of size {list(input.shape)}")
     rows = input.reshape(N, group, C // group * HxW)
     mean, var = rows.mean(-1), rows.var(-1, correction=0)
-    return treadle.nn.functional.group_norm(input, group, weight, bias, eps), mean, (var + eps).rsqrt()
+    out = treadle.nn.functional.group_norm(input.reshape(N, C, HxW), group, weight, bias, eps)
+    return out.reshape(input.shape), mean, (var + eps).rsqrt()
 
 
 @with_out
 def native_batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
                       training: bool, momentum: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(batch_norm, mean, 1 / standard deviation), of which the last two are empty unless training."""
+    if training and not input.numel():
+        raise RuntimeError(f"native_batch_norm: input tensor must have at least one element, but got input_sizes = {list(input.shape)}")
     out = treadle.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if not training:
         return out, input.new_empty(0), input.new_empty(0)
@@ -88,9 +93,7 @@ def native_dropout(input: Tensor, p: float, train: bool | None) -> tuple[Tensor,
 
 def native_dropout_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
     """The gradient of `native_dropout`: grad_output * mask * scale."""
-    if mask.dtype is not treadle.bool:
-        raise RuntimeError(f"Mask should be Bool Scalar Type, but got {mask.dtype}")
-    return grad_output * mask.to(grad_output.dtype) * scale
+    return grad_output * mask * scale
 
 
 # -- gradients by name ---------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def _batched(name: str, input: Tensor, weight: Tensor, n: int) -> Tensor:
 def _finish(name: str, input: Tensor, weight: Tensor, y: Tensor, bias: Tensor | None) -> Tensor:
     """y with the bias, and unbatched as the input is. In mixed precision the bias takes the result's type."""
     if bias is not None:
-        if tensor_argument(name, bias, "bias", 3).dtype is not weight.dtype:
+        if tensor_argument(name, bias, "bias", 3).dtype is not weight.dtype and name != "conv_transpose1d":  # it takes any, as PyTorch's
             raise RuntimeError(f"{name}: Weight type ({weight.dtype}) and bias type ({bias.dtype}) should be the same")
         if tuple(bias.shape) != (y.shape[1],):
             raise RuntimeError(f"{name}: expected bias to be 1-dimensional with {y.shape[1]} elements, but got bias of size "

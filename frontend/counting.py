@@ -203,6 +203,8 @@ def unravel_index(indices: Tensor, shape: int | Sequence[int]) -> tuple[Tensor, 
     if tensor_argument("unravel_index", indices)._data.type.dtype.category != INT:
         raise TypeError(f"unravel_index: expected 'indices' to be integer dtype, but got {indices._data.type.dtype.name}")
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not all([hasattr(n, "__index__") for n in shape]):
+        raise TypeError(f"unravel_index: expected 'shape' sequence to only contain ints, but got {shape}")
     if any(n < 0 for n in shape):
         raise ValueError(f"'shape' cannot have negative values, but got {shape}")
     at = cast(indices, dtypes.int64)

@@ -258,6 +258,8 @@ def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Any, accu
 def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flat tensor."""
     _need_long("take", index, RuntimeError)
+    if not input._data.type.numel and index._data.type.numel:
+        raise IndexError("take(): tried to take from an empty tensor")
     flat = apply(RESHAPE, (input,), ((input._data.type.numel,),))
     return apply(TABLE["index_select"], (flat, index), (0,))
 
@@ -269,6 +271,8 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
     if source._data.type.numel != index._data.type.numel:
         raise IndexError(f"put_(): Expected source and index to have the same number of elements, but got {source._data.type.numel} and "
                          f"{index._data.type.numel}")
+    if not type.numel and index._data.type.numel:
+        raise IndexError("put_(): Tried to put elements into an empty tensor")
     flat = apply(RESHAPE, (input,), ((type.numel,),))
     source = apply(RESHAPE, (source,), (index._data.type.shape,))
     return apply(RESHAPE, (apply(TABLE["index_put"], (flat, source, index), ((0,), accumulate)),), (type.shape,))

@@ -54,9 +54,10 @@ def repeat(input: Tensor, *counts: Any, repeats: Any = None) -> Tensor:
     times, have = ints(counts if repeats is None else (repeats,)), input._data.type.shape
     if len(times) < len(have):
         raise RuntimeError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
-    if any(n < 0 for n in times):
-        raise RuntimeError(f"Trying to create tensor with negative dimension: repeat{times}")
     shape = (1,) * (len(times) - len(have)) + have
+    if any(n * size < 0 for n, size in zip(times, shape, strict=True)):
+        raise RuntimeError(f"Trying to create tensor with negative dimension: repeat{times} of {list(have)}")
+    times = tuple([max(n, 0) for n in times])  # none are as many as fewer, of nothing
     if all(n == 1 for n in times):
         return apply(COPY, (apply(RESHAPE, (input,), (shape,)),))
     split = tuple([n for size in shape for n in (1, size)])
@@ -125,6 +126,8 @@ def roll(input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] |
         raise RuntimeError("`shifts` required")
     if len(steps) != len(axes):
         raise RuntimeError(f"shifts and dimensions must align. shifts: {len(steps)}, dims:{len(axes)}")
+    if not input._data.type.numel:
+        return apply(COPY, (input,))
     for shift, dim in zip(steps, axes, strict=True):
         dim = normalize_dim("roll", dim, input._data.type.ndim)
         size = input._data.type.shape[dim]
@@ -134,9 +137,9 @@ def roll(input: Tensor, shifts: int | Sequence[int], dims: int | Sequence[int] |
     return apply(COPY, (input,)) if out is input else out
 
 
-def meshgrid(*tensors: Tensors, indexing: str = "ij") -> tuple[Tensor, ...]:
+def meshgrid(*tensors: Tensors, indexing: str | None = None) -> tuple[Tensor, ...]:
     """Coordinate grids of vectors, by matrix ("ij") or by Cartesian ("xy") order of the first two axes."""
-    if indexing not in ("ij", "xy"):
+    if indexing not in ("ij", "xy", None):
         raise RuntimeError(f"treadle.meshgrid: indexing must be one of \"xy\" or \"ij\", but received: {indexing}")
     xs = list(tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)) else tensors)
     if not xs:

@@ -254,6 +254,8 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keep
     if x._data.type.dtype.category < FLOAT or x._data.type.ndim < 2:
         raise RuntimeError(f"linalg.matrix_norm: expected floating-point matrices, got {x._data.type}")
     n = x._data.type.ndim
+    if len(dim) != 2:
+        raise RuntimeError(f"linalg.matrix_norm: dim must be a 2-tuple. Got {tuple(dim)}")
     rows, columns = (normalize_dim("linalg.matrix_norm", d, n) for d in dim)
     if ord == "fro":
         return into(out, _vector_norm(x, 2, (rows, columns), keepdim), "linalg.matrix_norm")

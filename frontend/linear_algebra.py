@@ -274,6 +274,12 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) ->
             raise RuntimeError(f"tensordot expects dims >= 0 and at most the number of axes, but got dims={dims}")
         left, right = list(range(na - dims, na)), list(range(dims))
     else:
+        if not isinstance(dims, tuple | list) or not all([isinstance(axes, tuple | list) for axes in dims]):
+            raise RuntimeError(f"tensordot expects dims to be int or a tuple of two lists of ints, but got dims={dims}")
+        if len(dims) != 2:
+            raise ValueError(f"tensordot: expected dims of two lists, but got {len(dims)}: {dims}")
+        if len(dims[0]) != len(dims[1]):
+            raise RuntimeError(f"tensordot: both dimension lists should have same length, but got dims={dims}")
         left = [normalize_dim("tensordot", d, na) for d in dims[0]]
         right = [normalize_dim("tensordot", d, nb) for d in dims[1]]
     sizes = a._data.type.shape, b._data.type.shape
@@ -343,10 +349,10 @@ def norm(input: Tensor, p: float | str | None = "fro", dim: int | Sequence[int] 
          out: Tensor | None = None, dtype: Any = None) -> Tensor:
     """The p-norm of vectors over axes (all unless given): p a number, inf, -inf, 0, or "fro" for 2."""
     x = tensor_argument("norm", input) if dtype is None else cast(input, as_dtype(dtype))
-    if p == "nuc":
+    if isinstance(p, str) and p != "fro":
         from treadle.linalg import matrix_norm
-        axes: Any = (-2, -1) if dim is None else dim
-        return into(out, matrix_norm(x, "nuc", axes, keepdim), "norm")
+        axes = tuple(range(x._data.type.ndim)) if dim is None else (dim,) if isinstance(dim, int) else dim
+        return into(out, matrix_norm(x, p, axes, keepdim), "norm")
     return into(out, vector_norm(x, 2 if p is None or p == "fro" else p, dim, keepdim), "norm")
 
 
@@ -429,6 +435,9 @@ def _triangle_indices(row: int, col: int, offset: int, upper: bool, dtype: Any) 
     import numpy as np
 
     from treadle.creation import adopt
+    for what, n in (("row", row), ("col", col)):
+        if n < 0:
+            raise RuntimeError(f"{'triu' if upper else 'tril'}_indices: {what} must be non-negative, got {n}")
     inside = (np.triu if upper else np.tril)(np.ones((row, col), bool), offset)
     return adopt(np.stack(np.nonzero(inside)).astype(dtype.np if dtype else np.int64))
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import treadle
@@ -10,6 +11,7 @@ from treadle.ir.dtypes import to_real
 from treadle.ir.types import normalize_dim
 from treadle.tensor import Tensor
 
+Dim = int | Sequence[int] | None
 __all__ = ["amax", "amin", "argmax", "argmin", "cumprod", "cumsum", "log_softmax", "logaddexp", "logsumexp", "mean", "median", "norm",
            "normalize", "prod", "softmax", "softmin", "std", "sum", "var"]
 
@@ -28,6 +30,17 @@ def _cast(x: Tensor, dtype: Any) -> Tensor:
 
 def _dims(x: Tensor, dim: Any) -> tuple[int, ...]:
     return tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+
+
+def _one(x: Tensor, dim: Any) -> int:
+    """The axis of what works along one: the first of several, of which none may come twice; of all of them where none is given."""
+    if isinstance(dim, int):
+        return dim
+    dims = sorted([normalize_dim("masked", d, x.dim()) for d in _dims(x, dim or None)])
+    for d in dims:
+        if dims.count(d) > 1:
+            raise RuntimeError(f"dim={d} appears multiple times in the list of dims")
+    return dims[0] if dims else 0
 
 
 def _extreme(x: Tensor, mask: Tensor | None, smallest: bool) -> float:
@@ -116,9 +129,10 @@ def norm(input: Tensor, ord: float = 2.0, dim: Any = None, *, keepdim: bool = Fa
     return treadle.linalg.vector_norm(_filled(_cast(input, dtype), mask, fill), ord, _dims(input, dim), keepdim)
 
 
-def median(input: Tensor, dim: int = -1, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+def median(input: Tensor, dim: Dim = -1, *, keepdim: bool = False, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The (lower) median of the elements in the mask; NaN where there are none."""
     x = _cast(input, dtype)
+    dim = _one(input, dim)
     normalize_dim("masked.median", dim, x.dim())
     if mask is not None and not x.dtype.is_floating_point:
         if not bool(mask.broadcast_to(x.shape).any(dim).all()):
@@ -141,32 +155,32 @@ def logaddexp(input: Tensor, other: Tensor, *, dtype: Any = None, input_mask: Te
     return treadle.logaddexp(_hidden(_cast(input, dtype), input_mask), _hidden(_cast(other, dtype), other_mask))
 
 
-def cumsum(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+def cumsum(input: Tensor, dim: Dim, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """Running sums of the elements in the mask."""
-    return _filled(_cast(input, dtype), mask, 0).cumsum(dim, dtype=dtype or input.dtype)
+    return _filled(_cast(input, dtype), mask, 0).cumsum(_one(input, dim), dtype=dtype or input.dtype)
 
 
-def cumprod(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+def cumprod(input: Tensor, dim: Dim, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """Running products of the elements in the mask."""
-    return _filled(_cast(input, dtype), mask, 1).cumprod(dim, dtype=dtype or input.dtype)
+    return _filled(_cast(input, dtype), mask, 1).cumprod(_one(input, dim), dtype=dtype or input.dtype)
 
 
-def softmax(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+def softmax(input: Tensor, dim: Dim, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """softmax over the elements in the mask."""
-    return treadle.softmax(_hidden(_cast(input, dtype), mask), dim)
+    return treadle.softmax(_hidden(_cast(input, dtype), mask), _one(input, dim))
 
 
-def log_softmax(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+def log_softmax(input: Tensor, dim: Dim, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """log_softmax over the elements in the mask."""
-    return treadle.log_softmax(_hidden(_cast(input, dtype), mask), dim)
+    return treadle.log_softmax(_hidden(_cast(input, dtype), mask), _one(input, dim))
 
 
-def softmin(input: Tensor, dim: int, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+def softmin(input: Tensor, dim: Dim, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """softmin over the elements in the mask."""
-    return treadle.softmax(_hidden(-_cast(input, dtype), mask), dim)
+    return treadle.softmax(_hidden(-_cast(input, dtype), mask), _one(input, dim))
 
 
-def normalize(input: Tensor, ord: float, dim: int, *, eps: float = 1e-12, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
+def normalize(input: Tensor, ord: float, dim: Dim, *, eps: float = 1e-12, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The elements in the mask divided by their norm."""
     x = _cast(input, dtype)
     return _filled(x, mask, 0.0) / norm(x, ord, dim, keepdim=True, mask=mask).clamp(min=eps)

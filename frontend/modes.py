@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from treadle.arguments import refuse_misfits
+from treadle.arguments import guarded
 from treadle.ir.op import Attrs, Op
 from treadle.runtime.recorder import STATE
 
@@ -39,12 +39,10 @@ class RecordingMode:
 
 def listed(function: Callable[P, R]) -> Callable[P, R]:
     """Modes know the function by its name."""
+    checked: Callable[P, R] = guarded(function)
+
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         mode = STATE.here.autocast
-        try:
-            return function(*args, **kwargs) if mode is None else mode.call(function, args, kwargs)
-        except Exception as error:
-            refuse_misfits(function, args, kwargs, error)
-            raise
+        return checked(*args, **kwargs) if mode is None else mode.call(checked, args, kwargs)
     return call

@@ -405,14 +405,20 @@ def _steps(y: Tensor, x: Tensor | None, dx: float, dim: int) -> tuple[Tensor, in
     pairs = apply(ADD, (between(y, dim, 1, size), between(y, dim, 0, size - 1)))
     if x is None:
         return apply(MUL, (pairs, dx / 2)), dim
-    width = diff(x, 1, dim if x._data.type.ndim == y._data.type.ndim else -1)
-    if width._data.type.ndim == 1 and dim != y._data.type.ndim - 1:
-        width = width.reshape((-1,) + (1,) * (y._data.type.ndim - 1 - dim))
-    return apply(MUL, (apply(MUL, (pairs, width)), 0.5)), dim
+    shape, ndim = x._data.type.shape, y._data.type.ndim
+    if len(shape) == 1 and shape[0] != size:
+        raise RuntimeError(f"trapezoid: There must be one `x` value for each sample point, got {shape[0]} for {size} along axis {dim}")
+    if len(shape) < ndim:
+        after = ndim - 1 - dim if len(shape) == 1 else 0
+        x = apply(RESHAPE, (x,), ((1,) * (ndim - len(shape) - after) + shape + (1,) * after,))
+    return apply(MUL, (apply(MUL, (pairs, diff(x, 1, dim))), 0.5)), dim
 
 
 def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: float = 1, dim: int = -1) -> Tensor:
     """Integral by the trapezoidal rule along an axis."""
+    along = normalize_dim("trapezoid", dim, y._data.type.ndim)
+    if y._data.type.shape and not y._data.type.shape[along]:
+        return sum(y, along, dtype=y._data.type.dtype)  # whatever the steps are
     return sum(*_steps(y, x, dx, dim))
 
 

@@ -459,6 +459,8 @@ def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     length = shape[dim] if shape else 1
     if size > length:
         raise RuntimeError(f"maximum size for tensor at dimension {dim} is {length} but size is {size}")
+    if size < 0:
+        raise RuntimeError(f"unfold: size is {size} but must be >= 0")
     if step <= 0:
         raise RuntimeError(f"step is {step} but must be > 0")
     if not shape:

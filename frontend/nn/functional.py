@@ -8,7 +8,7 @@ from typing import Any
 
 import treadle
 from treadle import ops, random
-from treadle.arguments import direct, guard, misfit
+from treadle.arguments import Choice, direct, guard, misfit
 from treadle.convolution import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, fold, unfold
 from treadle.emitter import EMITTER
 from treadle.ir.op import TABLE
@@ -191,7 +191,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
-                         weight: Tensor | None = None, reduction: str = "mean", ignore_index: int | None = None,
+                         weight: Tensor | None = None, reduction: Choice = "mean", ignore_index: int | None = None,
                          label_smoothing: float = 0.0, options: Any = None) -> Tensor:
     """`cross_entropy(linear(input, linear_weight, linear_bias), target, ...)`.
 
@@ -200,6 +200,8 @@ def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, *
     """
     if not input.dim():
         raise RuntimeError("linear_cross_entropy: expected input with dimensionality 1 or 2, got 0")
+    if linear_weight.dim() < 2:
+        raise RuntimeError(f"linear_cross_entropy: expected linear_weight with dimensionality at least 2, got {linear_weight.dim()}")
     if linear_weight.dim() > 2 and input.dim() < 2:
         raise RuntimeError(f"linear_cross_entropy: K-dimensional loss defined by linear_weight shape {list(linear_weight.shape)} requires "
                            f"batched input, got input of shape {list(input.shape)}")
@@ -212,6 +214,10 @@ def linear_cross_entropy(input: Tensor, linear_weight: Tensor, target: Tensor, *
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input1 (..., i), input2 (..., j), weight (out, i, j), bias (out) -> (..., out)."""
+    if input1.dim() != input2.dim():
+        raise RuntimeError(f"bilinear(): input dimensions do not match: got {input1.dim()} and {input2.dim()}")
+    if weight.dim() > 3:
+        raise RuntimeError(f"bilinear(): expected weight (out, in1, in2), got one of size {list(weight.shape)}")
     for x in (weight, input1, input2):
         if not x.dim() or (x.dim() < 3 and x is weight):
             raise IndexError(f"bilinear(): Dimension out of range: got input1 {list(input1.shape)}, input2 {list(input2.shape)} and weight "

@@ -6,7 +6,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
-from treadle.arguments import warn
+from treadle.arguments import Choice, warn
 from treadle.ir.dtypes import to_real
 from treadle.ir.ops.common import need_float
 from treadle.modes import listed
@@ -15,8 +15,10 @@ from treadle.tensor import Tensor
 
 
 def reduction_name(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
-    """The reduction, taking account of the two deprecated switches that came before it."""
+    """The reduction, taking account of the two deprecated switches that came before it. ValueError for what is no string."""
     if size_average is None and reduce is None:
+        if not isinstance(reduction, str):
+            check_reduction(reduction)
         return reduction
     average = size_average is None or size_average
     found = "none" if reduce is False else "mean" if average else "sum"
@@ -52,13 +54,15 @@ def _check_same(input: Tensor, target: Tensor) -> None:
 def _pointwise(op: Any, input: Tensor, target: Tensor, numbers: tuple[float, ...], reduction: str, weight: Tensor | None) -> Tensor:
     """An elementwise loss of the op table; with `weight`, its mean is the weighted mean."""
     _warn_sizes(input, target)
+    if not isinstance(reduction, str):
+        check_reduction(reduction)
     if weight is None:
         return op(input, target, *numbers, reduction)
     return _weighted(op(input, target, *numbers, "none"), weight, reduction)
 
 
 def mse_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
-             reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
+             reduction: Choice = "mean", weight: Tensor | None = None) -> Tensor:
     """(input - target)^2, weighted by `weight` if given."""
     return _pointwise(ops.mse_loss, input, target, (), reduction_name(size_average, reduce, reduction), weight)
 
@@ -73,7 +77,7 @@ def _weighted(loss: Tensor, weight: Tensor, reduction: str) -> Tensor:
 
 
 def l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
-            reduction: str = "mean", weight: Tensor | None = None) -> Tensor:
+            reduction: Choice = "mean", weight: Tensor | None = None) -> Tensor:
     """|input - target|, weighted by `weight` if given."""
     reduction = reduction_name(size_average, reduce, reduction)
     if input.is_complex() or target.is_complex():
@@ -82,7 +86,7 @@ def l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, red
 
 
 def smooth_l1_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
-                   reduction: str = "mean", beta: float = 1.0) -> Tensor:
+                   reduction: Choice = "mean", beta: float = 1.0) -> Tensor:
     """Squared below `beta`, linear above; `beta` 0 is l1_loss."""
     if beta < 0:
         raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
@@ -92,26 +96,31 @@ def smooth_l1_loss(input: Tensor, target: Tensor, size_average: bool | None = No
     return _pointwise(ops.smooth_l1_loss, input, target, (beta,), reduction, None)
 
 
-def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None) -> Tensor:
+def huber_loss(input: Tensor, target: Tensor, reduction: Choice = "mean", delta: float = 1.0, weight: Tensor | None = None) -> Tensor:
     """Squared below `delta`, linear with slope `delta` above; weighted by `weight` if given."""
     if delta <= 0:
         raise RuntimeError("huber_loss does not support non-positive values for delta.")
     return _pointwise(ops.huber_loss, input, target, (delta,), reduction, weight)
 
 
+def _of_one(input: Tensor, target: Tensor) -> Tensor:
+    """The target of one sample (C), which may be given as (1)."""
+    return target.reshape(()) if input.dim() == 1 and tuple(target.shape) == (1,) else target
+
+
 def nll_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
-             ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+             ignore_index: int = -100, reduce: bool | None = None, reduction: Choice = "mean") -> Tensor:
     """Negative log likelihood: input (C) or (N, C, ...) of log probabilities, target int64 () or (N, ...).
 
     Targets equal to `ignore_index` count nothing; mean divides by the sum of the weights of the others.
     """
     reduction = reduction_name(size_average, reduce, reduction)
     weights = () if weight is None else (weight,)
-    return ops.nll_loss(input, target, *weights, reduction=reduction, ignore_index=ignore_index)
+    return ops.nll_loss(input, _of_one(input, target), *weights, reduction=reduction, ignore_index=ignore_index)
 
 
 def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
-                  ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
+                  ignore_index: int = -100, reduce: bool | None = None, reduction: Choice = "mean", label_smoothing: float = 0.0) -> Tensor:
     """Softmax cross entropy of logits (C) or (N, C, ...) with class indices () or (N, ...), or probabilities shaped as the logits."""
     reduction = reduction_name(size_average, reduce, reduction)
     if not 0 <= label_smoothing <= 1:
@@ -121,11 +130,11 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
         if ignore_index >= 0:
             raise RuntimeError(f"ignore_index is not supported for floating point target: {ignore_index}")
         return ops.cross_entropy_prob(input, target, label_smoothing, *weights, reduction=reduction)
-    return ops.cross_entropy(input, target, label_smoothing, *weights, reduction=reduction, ignore_index=ignore_index)
+    return ops.cross_entropy(input, _of_one(input, target), label_smoothing, *weights, reduction=reduction, ignore_index=ignore_index)
 
 
 def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
-                         reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+                         reduce: bool | None = None, reduction: Choice = "mean") -> Tensor:
     """Cross entropy of probabilities in [0, 1]; logarithms are held at -100 as in PyTorch."""
     if target.size() != input.size():
         raise ValueError(f"Using a target size ({target.size()}) that is different to the input size ({input.size()}) is deprecated. "
@@ -137,7 +146,7 @@ def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = 
 
 
 def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
-                                     reduce: bool | None = None, reduction: str = "mean", pos_weight: Tensor | None = None) -> Tensor:
+                                     reduce: bool | None = None, reduction: Choice = "mean", pos_weight: Tensor | None = None) -> Tensor:
     """Cross entropy of sigmoid(input), computed without overflow; `pos_weight` multiplies the positive part."""
     _check_same(input, target)
     reduction = reduction_name(size_average, reduce, reduction)
@@ -146,10 +155,16 @@ def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, weight: Tens
         loss = ops.bce_with_logits(input, target, inner)
     else:
         loss = ops.bce_with_logits_pos(input, target, pos_weight, inner)
-    return loss if weight is None else _reduced(loss * weight, None, None, reduction)
+    if weight is None:
+        return loss
+    weighted = loss * weight
+    if weighted.shape != loss.shape:
+        raise RuntimeError(f"binary_cross_entropy_with_logits: output with shape {list(loss.shape)} doesn't match the broadcast shape "
+                           f"{list(weighted.shape)} with weight {list(weight.shape)}")
+    return _reduced(weighted, None, None, reduction)
 
 
-def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean",
+def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None, reduction: Choice = "mean",
            log_target: bool = False) -> Tensor:
     """target * (log(target) - input), input being log probabilities; target is too if `log_target`."""
     reduction = reduction_name(size_average, reduce, reduction)
@@ -164,7 +179,7 @@ def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, redu
 
 @listed
 def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full: bool = False, size_average: bool | None = None,
-                     eps: float = 1e-8, reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+                     eps: float = 1e-8, reduce: bool | None = None, reduction: Choice = "mean") -> Tensor:
     """Poisson negative log likelihood; `full` adds Stirling's approximation of log(target!)."""
     loss = input.exp() - target * input if log_input else input - target * (input + eps).log()
     if full:
@@ -173,8 +188,8 @@ def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full
     return _reduced(loss, size_average, reduce, reduction)
 
 
-def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6,
-                      reduction: str = "mean") -> Tensor:
+def gaussian_nll_loss(input: Tensor, target: Tensor | float, var: Tensor | float, full: bool = False, eps: float = 1e-6,
+                      reduction: Choice = "mean") -> Tensor:
     """Gaussian negative log likelihood with variance `var`: a number, of input's shape, without its last axis, or with one axis of 1."""
     spread: Any = var if isinstance(var, Tensor) else input * 0 + var
     need_float("gaussian_nll_loss", spread._data.type)
@@ -190,7 +205,7 @@ def gaussian_nll_loss(input: Tensor, target: Tensor, var: Tensor | float, full: 
 
 @listed
 def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, size_average: bool | None = None,
-                         reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+                         reduce: bool | None = None, reduction: Choice = "mean") -> Tensor:
     """input where target is 1, max(0, margin - input) where it is -1."""
     zero = input * 0
     loss = treadle.where(target != 1, (margin - input).clamp(min=0), zero) + treadle.where(target != -1, input, zero)
@@ -199,7 +214,7 @@ def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, siz
 
 @listed
 def soft_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
-                     reduction: str = "mean") -> Tensor:
+                     reduction: Choice = "mean") -> Tensor:
     """log(1 + exp(-target * input))."""
     need_float("soft_margin_loss", input._data.type)
     loss = -ops.logsigmoid(target * input)
@@ -216,7 +231,7 @@ def _same_rank(name: str, *tensors: Tensor) -> None:
 
 @listed
 def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,
-                        reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+                        reduce: bool | None = None, reduction: Choice = "mean") -> Tensor:
     """max(0, -target * (input1 - input2) + margin)."""
     _same_rank("margin_ranking_loss", input1, input2, target)
     return _reduced((-target * (input1 - input2) + float(margin)).clamp(min=0), size_average, reduce, reduction)
@@ -236,7 +251,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 
 @listed
 def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0, size_average: bool | None = None,
-                          reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+                          reduce: bool | None = None, reduction: Choice = "mean") -> Tensor:
     """1 - cos where target is 1, max(0, cos - margin) where it is -1; inputs (N, D) or (D)."""
     wanted = {0: 1, 1: 2}.get(target.dim())
     if wanted is None or input1.dim() != wanted or input2.dim() != wanted:
@@ -258,7 +273,7 @@ def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6,
 @listed
 def triplet_margin_loss(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0, p: float = 2, eps: float = 1e-6,
                         swap: bool = False, size_average: bool | None = None, reduce: bool | None = None,
-                        reduction: str = "mean") -> Tensor:
+                        reduction: Choice = "mean") -> Tensor:
     """max(0, d(anchor, positive) - d(anchor, negative) + margin) with the p-norm distance d."""
     if margin <= 0:
         raise ValueError(f"margin must be greater than 0, got {margin}")

@@ -6,6 +6,8 @@ from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.arguments import Choice
+from treadle.ir.dtypes import BOOL, FLOAT
 from treadle.ir.ops.common import need_float
 from treadle.modes import listed
 from treadle.nn.loss_functions import _reduced, check_reduction, reduction_name
@@ -28,7 +30,7 @@ def need_labels(target: Tensor) -> None:
 
 @listed
 def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Tensor | None = None,
-                      size_average: bool | None = None, reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+                      size_average: bool | None = None, reduce: bool | None = None, reduction: Choice = "mean") -> Tensor:
     """sum over i != y of max(0, margin - x[y] + x[i])^p / C, for x (N, C) or (C) and classes y (N) or ()."""
     if p not in (1, 2):
         raise ValueError("only p == 1 and p == 2 supported")
@@ -54,7 +56,7 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int = 1, margin: float =
 
 @listed
 def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | None = None, reduce: bool | None = None,
-                           reduction: str = "mean") -> Tensor:
+                           reduction: Choice = "mean") -> Tensor:
     """sum over labels j and other classes i of max(0, 1 - x[j] + x[i]) / C; target (N, C) lists the labels up to the first -1."""
     check_reduction(reduction)
     _need_classes("multilabel_margin_loss", input)
@@ -72,8 +74,8 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, size_average: bool | N
     return _reduced(loss.squeeze(0) if input.dim() <= 1 else loss, size_average, reduce, reduction)
 
 
-def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
-                                reduce: bool | None = None, reduction: str = "mean") -> Tensor:
+def multilabel_soft_margin_loss(input: Tensor, target: Tensor | float, weight: Tensor | None = None, size_average: bool | None = None,
+                                reduce: bool | None = None, reduction: Choice = "mean") -> Tensor:
     """The binary cross entropies of sigmoid(input), averaged over the last axis."""
     if not input.dim():
         raise IndexError("multilabel_soft_margin_loss: Dimension specified as -1 but tensor has no dimensions")
@@ -83,7 +85,7 @@ def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | 
 
 def triplet_margin_with_distance_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *,
                                       distance_function: Callable[[Tensor, Tensor], Tensor] | None = None, margin: float = 1.0,
-                                      swap: bool = False, reduction: str = "mean") -> Tensor:
+                                      swap: bool = False, reduction: Choice = "mean") -> Tensor:
     """max(0, d(anchor, positive) - d(anchor, negative) + margin) with any distance d."""
     from treadle.nn.loss_functions import _same_rank, pairwise_distance
     if margin <= 0:
@@ -100,7 +102,7 @@ def _lengths(values: Tensor | Sequence[int], device: Any) -> tuple[Tensor, list[
     """Lengths (N), and as numbers, unless nobody can look as inside vmap."""
     if isinstance(values, Tensor) and is_batched(values):
         return values.reshape(-1).to(treadle.int64), None
-    if isinstance(values, Tensor) and values.dtype not in (treadle.int64, treadle.int32):
+    if isinstance(values, Tensor) and not BOOL < values._data.type.dtype.category < FLOAT:
         raise RuntimeError(f"ctc_loss: lengths must be integral, got {values.dtype}")
     numbers = [int(v) for v in (values.reshape(-1).tolist() if isinstance(values, Tensor) else values)]
     if min(numbers, default=0) < 0:
@@ -127,7 +129,7 @@ def _padded_targets(targets: Tensor, counts: Tensor, numbers: list[int] | None, 
 
 @listed
 def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequence[int], target_lengths: Tensor | Sequence[int],
-             blank: int = 0, reduction: str = "mean", zero_infinity: bool = False) -> Tensor:
+             blank: int = 0, reduction: Choice = "mean", zero_infinity: bool = False) -> Tensor:
     """Connectionist temporal classification (Graves et al., 2006): -log of the probability of all alignments.
 
     log_probs (T, N, C) or (T, C), targets (N, S) or all labels in one row, lengths (N). "mean" divides each loss by its target's length

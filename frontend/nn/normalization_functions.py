@@ -70,7 +70,11 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
     for name, value in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
         if value is not None and value.numel() != input.shape[1]:
             raise RuntimeError(f"batch_norm: {name} should contain {input.shape[1]} elements not {value.numel()}")
-    affine = _affine(input, weight, bias)
+        if value is not None and value.dim() != 1 and name.startswith("running"):
+            raise RuntimeError(f"batch_norm: {name} should be a vector of {input.shape[1]} elements, got one of size {list(value.shape)}")
+    if eps < 0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
+    affine = _affine(input, *[x if x is None else x.reshape(-1) for x in (weight, bias)])
     if not training:
         if running_mean is None or running_var is None:
             raise RuntimeError("batch_norm: Expected running_mean and running_var to be defined when training=False")
@@ -92,6 +96,9 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
     """Each channel of each sample of input (N, C, ...) to mean 0 and variance 1; running statistics average over samples."""
     affine = _affine(input, weight, bias)
     _need_both(running_mean, running_var)
+    for name, value in (("running_mean", running_mean), ("running_var", running_var)):
+        if value is not None and value.dim() != 1:
+            raise RuntimeError(f"instance_norm: {name} should be a vector, got one of size {list(value.shape)}")
     if not use_input_stats:
         if running_mean is None or running_var is None:
             raise RuntimeError("instance_norm: Expected running_mean and running_var to be defined when use_input_stats is false")

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import treadle
 from treadle import ops
+from treadle.arguments import misfit
 from treadle.convolution import spread
 from treadle.functions import tensor_argument
 from treadle.ir.ops.pooling import Windows
@@ -126,6 +127,8 @@ def avg_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, pad
 
 
 def _target(name: str, input: Tensor, rank: int, output_size: Any) -> tuple[int, ...]:
+    if output_size is None or isinstance(output_size, str):
+        raise misfit(name, "output_size", 2, "int or tuple of ints", output_size)
     if rank > 1 and tensor_argument(name, input).dim() <= rank:
         several = isinstance(output_size, tuple | list)
         kind = ValueError if several or (input.dim() == rank and "avg" in name) else RuntimeError if "max" in name else IndexError
@@ -233,27 +236,33 @@ def _unpool_size(name: str, input: Tensor, rank: int, window: Windows, output_si
     if output_size is None:
         return tuple(default)
     wanted = tuple(output_size)[-rank:]
-    if len(output_size) not in (rank, rank + 1, rank + 2):
-        raise ValueError(f"output_size should be a sequence containing {rank} or {rank + 2} elements, but it has a length of "
-                         f"'{len(output_size)}'")
     for d, (n, base, s) in enumerate(zip(wanted, default, window.stride, strict=True)):
         if not base - s < n < base + s:
-            raise ValueError(f"invalid output_size \"{list(wanted)}\" (dim {d} must be between {base - s} and {base + s})")
+            raise ValueError(f"{name}: invalid output_size \"{list(wanted)}\" (dim {d} must be between {base - s} and {base + s})")
     return wanted
+
+
+def _first(name: str, what: str, value: Ints, rank: int) -> tuple[int, ...]:
+    """As `spread`, for what may have more axes than are looked at."""
+    return spread(name, what, value[:rank] if isinstance(value, tuple | list) else value, rank)
 
 
 def _max_unpool(name: str, input: Tensor, indices: Tensor, rank: int, kernel: Ints, stride: Ints | None, padding: Ints,
                 output_size: Sequence[int] | None) -> Tensor:
     _check_input(name, input, rank)
+    given = len(kernel) if isinstance(kernel, tuple | list) else rank
+    if output_size is not None and len(output_size) not in (given, given + 2):
+        raise ValueError(f"{name}: output_size should be a sequence containing {given} or {given + 2} elements, but it has a length of "
+                         f"'{len(output_size)}'")
+    k = spread(name, "kernel_size", kernel, rank)
+    s = k if stride is None else _first(name, "stride", stride, rank)
+    window = Windows(k, s, _first(name, "padding", padding, rank), (1,) * rank, ())
+    size = _unpool_size(name, input, rank, window, output_size)
     if indices.dtype is not treadle.int64:
         raise RuntimeError(f"elements in indices should be type int64 but got: {indices.dtype}")
     if indices.shape != input.shape:
         raise RuntimeError(f"Expected shape of indices to be same as that of the input tensor ({list(input.shape)}) but got indices tensor "
                            f"with shape: {list(indices.shape)}")
-    k = spread(name, "kernel_size", kernel, rank)
-    s = k if stride is None else spread(name, "stride", stride, rank)
-    window = Windows(k, s, spread(name, "padding", padding, rank), (1,) * rank, ())
-    size = _unpool_size(name, input, rank, window, output_size)
     lead = tuple(input.shape[:-rank])
     flat, rows = input.new_zeros((*lead, math.prod(size))), (*lead, math.prod(input.shape[-rank:]))
     return flat.scatter(len(lead), indices.reshape(rows), input.reshape(rows)).reshape(*lead, *size)

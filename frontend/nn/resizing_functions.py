@@ -8,6 +8,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
+from treadle.arguments import Choice, misfit
 from treadle.nn.pooling_functions import adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d
 from treadle.tensor import Tensor
 
@@ -37,6 +38,8 @@ def _sizes(input: Tensor, size: Any, scale_factor: Any, recompute: bool | None) 
         return tuple([index(n) for n in _sequence("output_size", size, rank)]), (None,) * rank
     if scale_factor is None:
         raise ValueError("interpolate: either size or scale_factor should be defined")
+    if not all([hasattr(f, "__float__") for f in _sequence("scale_factor", scale_factor, rank)]):
+        raise misfit("interpolate", "scale_factor", 3, "float or tuple of floats", scale_factor)
     factors = [float(f) for f in _sequence("scale_factor", scale_factor, rank)]
     sizes = tuple([math.floor(n * f) for n, f in zip(input.shape[2:], factors, strict=True)])
     return sizes, (None,) * rank if recompute else tuple(factors)
@@ -55,7 +58,7 @@ def _check_interpolation(input: Tensor, mode: str, align_corners: bool | None, a
         raise NotImplementedError(f"Got {input.dim()}D input, but {mode} mode needs {_LINEAR.get(mode, '3D, 4D or 5')}D input")
 
 
-def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None,
+def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode: Choice = "nearest", align_corners: bool | None = None,
                 recompute_scale_factor: bool | None = None, antialias: bool = False) -> Tensor:
     """Resize the axes after (N, C) to `size` or by `scale_factor`.
 
@@ -85,7 +88,7 @@ def resized(input: Tensor, sizes: tuple[int, ...], factors: tuple[float | None, 
     return (ops.resample_filtered if antialias else ops.resample)(input, sizes, factors, **kind)
 
 
-def upsample(input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+def upsample(input: Tensor, size: Any = None, scale_factor: Any = None, mode: Choice = "nearest",
              align_corners: bool | None = None) -> Tensor:
     """`interpolate`, by its old name."""
     return interpolate(input, size, scale_factor, mode, align_corners)
@@ -101,7 +104,7 @@ def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None)
     return interpolate(input, size, scale_factor, "bilinear", True)
 
 
-def grid_sample(input: Tensor, grid: Tensor, mode: str = "bilinear", padding_mode: str = "zeros",
+def grid_sample(input: Tensor, grid: Tensor, mode: Choice = "bilinear", padding_mode: Choice = "zeros",
                 align_corners: bool | None = None) -> Tensor:
     """input (N, C, H, W) at grid (N, Ho, Wo, 2) of (x, y) in [-1, 1] -> (N, C, Ho, Wo); with one axis more in 3-D.
 

@@ -22,7 +22,7 @@ def _made(m: int, values: np.ndarray, dtype: Any, layout: Any, device: Any, requ
         raise ValueError(f"is implemented for strided tensors only, got: {layout}")
     if dtype is not None and dtype not in (treadle.float32, treadle.float64):
         raise ValueError(f"expects float32 or float64 dtypes, got: {dtype}")
-    return treadle.tensor(values[:m], dtype=dtype or treadle.get_default_dtype(), device=device, requires_grad=requires_grad)
+    return treadle.tensor(values[:m], dtype=dtype or treadle.get_default_dtype(), device=device, requires_grad=bool(requires_grad))
 
 
 def _places(name: str, m: int, sym: bool) -> np.ndarray:
