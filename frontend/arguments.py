@@ -17,6 +17,8 @@ from treadle.tensor import Tensor
 
 Tensors = Any  # as an annotation: a tensor, or a sequence of tensors
 Choice = str  # as an annotation: one of a few strings, for any other of which, and whatever else, the function itself raises ValueError
+Order = Any  # that of a norm: a number or a name
+Flag = bool | None  # where None stands for the default
 
 
 def warn(message: str) -> None:
@@ -30,6 +32,13 @@ def warn(message: str) -> None:
 def misfit(name: str, argument: str, position: int, wanted: str, value: Any) -> TypeError:
     """PyTorch's error for an argument of the wrong type."""
     return TypeError(f"{name}(): argument '{argument}' (position {position}) must be {wanted}, not {type(value).__name__}")
+
+
+def sizes(name: str, shape: tuple[Any, ...], size: Any) -> tuple[Any, ...]:
+    """Sizes by place or by name. TypeError when there are none: `zeros(())` is one number, `zeros()` a mistake."""
+    if size is None and not shape:
+        raise TypeError(f"{name}() missing 1 required positional argument: 'size', a tuple of ints or ints")
+    return shape if size is None else (size,)
 
 
 def _is_int(x: Any) -> bool:
@@ -61,6 +70,8 @@ _FITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Sequence[Tensor]": ("tuple of Tensors", _several(_is_tensor)), "Sequence[int]": ("tuple of ints", _several(_is_int)),
     "Ints": ("int or tuple of ints", lambda x: _is_int(x) or _several(_is_int)(x)),
     "Sizes": ("int or tuple of ints", lambda x: _is_int(x) or _several(_is_int)(x)),
+    "Order": ("Number or str", lambda x: isinstance(x, str) or _is_number(x)),
+    "Flag": ("bool", lambda x: x is None or isinstance(x, bool | np.bool_)),
     "Tensors": ("Tensor or tuple of Tensors", lambda x: _is_tensor(x) or _several(_is_tensor)(x)),
     "Sequence[Tensor | None]": ("tuple of Tensors", _several(lambda x: x is None or _is_tensor(x))),
     "Dim": ("int or tuple of ints", lambda x: x is None or _is_int(x) or _several(_is_int)(x)),
@@ -123,8 +134,9 @@ class Usual:
 # By part of an annotation. That for tensors grows by the classes derived from it.
 _TENSORS: set[type] = {Tensor}
 _USUAL: dict[str, set[type]] = {
-    "Tensor": _TENSORS, "None": {type(None)}, "int": {int}, "float": {float, int}, "bool": {bool}, "str": {str}, "DType": {DType},
-    "Sequence[int]": {tuple, list}, "Sequence[Tensor]": {tuple, list}, "Ints": {int, tuple, list}, "Sizes": {int, tuple, list}}
+    "Tensor": _TENSORS, "None": {type(None)}, "int": {int}, "float": {float, int}, "bool": {bool}, "Flag": {bool, type(None)}, "str": {str},
+    "Order": {float, int, str}, "DType": {DType}, "Sequence[int]": {tuple, list}, "Sequence[Tensor]": {tuple, list},
+    "Ints": {int, tuple, list}, "Sizes": {int, tuple, list}}
 
 
 def _classes(name: str, wanted: str) -> set[type] | None:

@@ -144,19 +144,22 @@ _upsample_bilinear2d_aa, _upsample_bicubic2d_aa = _antialiased("bilinear"), _ant
 # -- indexing ------------------------------------------------------------------------------------------------------------------------
 def _inside(input: Tensor, indices: Sequence[Tensor | None]) -> tuple[Any, ...]:
     """Indices with those out of range moved to the ends; None takes a whole axis."""
+    for i in indices:
+        if i is not None and i.dtype not in (treadle.int32, treadle.int64):
+            raise RuntimeError(f"_unsafe_masked_index: found unexpected index type {i.dtype.title}")
     return tuple([slice(None) if i is None else i.clamp(-n, n - 1) for i, n in zip(indices, input.shape, strict=False)])
 
 
 def _unsafe_masked_index(input: Tensor, mask: Tensor, indices: Sequence[Tensor | None], fill: Any) -> Tensor:
     """input[indices] where the mask holds, `fill` elsewhere, where indices may be out of range."""
-    return input[_inside(input, indices)].masked_fill(~mask, fill)
+    return input[_inside(input, indices)].masked_fill(mask == 0, fill)
 
 
 def _unsafe_masked_index_put_accumulate(input: Tensor, mask: Tensor, indices: Sequence[Tensor], values: Tensor) -> Tensor:
     """input with values added at indices where the mask holds."""
     if not input.numel():
         return input.clone()
-    return input.index_put(_inside(input, indices), values.masked_fill(~mask, 0), accumulate=True)
+    return input.index_put(_inside(input, indices), values.masked_fill(mask == 0, 0), accumulate=True)
 
 
 @with_out
@@ -171,6 +174,8 @@ def _chunk_cat(tensors: Sequence[Tensor], dim: int, num_chunks: int) -> Tensor:
         raise RuntimeError(f"_chunk_cat expects non-negative dim when input tensors have different ndims, got {dim}")
     if dim >= least:
         raise RuntimeError(f"_chunk_cat expects dim < ndim for all input tensors, got {dim}")
+    if any(x.dtype is not tensors[0].dtype for x in tensors):
+        raise RuntimeError(f"_chunk_cat expects all input tensors with the same dtype, got {[x.dtype for x in tensors]}")
     if not all(x.numel() for x in tensors):
         raise RuntimeError("_chunk_cat expects non-empty tensor")
     own = normalize_dim("_chunk_cat", dim, tensors[0].dim())
@@ -243,12 +248,18 @@ _segment_reduce = segment_reduce
 
 # -- hashes --------------------------------------------------------------------------------------------------------------------------
 @with_out
-def hash_tensor(input: Tensor, dim: int | Sequence[int] = (), *, keepdim: bool = False, mode: int = 0) -> Tensor:
+def hash_tensor(input: Tensor, dim: int | Sequence[int] | None = (), *, keepdim: bool = False, mode: int = 0) -> Tensor:
     """The exclusive or of elements over axes, all by default, as uint64: of the bits of floats in float64, of integers in int64."""
     if mode != 0:
         raise RuntimeError(f"hash_tensor: Unknown mode: {mode}, only 0 is supported")
     wide = (input.double() if input.dtype.is_floating_point else input.long()).contiguous()
-    dims = normalize_dims("hash_tensor", dim if isinstance(dim, int) else tuple(dim), input.dim())
+    dims = normalize_dims("hash_tensor", dim if isinstance(dim, int) else tuple(dim or ()), input.dim())
+    if not input.numel() and dim in (None, ()):
+        raise RuntimeError("hash_tensor: Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the "
+                           "'dim' argument.")
+    for d in dims if input.dim() else ():
+        if not input.shape[d]:
+            raise IndexError(f"hash_tensor: Expected reduction dim {d} to have non-zero size.")
     bits = wide.view(treadle.int64)
     kept = [d for d in range(input.dim()) if d not in dims]
     rows = bits.reshape(1) if not input.dim() else bits.permute(*kept, *dims).reshape(

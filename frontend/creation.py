@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from treadle.arguments import Flag, guarded, misfit, sizes
 from treadle.device import device_name
 from treadle.functions import as_dtype
 from treadle.ir import dtypes
@@ -49,7 +50,7 @@ def adopt(array: np.ndarray, like: Tensor | None = None) -> Tensor:
     return wrap(data) if where == "cpu" else apply(op_table.TABLE["to_device"], (wrap(data),), (where,))
 
 
-def _finish(t: Tensor, requires_grad: bool) -> Tensor:
+def _finish(t: Tensor, requires_grad: Flag) -> Tensor:
     return t.requires_grad_() if requires_grad else t
 
 
@@ -68,8 +69,10 @@ def _into(out: Tensor, function: Callable[..., Tensor], args: tuple[Any, ...], *
 
 def _creating(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`function` with the keywords that all creations take: `out`, `layout`, `pin_memory`."""
+    function = guarded(function)
+
     @wraps(function)
-    def wrapper(*args: Any, out: Tensor | None = None, layout: Any = None, pin_memory: bool = False, **kwargs: Any) -> Tensor:
+    def wrapper(*args: Any, out: Tensor | None = None, layout: Any = None, pin_memory: Flag = False, **kwargs: Any) -> Tensor:
         if out is not None:
             kwargs.pop("device", None)
             return _into(out, function, args, **kwargs)
@@ -204,13 +207,13 @@ def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tens
     return tensor(data, dtype=dtype, device=device)
 
 
-def asarray(obj: Any, *, dtype: DType | None = None, device: Any = None, copy: bool | None = None, requires_grad: bool = False) -> Tensor:
+def asarray(obj: Any, *, dtype: DType | None = None, device: Any = None, copy: bool | None = None, requires_grad: Flag = False) -> Tensor:
     """A tensor of data; it shares memory with arrays where it can, unless `copy` is True."""
     return _finish(tensor(obj, dtype=dtype, device=device) if copy else as_tensor(obj, dtype, device), requires_grad)
 
 
 @_creating
-def scalar_tensor(value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def scalar_tensor(value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False) -> Tensor:
     """A 0-d tensor."""
     return full((), value, dtype=_dtype(dtype), device=device, requires_grad=requires_grad)
 
@@ -243,8 +246,8 @@ def _shape(size: Any) -> tuple[int, ...]:
     return tuple(out)
 
 
-def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-         pin_memory: bool = False, out: Any = None) -> Tensor:
+def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False, layout: Any = None,
+         pin_memory: Flag = False, out: Any = None) -> Tensor:
     """Every element is `fill_value`; dtype from the value when not given."""
     value = fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value
     if out is not None:
@@ -253,15 +256,15 @@ def full(size: Any, fill_value: Any, *, dtype: DType | None = None, device: Any 
         dtype = {bool: dtypes.bool_, int: dtypes.int64, complex: dtypes.default_complex()}.get(type(value), dtypes.default_float())
     dtype = as_dtype(dtype)
     refuse_overflow(value, dtype)
-    shape = _shape((size,) if isinstance(size, int) else tuple(size))
-    return _finish(apply(FULL, (value,), (shape, dtype, device_name(device))), requires_grad)
+    if isinstance(size, int):
+        raise misfit("full", "size", 1, "tuple of ints", size)
+    return _finish(apply(FULL, (value,), (_shape(tuple(size)), dtype, device_name(device))), requires_grad)
 
 
-def zeros(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-          pin_memory: bool = False, out: Any = None, names: Any = None) -> Tensor:
+def zeros(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False, layout: Any = None,
+          pin_memory: Flag = False, out: Any = None, names: Any = None) -> Tensor:
     """Zeros of a shape."""
-    if size is not None:
-        shape = (size,)
+    shape = sizes("zeros", shape, size)
     if out is not None:
         return _into(out, zeros, shape, dtype=dtype)
     if layout is not None and layout.name != "strided":
@@ -269,21 +272,19 @@ def zeros(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any
     return _finish(apply(FULL, (0,), (_shape(shape), _dtype(dtype), device_name(device))), requires_grad)
 
 
-def ones(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-         pin_memory: bool = False, out: Any = None) -> Tensor:
+def ones(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False, layout: Any = None,
+         pin_memory: Flag = False, out: Any = None) -> Tensor:
     """Ones of a shape."""
-    if size is not None:
-        shape = (size,)
+    shape = sizes("ones", shape, size)
     if out is not None:
         return _into(out, ones, shape, dtype=dtype)
     return _finish(apply(FULL, (1,), (_shape(shape), _dtype(dtype), device_name(device))), requires_grad)
 
 
-def empty(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-          pin_memory: bool = False, memory_format: Any = None, out: Any = None) -> Tensor:
+def empty(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False, layout: Any = None,
+          pin_memory: Flag = False, memory_format: Any = None, out: Any = None) -> Tensor:
     """Treadle fills new memory with zeros: a value must be a function of the program."""
-    if size is not None:
-        shape = (size,)
+    shape = sizes("empty", shape, size)
     if memory_format is not None:
         if getattr(memory_format, "name", "") == "preserve_format":
             raise RuntimeError("unsupported memory format Preserve")
@@ -291,7 +292,7 @@ def empty(*shape: Any, size: Any = None, dtype: DType | None = None, device: Any
     return zeros(*shape, dtype=dtype, device=device, requires_grad=requires_grad, layout=layout, out=out)
 
 
-def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: bool, memory_format: Any) -> Tensor:
+def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_grad: Flag, memory_format: Any) -> Tensor:
     t = x._data.type
     check_format(memory_format, t.ndim)
     refuse_overflow(value, as_dtype(dtype or t.dtype))
@@ -301,7 +302,7 @@ def _like(x: Tensor, value: float, dtype: DType | None, device: Any, requires_gr
     return _finish(for_each_example(apply(FULL, (value,), (t.shape, as_dtype(dtype or t.dtype), where)), x), requires_grad)
 
 
-def sparse_zeros(shape: tuple[int, ...], dtype: DType, device: str, layout: str, requires_grad: bool) -> Tensor:
+def sparse_zeros(shape: tuple[int, ...], dtype: DType, device: str, layout: str, requires_grad: Flag) -> Tensor:
     """A sparse tensor without elements."""
     from treadle.legacy import LAYOUTS
     from treadle.sparse import sparse_coo_tensor
@@ -328,14 +329,14 @@ def for_each_example(made: Tensor, like: Tensor) -> Tensor:
     return levels.like(made, like)
 
 
-def zeros_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-               memory_format: Any = None) -> Tensor:
+def zeros_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False, layout: Any = None,
+               pin_memory: Flag = False, memory_format: Any = None) -> Tensor:
     """Zeros of the shape of `input`."""
     return _like(input, 0, dtype, device, requires_grad, memory_format)
 
 
-def ones_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-              memory_format: Any = None) -> Tensor:
+def ones_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False, layout: Any = None,
+              pin_memory: Flag = False, memory_format: Any = None) -> Tensor:
     """Ones of the shape of `input`."""
     return _like(input, 1, dtype, device, requires_grad, memory_format)
 
@@ -343,15 +344,15 @@ def ones_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, 
 empty_like = zeros_like
 
 
-def full_like(input: Tensor, fill_value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
-              layout: Any = None, memory_format: Any = None) -> Tensor:
+def full_like(input: Tensor, fill_value: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False,
+              layout: Any = None, pin_memory: Flag = False, memory_format: Any = None) -> Tensor:
     """A tensor of the shape of `input`, filled with a number."""
     number = fill_value.item() if isinstance(fill_value, Tensor | np.generic) else fill_value
     return _like(input, number, dtype, device, requires_grad, memory_format)
 
 
-def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, layout: Any = None,
-           start: Any = None, end: Any = None, step: Any = None, pin_memory: bool = False, out: Tensor | None = None) -> Tensor:
+def arange(*args: Any, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False, layout: Any = None,
+           start: Any = None, end: Any = None, step: Any = None, pin_memory: Flag = False, out: Tensor | None = None) -> Tensor:
     """`arange(end)`, `arange(start, end)`, `arange(start, end, step)`."""
     numbers = [a.item() if isinstance(a, Tensor | np.generic) else a for a in args]
     begin = start if start is not None else (numbers.pop(0) if numbers and (len(numbers) > 1 or end is not None) else 0)
@@ -394,7 +395,7 @@ def _ramp(size: int, begin: Any, by: Any, dtype: DType, device: str) -> Tensor:
 
 
 @_creating
-def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False) -> Tensor:
     """`steps` values from start to end, both included."""
     values, dtype = _between(np.linspace, start, end, steps, dtype)
     return _finish(_placed(adopt(dtypes.converted(values, dtype)), device), requires_grad)
@@ -402,7 +403,7 @@ def linspace(start: Any, end: Any, steps: int, *, dtype: DType | None = None, de
 
 @_creating
 def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: DType | None = None, device: Any = None,
-             requires_grad: bool = False) -> Tensor:
+             requires_grad: Flag = False) -> Tensor:
     """`steps` numbers from base ** start to base ** end, at equal ratios."""
     if dtype is not None and _dtype(dtype).category < FLOAT:  # PyTorch cuts the ends, not what is between
         start, end = (int(x) for x in (start, end))
@@ -430,7 +431,7 @@ def _between(function: Any, start: Any, end: Any, steps: int, dtype: Any, **opti
 
 
 @_creating
-def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False) -> Tensor:
     """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; m defaults to n."""
     for name, size in (("n", n), ("m", m)):
         if size is not None and size < 0:
@@ -458,34 +459,32 @@ def drawn(op_name: str, like: Tensor, dtype: DType, generator: Generator | None)
 
 
 def rand(*shape: Any, size: Any = None, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
-         requires_grad: bool = False, layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
+         requires_grad: Flag = False, layout: Any = None, pin_memory: Flag = False, out: Any = None) -> Tensor:
     """Uniform in [0, 1)."""
-    if size is not None:
-        shape = (size,)
+    shape = sizes("rand", shape, size)
     if out is not None:
         return _into(out, rand, shape, dtype=dtype, generator=generator)
     return _finish(_draw("random_uniform", 1, _shape(shape), dtype, device, generator), requires_grad)
 
 
 def randn(*shape: Any, size: Any = None, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
-          requires_grad: bool = False, layout: Any = None, pin_memory: bool = False, out: Any = None) -> Tensor:
+          requires_grad: Flag = False, layout: Any = None, pin_memory: Flag = False, out: Any = None) -> Tensor:
     """Standard normal."""
-    if size is not None:
-        shape = (size,)
+    shape = sizes("randn", shape, size)
     if out is not None:
         return _into(out, randn, shape, dtype=dtype, generator=generator)
     return _finish(_draw("random_normal", 2, _shape(shape), dtype, device, generator), requires_grad)
 
 
-def rand_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
-              layout: Any = None, memory_format: Any = None) -> Tensor:
+def rand_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False, generator: Any = None,
+              layout: Any = None, pin_memory: Flag = False, memory_format: Any = None) -> Tensor:
     """Uniform numbers in [0, 1) of the shape of `input`."""
     type = _dense_type(input, memory_format)
     return rand(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
 
 
-def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False, generator: Any = None,
-               layout: Any = None, memory_format: Any = None) -> Tensor:
+def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False, generator: Any = None,
+               layout: Any = None, pin_memory: Flag = False, memory_format: Any = None) -> Tensor:
     """Normal numbers of the shape of `input`."""
     type = _dense_type(input, memory_format)
     return randn(type.shape, dtype=dtype or type.dtype, device=device or type.device, requires_grad=requires_grad, generator=generator)
@@ -493,7 +492,7 @@ def randn_like(input: Tensor, *, dtype: DType | None = None, device: Any = None,
 
 @_creating
 def randint(low: int = 0, high: Any = None, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
-            device: Any = None, requires_grad: bool = False) -> Tensor:
+            device: Any = None, requires_grad: Flag = False) -> Tensor:
     """Integers uniform in [low, high); `randint(high, size)` starts at 0."""
     if size is None or high is None:
         low, high, size = 0, low, high if size is None else size
@@ -511,7 +510,7 @@ def randint(low: int = 0, high: Any = None, size: Any = None, *, generator: Gene
 
 
 def randint_like(input: Tensor, low: int, high: int | None = None, *, dtype: DType | None = None, device: Any = None,
-                 requires_grad: bool = False, layout: Any = None, memory_format: Any = None) -> Tensor:
+                 requires_grad: Flag = False, layout: Any = None, pin_memory: Flag = False, memory_format: Any = None) -> Tensor:
     """Integers in [low, high) of the shape of `input`."""
     type = _dense_type(input, memory_format)
     dtype, where = dtype or type.dtype, device or type.device
@@ -534,7 +533,7 @@ def _check_permutation(n: int, dtype: DType) -> None:
 
 @_creating
 def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None, device: Any = None,
-             requires_grad: bool = False) -> Tensor:
+             requires_grad: Flag = False) -> Tensor:
     """A random permutation of 0..n-1: the order that sorts n random words of 64 bits (Philox, so any process agrees)."""
     if n < 0:
         raise RuntimeError(f"randperm: Trying to create tensor with negative dimension {n}: [{n}]")
@@ -550,7 +549,7 @@ def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None 
 
 @_creating
 def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None, dtype: DType | None = None,
-           device: Any = None, requires_grad: bool = False) -> Tensor:
+           device: Any = None, requires_grad: Flag = False) -> Tensor:
     """Normal with the given mean and standard deviation: numbers with `size`, or tensors."""
     if size is None:
         shapes = [x._data.type.shape for x in (mean, std) if isinstance(x, Tensor)]
@@ -586,7 +585,7 @@ __all__ = ["arange", "as_tensor", "asarray", "bernoulli", "empty", "empty_like",
 
 
 def empty_strided(size: Sequence[int], stride: Sequence[int], *, dtype: Any = None, device: Any = None,
-                  requires_grad: bool = False) -> Tensor:
+                  requires_grad: Flag = False, layout: Any = None, pin_memory: Flag = False) -> Tensor:
     """A tensor of this size and these strides, over as little memory as they need. RuntimeError for lists of different lengths."""
     if len(size) != len(stride):
         raise RuntimeError(f"empty_strided: mismatch in length of strides and shape: got size {tuple(size)} and stride {tuple(stride)}")

@@ -178,7 +178,7 @@ def _one_axis(several: Any, name: str, real: bool) -> Any:
 
 
 def _two_axes(several: Any, name: str) -> Any:
-    def function(input: Tensor, s: Any = None, dim: Any = (-2, -1), norm: str | None = None) -> Tensor:
+    def function(input: Tensor, s: Any = None, dim: Ints = (-2, -1), norm: str | None = None) -> Tensor:
         found: Tensor = several(input, s, dim, norm)
         return found
     function.__name__ = function.__qualname__ = name

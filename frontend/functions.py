@@ -174,6 +174,8 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor
         op = DIV
     elif rounding_mode in ("floor", "trunc"):
         op = TABLE["floor_divide" if rounding_mode == "floor" else "trunc_divide"]
+    elif not isinstance(rounding_mode, str):
+        raise misfit("div", "rounding_mode", 3, "str", rounding_mode)
     else:
         raise RuntimeError(f"div expected rounding_mode to be one of None, 'trunc', or 'floor' but found '{rounding_mode}'")
     return into(out, apply(op, (checked("div", input, "input", 1), checked("div", other))), "div", (input, other))
@@ -302,11 +304,15 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None
 
 def clamp_min(input: Tensor, min: Any, *, out: Tensor | None = None) -> Tensor:
     """Elements not below `min`."""
+    if min is None:
+        raise misfit("clamp_min", "min", 2, "Number or Tensor", min)
     return clamp(input, min, out=out)
 
 
 def clamp_max(input: Tensor, max: Any, *, out: Tensor | None = None) -> Tensor:
     """Elements not above `max`."""
+    if max is None:
+        raise misfit("clamp_max", "max", 2, "Number or Tensor", max)
     return clamp(input, None, max, out=out)
 
 

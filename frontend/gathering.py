@@ -51,6 +51,7 @@ def _axis(name: str, x: Tensor, dim: int) -> int:
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False, out: Tensor | None = None) -> Tensor:
     """out[i][j] = input[i][index[i][j]] for dim 1: picks along one axis."""
     if not tensor_argument("gather", index, "index", 3)._data.type.numel:  # of any rank
+        _axis("gather", tensor_argument("gather", input), dim)
         dtype = tensor_argument("gather", input)._data.type.dtype
         return into(out, input.reshape(-1)[:0].reshape(index._data.type.shape).to(dtype), "gather")
     shape = index._data.type.shape
@@ -205,6 +206,8 @@ def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
 
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """A copy of input with a number written over entries of an axis."""
+    if tensor_argument("index_fill", index, "index")._data.type.ndim > 1:
+        raise RuntimeError(f"index_fill(): Index has to be a vector or a scalar, got one of shape {list(index._data.type.shape)}")
     if isinstance(value, Tensor):
         if value._data.type.ndim:
             raise RuntimeError(f"index_fill_ only supports a 0-dimensional value tensor, but got tensor with {value._data.type.ndim} "
@@ -251,7 +254,9 @@ def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Any, accu
             parts.append(item)
             dims.append(axis)
             axis += 1
-    return apply(TABLE["index_put"], (input, checked("index_put", values, "values", 3), *parts), (tuple(dims), accumulate))
+    if not parts:
+        raise (TypeError if indices else RuntimeError)(f"index_put(): expected an index tensor at least, got {tuple(indices)}")
+    return apply(TABLE["index_put"], (input, tensor_argument("index_put", values, "values", 3), *parts), (tuple(dims), accumulate))
 
 
 @with_out
@@ -311,7 +316,7 @@ def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0,
     if src._data.type.shape != target._data.type.shape:
         raise RuntimeError(f"expected src to have a size equal to the slice of self. src size = {list(src._data.type.shape)}, "
                            f"slice size = {list(target._data.type.shape)}")
-    assign(target, apply(COPY, (src,)), "diagonal_scatter")
+    assign(target, apply(COPY, (cast(src, input._data.type.dtype),)), "diagonal_scatter")
     read(out)
     return out
 

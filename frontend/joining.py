@@ -46,7 +46,7 @@ def dstack(tensors: Sequence[Tensor]) -> Tensor:
 @with_out
 def column_stack(tensors: Sequence[Tensor]) -> Tensor:
     """Joined along columns; vectors become columns."""
-    return cat([reshape(x, x._data.type.numel, 1) if x._data.type.ndim < 2 else x for x in tensors], 1)
+    return cat([reshape(x, x._data.type.numel, 1) if x._data.type.ndim < 2 else x for x in _some("column_stack", tensors)], 1)
 
 
 def repeat(input: Tensor, *counts: Any, repeats: Any = None) -> Tensor:

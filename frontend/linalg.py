@@ -4,10 +4,11 @@ from __future__ import annotations
 import math
 from collections import namedtuple
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 from treadle import linear_algebra as _products
-from treadle.arguments import guard
+from treadle.arguments import Order, guard
 from treadle.factorizations import (
     householder_product,
     ldl_factor,
@@ -224,7 +225,8 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     return linalg_lstsq(found.squeeze(-1) if vector else found, residuals, rank, values)
 
 
-def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None, dtype: Any = None) -> Tensor:
+def norm(A: Tensor, ord: Order | None = None, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None,
+         dtype: Any = None) -> Tensor:
     """The vector norm over one axis (or all), the matrix norm over two."""
     if ord is not None and dim is None and A._data.type.ndim not in (1, 2):
         raise RuntimeError(f"linalg.norm: If dim is not specified but ord is, the input must be 1D or 2D. Got {A._data.type.ndim}D.")
@@ -234,7 +236,8 @@ def norm(A: Tensor, ord: Any = None, dim: Any = None, keepdim: bool = False, *, 
     return into(out, vector_norm(A, 2 if ord is None else ord, dim, keepdim, dtype=dtype), "linalg.norm")
 
 
-def vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None, dtype: Any = None) -> Tensor:
+def vector_norm(x: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, out: Tensor | None = None,
+                dtype: Any = None) -> Tensor:
     """(sum |x|**ord) ** (1/ord) over axes, all unless given."""
     x = tensor_argument("linalg.vector_norm", x, "x")
     return into(out, _vector_norm(x if dtype is None else cast(x, as_dtype(dtype)), ord, dim, keepdim), "linalg.vector_norm")
@@ -245,7 +248,7 @@ def _largest(x: Tensor, dim: int, keepdim: bool) -> Tensor:
     return amax(x, dim, keepdim) if x.size(dim) else sum(x, dim, keepdim)
 
 
-def matrix_norm(A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keepdim: bool = False, *, out: Tensor | None = None,
+def matrix_norm(A: Tensor, ord: Order = "fro", dim: Sequence[int] = (-2, -1), keepdim: bool = False, *, out: Tensor | None = None,
                 dtype: Any = None) -> Tensor:
     """ord: "fro", "nuc", inf, -inf, 1, -1, 2 or -2, over the two axes `dim`."""
     x = _matrix("matrix_norm", A)
@@ -257,6 +260,8 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keep
     if len(dim) != 2:
         raise RuntimeError(f"linalg.matrix_norm: dim must be a 2-tuple. Got {tuple(dim)}")
     rows, columns = (normalize_dim("linalg.matrix_norm", d, n) for d in dim)
+    if rows == columns:
+        raise RuntimeError(f"linalg.matrix_norm: dims must be different. Got {tuple(dim)}")
     if ord == "fro":
         return into(out, _vector_norm(x, 2, (rows, columns), keepdim), "linalg.matrix_norm")
     if ord in ("nuc", 2, -2):
@@ -273,7 +278,7 @@ def matrix_norm(A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keep
     return into(out, found if keepdim else found.squeeze((rows, columns)), "linalg.matrix_norm")
 
 
-def cond(A: Tensor, p: Any = None, *, out: Tensor | None = None) -> Tensor:
+def cond(A: Tensor, p: Order | None = None, *, out: Tensor | None = None) -> Tensor:
     """The condition number with respect to a matrix norm (2 unless given)."""
     if p is None or p == 2 or p == -2:
         s = svdvals(A)
@@ -301,7 +306,8 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1, out: Tensor | None = None) ->
     if x._data.type.dtype is not y._data.type.dtype:
         raise RuntimeError(f"linalg.vecdot: Expected x and y to have the same dtype, but found x of type {x._data.type.dtype.title} and y "
                            f"of type {y._data.type.dtype.title} instead")
-    return into(out, sum(x.conj() * y, dim if max(x.dim(), y.dim()) != 1 else -1), "linalg.vecdot")
+    axis = index(dim)
+    return into(out, sum(x.conj() * y, axis if max(x.dim(), y.dim()) != 1 else -1), "linalg.vecdot")
 
 
 @listed

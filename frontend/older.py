@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import treadle
 from treadle import ops, special
-from treadle.arguments import guard
+from treadle.arguments import Flag, guard, misfit
 from treadle.factorizations import geqrf, lu_unpack, orgqr, ormqr
 from treadle.factorizations import older_lu as lu
 from treadle.factorizations import older_lu_solve as lu_solve
@@ -18,10 +19,12 @@ from treadle.ir.ops.common import not_implemented
 from treadle.ir.types import normalize_dim
 from treadle.nn import dropout_functions
 from treadle.per_example import for_each_example
+from treadle.reductions import Dim
 from treadle.results import into, with_out
-from treadle.shaping import whole
+from treadle.shaping import whole, window
 from treadle.signal import windows
 from treadle.tensor import Tensor
+from treadle.view_writes import refuse_overlap
 
 _COPIED = ("as_strided", "diagonal", "expand", "narrow", "permute", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind",
            "unfold", "unsqueeze", "view")
@@ -57,7 +60,7 @@ class Histogram(NamedTuple):
 
 # -- memory --------------------------------------------------------------------------------------------------------------------------
 def empty_permuted(size: Sequence[int], physical_layout: Sequence[int], *, dtype: Any = None, device: Any = None,
-                   requires_grad: bool = False) -> Tensor:
+                   requires_grad: Flag = False) -> Tensor:
     """An uninitialised tensor whose axes lie in memory in the order `physical_layout`."""
     if sorted(physical_layout) != list(range(len(size))):
         raise RuntimeError(f"empty_permuted: physical_layout {tuple(physical_layout)} is not a permutation of the axes of size "
@@ -73,7 +76,9 @@ def as_strided_scatter(input: Tensor, src: Tensor, size: Sequence[int], stride: 
     if tuple(src.shape) != tuple(size):
         raise RuntimeError(f"as_strided_scatter: expected src to have a size equal to the slice of self. src size = {list(src.shape)}, "
                            f"slice size = {list(size)}")
-    place = tuple(size), tuple(stride), input.storage_offset() if storage_offset is None else storage_offset
+    place = window("as_strided_scatter", input, size, stride, storage_offset)
+    if any(n > 1 and not step for n, step in zip(*place[:2], strict=True)):
+        refuse_overlap()
     if not input._chain:
         plain: Tensor = ops.as_strided_scatter(input, src, *place)
         return plain
@@ -126,20 +131,22 @@ def triangular_solve(b: Tensor, A: Tensor, upper: bool = True, transpose: bool =
 
 
 # -- others --------------------------------------------------------------------------------------------------------------------------
-def gradient(input: Tensor, *, spacing: Any = 1, dim: Any = None, edge_order: int = 1) -> tuple[Tensor, ...]:
+def gradient(input: Tensor, *, spacing: Any = 1, dim: Dim = None, edge_order: int = 1) -> tuple[Tensor, ...]:
     """Differences of second order inside and of order `edge_order` at the ends, along each axis; spacing is one number, or one per axis."""
     dims = list(range(input.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
-    for d in dims:
-        if dims.count(d) > 1:
-            raise RuntimeError(f"dim {d} appears multiple times in the list of dims")
+    axes = [normalize_dim("gradient", d, input.dim()) for d in dims]
+    for d in axes:
+        if axes.count(d) > 1:
+            raise RuntimeError(f"gradient: dim {d} appears multiple times in the list of dims")
     spacing = 1 if spacing is None else spacing
     steps = [spacing] * len(dims) if isinstance(spacing, int | float) else list(spacing)
+    if isinstance(spacing, str) or any(not isinstance(h, int | float | Tensor) for h in steps):
+        raise misfit("gradient", "spacing", 2, "a number, or tuple of numbers or Tensors", spacing)
     if edge_order not in (1, 2):
         raise RuntimeError(f"gradient: only supports edge_order=1 and edge_order=2, got {edge_order}")
     if len(steps) != len(dims):
         raise RuntimeError(f"gradient: expected spacing to be unspecified, a scalar, or it's spacing and dim arguments to have the same "
                            f"length, but got {len(steps)} for the axes {dims}")
-    axes = [normalize_dim("gradient", d, input.dim()) for d in dims]
     if input.dtype in (treadle.uint8, treadle.bool):
         raise RuntimeError(f"torch.gradient does not support {input.dtype} input.")
     if not input.dtype.is_floating_point and not input.dtype.is_complex:
@@ -185,14 +192,17 @@ def _along(x: Tensor, d: int, h: float, order: int) -> Tensor:
 
 
 @with_out
-def histogram(input: Tensor, bins: Any, *, range: tuple[float, float] | None = None, weight: Tensor | None = None,
+def histogram(input: Tensor, bins: Any = 100, *, range: tuple[float, float] | None = None, weight: Tensor | None = None,
               density: bool = False) -> Histogram:
     """Counts (or weights) in bins, the last of which holds its upper edge; computed by numpy."""
-    if not isinstance(bins, int | Tensor):
-        raise TypeError(f"histogram(): argument 'bins' must be an int or a Tensor, not {type(bins).__name__}")
-    values, given = input.detach().numpy(), bins.detach().numpy() if isinstance(bins, Tensor) else int(bins)
+    _check_bins("histogram", input, 1, range, weight)
+    if isinstance(bins, Tensor):
+        found = histogramdd(input.reshape(-1, 1), (bins,), weight=None if weight is None else weight.reshape(-1), density=density)
+        return Histogram(found.hist, bins)
+    if not isinstance(bins, int):
+        raise misfit("histogram", "bins", 2, "int or Tensor", bins)
     weights = None if weight is None else weight.detach().numpy()
-    counts, edges = np.histogram(values, given, range, density=density, weights=weights)
+    counts, edges = _by_numpy("histogram", np.histogram, input.detach().numpy(), bins, range, density=density, weights=weights)
     dtype = input.dtype
     return Histogram(treadle.tensor(counts, dtype=dtype), treadle.tensor(edges, dtype=dtype))
 
@@ -205,19 +215,23 @@ class HistogramDD(NamedTuple):
 def histogramdd(input: Tensor, bins: Any, *, range: Sequence[float] | None = None, weight: Tensor | None = None,
                 density: bool = False) -> HistogramDD:
     """Counts of points (..., D) in a grid of bins: one number for all axes, one each, or their edges; computed by numpy."""
-    if input.dim() < 2 or (not isinstance(bins, int) and any(b.dim() != 1 or not b.numel() for b in bins if isinstance(b, Tensor))):
-        raise RuntimeError(f"histogramdd: expected points in rows, and vectors of edges, got an input of shape {list(input.shape)}")
+    if input.dim() < 2:
+        raise RuntimeError(f"histogramdd: expected points in rows, got an input of shape {list(input.shape)}")
     width = input.shape[-1]
+    if not isinstance(bins, int | tuple | list) or (not isinstance(bins, int) and len({_is_edges(b, input) for b in bins}) > 1):
+        raise misfit("histogramdd", "bins", 2, "int, tuple of ints or tuple of Tensors", bins)
+    counted = isinstance(bins, int) or not any(isinstance(b, Tensor) for b in bins)
+    _check_bins("histogramdd", input, width, range if counted else None, weight)
     if not input.dtype.is_floating_point:
         raise not_implemented("histogramdd", input.dtype, (input._data.type,))
     points = input.detach().numpy().reshape(-1, width)
     if not isinstance(bins, int) and len(bins) != width:
         raise RuntimeError(f"histogramdd: expected {width} sequences of bin edges for a {width}-dimensional histogram but got {len(bins)}")
-    pairs = None if range is None else list(zip(range[::2], range[1::2], strict=True))
+    pairs = None if range is None or not counted else list(zip(range[::2], range[1::2], strict=True))
     weights = None if weight is None else weight.detach().numpy().reshape(-1)
     points = points.astype(np.float64)
-    if isinstance(bins, int) or not isinstance(bins[0], Tensor):
-        bins = np.histogramdd(points[:0] if pairs else points, bins if isinstance(bins, int) else list(map(int, bins)), pairs)[1]
+    if counted:
+        bins = _by_numpy("histogramdd", np.histogramdd, points[:0] if pairs else points, bins, pairs)[1]
         bins = [treadle.tensor(edges, dtype=input.dtype) for edges in bins]
     edges = [b.detach().numpy() for b in bins]
     counts = _count_points(points, edges, weights)
@@ -225,6 +239,34 @@ def histogramdd(input: Tensor, bins: Any, *, range: Sequence[float] | None = Non
         with np.errstate(invalid="ignore"):
             counts /= functools.reduce(np.multiply.outer, map(np.diff, edges)) * counts.sum()
     return HistogramDD(treadle.tensor(counts, dtype=input.dtype), tuple(bins))
+
+
+def _check_bins(name: str, input: Tensor, width: int, range: Sequence[float] | None, weight: Tensor | None) -> None:
+    """RuntimeError for ends or weights of points of `width` coordinates that do not fit them."""
+    if range is not None and len(range) != 2 * width:
+        raise RuntimeError(f"{name}: for a {width}-dimensional histogram range should have {2 * width} elements, but got {len(range)}")
+    want = input.shape if name == "histogram" else input.shape[:-1]
+    if weight is not None and (weight.shape != want or weight.dtype is not input.dtype):
+        raise RuntimeError(f"{name}: weight should have shape {list(want)} and dtype {input.dtype.name}, got {list(weight.shape)} and "
+                           f"{weight.dtype.name}")
+
+
+def _is_edges(b: Any, input: Tensor) -> bool:
+    """Whether bins of one axis are given by their edges. RuntimeError for a tensor that is no vector, TypeError for what is no int."""
+    if not isinstance(b, Tensor):
+        index(b)
+        return False
+    if b.dim() != 1 or b.numel() < 2 or b.dtype is not input.dtype:
+        raise RuntimeError(f"histogramdd: bins should be vectors of at least 2 elements in {input.dtype.name}, got {b._data.type}")
+    return True
+
+
+def _by_numpy(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What numpy's function finds; what it refuses is a RuntimeError here."""
+    try:
+        return function(*args, **kwargs)
+    except ValueError as error:
+        raise RuntimeError(f"{name}: {error}") from error
 
 
 def _count_points(points: np.ndarray, edges: Sequence[np.ndarray], weights: np.ndarray | None) -> np.ndarray:
@@ -252,6 +294,9 @@ _MODES = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
 
 def grid_sampler_2d(input: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Tensor:
     """`nn.functional.grid_sample` with its modes as numbers."""
+    for what, mode in (("interpolation", interpolation_mode), ("padding", padding_mode)):
+        if mode not in (0, 1, 2):
+            raise RuntimeError(f"grid_sampler(): {what}_mode must be 0, 1 or 2, got {mode}")
     return treadle.nn.functional.grid_sample(input, grid, _MODES[0][interpolation_mode], _MODES[1][padding_mode], align_corners)
 
 
@@ -262,6 +307,8 @@ grid_sampler_3d = grid_sampler_2d
 def _copying(name: str) -> Callable[..., Any]:
     def function(input: Tensor, *args: Any, **kwargs: Any) -> Any:
         input = input.contiguous() if name == "view" else input  # a copy may have any shape
+        if name in ("expand", "permute", "view") and not kwargs and (len(args) != 1 or isinstance(args[0], int)):
+            raise TypeError(f"{name}_copy(): argument 'size' (position 2) must be one tuple of ints, got {args}")
         if name == "narrow" and (args[0] if args else kwargs["dim"]) >= input.dim():
             raise RuntimeError(f"narrow_copy: Expected dim < {input.dim()}, the number of dimensions")
         found = getattr(input, name)(*args, **kwargs)

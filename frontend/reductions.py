@@ -386,6 +386,9 @@ def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None
     if n == 0:
         return apply(COPY, (input,))
     parts = [p for p in (prepend, input, append) if p is not None]
+    if builtins.any(p._data.type.ndim != input._data.type.ndim for p in parts):
+        raise RuntimeError("diff expects prepend or append to be the same dimension as input, got shapes "
+                           f"{', '.join(str(list(p._data.type.shape)) for p in parts)}")
     x = cat(parts, dim) if len(parts) > 1 else input
     for _ in range(n):
         size = x._data.type.shape[dim]

@@ -261,7 +261,16 @@ def broadcast_to(input: Tensor, size: Sequence[int]) -> Tensor:
 def broadcast_shapes(*shapes: Any) -> Size:
     """The common shape under broadcasting."""
     from treadle.ir.types import broadcast_shapes as common
-    return Size(common("broadcast_shapes", *[(s,) if isinstance(s, int) else tuple(s) for s in shapes]))
+    sizes: list[Any] = [(s,) if isinstance(s, int) else s for s in shapes if s is not None]
+    for s in sizes:
+        if not isinstance(s, tuple | list | str):
+            raise RuntimeError(f"broadcast_shapes: Input shapes should be of type ints, a tuple of ints, or a list of ints, got {s!r}")
+        for n in s:
+            if not hasattr(n, "__index__"):
+                raise TypeError(f"broadcast_shapes: sizes have to be ints, got {n!r} in {s!r}")
+            if n < 0:
+                raise ValueError(f"broadcast_shapes: Attempting to broadcast a dimension with negative length, {n} in {s!r}")
+    return Size(common("broadcast_shapes", *map(tuple, sizes))) if sizes else Size(())
 
 
 def broadcast_tensors(*tensors: Tensors) -> tuple[Tensor, ...]:
@@ -441,6 +450,7 @@ def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """The diagonal of two axes, as a view; it becomes the last axis."""
     shape = input._data.type.shape
+    offset = index(offset)
     a, b = normalize_dim("diagonal", dim1, len(shape)), normalize_dim("diagonal", dim2, len(shape))
     if a == b:
         raise RuntimeError(f"diagonal dimensions cannot be identical {dim1}, {dim2}")
@@ -487,17 +497,23 @@ def whole(x: Tensor) -> Tensor:
 
 def as_strided(input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
     """A view of `input`'s storage with any sizes and strides."""
-    offset = layout_of(input)[2] if storage_offset is None else index(storage_offset)
-    sizes, steps = ints((tuple(size),)), ints((tuple(stride),))
-    if len(sizes) != len(steps):
-        raise RuntimeError(f"as_strided: mismatch in length of strides and shape: {list(steps)} and {list(sizes)}")
-    if min((*sizes, *steps, offset), default=0) < 0:
-        raise RuntimeError(f"as_strided: Negative sizes, strides and offsets are not supported, got {list(sizes)}, {list(steps)}, {offset}")
+    sizes, steps, offset = window("as_strided", input, size, stride, storage_offset)
     base = whole(input)
     shown = view(AS_STRIDED, base, (sizes, steps, offset))
     if input is base or not may_be_differentiated(input) or may_be_differentiated(base):
         return shown
     return _of_window(input, shown, (sizes, steps, offset))
+
+
+def window(name: str, input: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None) -> tuple[Ints, Ints, int]:
+    """Sizes, strides and offset (the input's unless given) for `name`. RuntimeError for what cannot be those of a view."""
+    offset = layout_of(input)[2] if storage_offset is None else index(storage_offset)
+    sizes, steps = ints((tuple(size),)), ints((tuple(stride),))
+    if len(sizes) != len(steps):
+        raise RuntimeError(f"{name}: mismatch in length of strides and shape: {list(steps)} and {list(sizes)}")
+    if min((*sizes, *steps, offset), default=0) < 0:
+        raise RuntimeError(f"{name}: Negative sizes, strides and offsets are not supported, got {list(sizes)}, {list(steps)}, {offset}")
+    return sizes, steps, offset
 
 
 def _of_window(leaf: Tensor, shown: Tensor, place: Any) -> Tensor:

@@ -24,13 +24,16 @@ class LinAlgError(RuntimeError):
 
 
 def need_matrix(name: str, t: TensorType, square: bool = True) -> None:
-    """RuntimeError unless `t` is a batch of (square) matrices in single or double precision."""
+    """RuntimeError unless `t` is a batch of (square) matrices in single or double precision.
+
+    For other dtypes NotImplementedError, which is one: some functions of PyTorch raise the one, some the other.
+    """
     if t.ndim < 2:
         raise RuntimeError(f"linalg.{name}: The input tensor A must have at least 2 dimensions, but got {t}")
     if square and t.shape[-1] != t.shape[-2]:
         raise RuntimeError(f"linalg.{name}: A must be batches of square matrices, but they are {t.shape[-2]} by {t.shape[-1]} matrices")
     if t.dtype not in (dtypes.float32, dtypes.float64, *dtypes.COMPLEXES):
-        raise RuntimeError(f"linalg.{name}: Expected a floating point tensor in float32 or float64 as input. Got {t.dtype.name}")
+        raise NotImplementedError(f"linalg.{name}: Expected a floating point tensor in float32 or float64 as input. Got {t.dtype.name}")
 
 
 def _guarded(name: str, function: Callable[..., Any], why: str) -> Callable[..., Any]:
