@@ -14,7 +14,7 @@ def _slice(self: Tensor, dim: int = 0, start: int | None = None, end: int | None
     if step <= 0:
         raise RuntimeError("slice step must be positive")
     if self.dim() == 0:
-        raise RuntimeError("slice() cannot be applied to a 0-dim tensor.")
+        raise IndexError("slice() cannot be applied to a 0-dim tensor.")
     if not -self.dim() <= dim < self.dim():
         raise IndexError(f"Dimension out of range (expected to be in range of [{-self.dim()}, {self.dim() - 1}], but got {dim})")
     found: Tensor = self[(slice(None),) * (dim % self.dim()) + (slice(start, end, step),)]

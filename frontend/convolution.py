@@ -162,6 +162,8 @@ def unfold(input: Tensor, kernel_size: Sizes, dilation: Sizes = 1, padding: Size
     for what, values in (("kernel size", kernel), ("stride", strides), ("dilation", dilations)):
         if min(values) <= 0:
             raise RuntimeError(f"unfold: {what} should be greater than zero, but got {list(values)}")
+    if min(widths) < 0:
+        raise RuntimeError(f"unfold: padding should be non-negative, but got {list(widths)}")
     x = input if input.dim() == 4 else input.unsqueeze(0)
     out = _blocks("unfold", x.shape[2:], kernel, strides, widths, dilations)
     if any(widths):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from treadle.arguments import misfit
 from treadle.creation import drawn
 from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument, where
 from treadle.indexing import lookup
@@ -299,6 +300,8 @@ def slice_scatter(input: Tensor, src: Tensor, dim: int = 0, start: int | None = 
     """A copy of input with src written over start:end:step of an axis."""
     dim = _axis("slice_scatter", input, dim)
     shape = input._data.type.shape
+    if step <= 0:
+        raise RuntimeError(f"slice_scatter: slice step must be positive, got {step}")
     lo, hi, by = slice(start, end, step).indices(shape[dim])
     starts, stops, steps = [0] * len(shape), list(shape), [1] * len(shape)
     starts[dim], stops[dim], steps[dim] = lo, max(lo, hi), by
@@ -452,6 +455,8 @@ def _check_length(output_size: int | None, length: int) -> None:
 @numpy_names
 def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None) -> Tensor:
     """Each entry of an axis (of the flat tensor without `dim`) repeated in place; `repeats` a number or one count an entry."""
+    if repeats is None and dim is not None:
+        raise misfit("repeat_interleave", "repeats", 2, "int or Tensor", repeats)
     if repeats is None:
         counts = _counts(input)
         return from_host(np.repeat(np.arange(counts.size), counts), input)

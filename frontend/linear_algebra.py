@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from treadle.arguments import Tensors, direct
+from treadle.arguments import Tensors, direct, misfit
 from treadle.emitter import fast_path
 from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
@@ -269,15 +269,20 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
 def tensordot(a: Tensor, b: Tensor, dims: Any = 2, out: Tensor | None = None) -> Tensor:
     """Sums of products over the last `dims` axes of a and the first of b, or over the two lists of axes given."""
     na, nb = a._data.type.ndim, b._data.type.ndim
+    if isinstance(dims, Tensor):
+        dims = int(dims) if dims.numel() == 1 else dims.tolist()
     if isinstance(dims, int):
         if not 0 <= dims <= min(na, nb):
             raise RuntimeError(f"tensordot expects dims >= 0 and at most the number of axes, but got dims={dims}")
         left, right = list(range(na - dims, na)), list(range(dims))
     else:
-        if not isinstance(dims, tuple | list) or not all([isinstance(axes, tuple | list) for axes in dims]):
+        if not isinstance(dims, tuple | list):
             raise RuntimeError(f"tensordot expects dims to be int or a tuple of two lists of ints, but got dims={dims}")
         if len(dims) != 2:
             raise ValueError(f"tensordot: expected dims of two lists, but got {len(dims)}: {dims}")
+        for axes in dims:
+            if not isinstance(axes, tuple | list):
+                raise misfit("tensordot", "dims", 3, "int or tuple of two tuples of ints", axes)
         if len(dims[0]) != len(dims[1]):
             raise RuntimeError(f"tensordot: both dimension lists should have same length, but got dims={dims}")
         left = [normalize_dim("tensordot", d, na) for d in dims[0]]

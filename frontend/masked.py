@@ -21,7 +21,10 @@ def _filled(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
         return x
     if mask.dim() > x.dim():
         raise IndexError("_input_mask expected broadcastable mask (got mask dimensionality higher than of the input)")
-    return treadle.where(mask.to(treadle.bool), x, value)
+    found = treadle.where(mask.to(treadle.bool), x, value)
+    if found.shape != x.shape:
+        raise RuntimeError(f"masked: a mask of size {list(mask.shape)} does not broadcast to an input of size {list(x.shape)}")
+    return found
 
 
 def _cast(x: Tensor, dtype: Any) -> Tensor:

@@ -346,8 +346,8 @@ def unsafe_chunk(input: Tensor, chunks: int, dim: int = 0) -> Any:
     return input.chunk(chunks, dim)
 
 
-def unsafe_split(input: Tensor, split_size: Any, dim: int = 0) -> Any:
-    """`split`; the pieces are views here too."""
+def unsafe_split(input: Tensor, split_size: int, dim: int = 0) -> Any:
+    """`split` into pieces of one size; they are views here too."""
     return input.split(split_size, dim)
 
 

@@ -228,6 +228,9 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
 def _extreme(name: str, input: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`max(x)`, `max(x, other)` and `max(x, dim, keepdim)`."""
     other = kwargs.pop("other", args[0] if args and isinstance(args[0], Tensor) else None)
+    if (args and args[0] is None) or (other is not None and (kwargs or len(args) > 1)):
+        raise TypeError(f"{name}() received an invalid combination of arguments: "
+                        f"{', '.join([*[type(x).__name__ for x in (input, *args)], *kwargs])}")
     if other is not None:
         return apply(TABLE["maximum" if name == "max" else "minimum"], (input, other))
     dim = kwargs.pop("dim", args[0] if args else None)

@@ -211,6 +211,8 @@ def matrix_transpose(input: Tensor) -> Tensor:
 def movedim(input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
     """Axes `source` moved to the places `destination`; the others keep their order."""
     ndim = input._data.type.ndim
+    if isinstance(source, tuple | list) is not isinstance(destination, tuple | list):
+        raise TypeError(f"movedim(): source and destination must be two ints or two tuples of ints, got {source} and {destination}")
     src = [normalize_dim("movedim", d, ndim) for d in ((source,) if isinstance(source, int) else source)]
     dst = [normalize_dim("movedim", d, ndim) for d in ((destination,) if isinstance(destination, int) else destination)]
     if len(src) != len(dst):
@@ -571,10 +573,10 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, o
     if not xs:
         raise RuntimeError("stack expects a non-empty TensorList")
     shape = xs[0]._data.type.shape
+    dim = normalize_dim("stack", dim if axis is None else axis, len(shape) + 1)
     for i, x in enumerate(xs):
         if x._data.type.shape != shape:
             raise RuntimeError(f"stack expects each tensor to be equal size, but got {list(shape)} at entry 0 and "
                                f"{list(x._data.type.shape)} at entry {i}")
-    dim = normalize_dim("stack", dim if axis is None else axis, len(shape) + 1)
     new = ((*shape[:dim], 1, *shape[dim:]),)
     return into(out, cat([apply(RESHAPE, (x,), new) for x in xs], dim), "stack", (xs,))

@@ -74,6 +74,8 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """input times the normal distribution function of input; `approximate` is "none" or "tanh"."""
     if not isinstance(input, Tensor):
         raise misfit("gelu", "input", 1, "Tensor", input)
+    if approximate.__class__ is not str:
+        raise misfit("gelu", "approximate", 2, "str", approximate)
     return ops.gelu(input, approximate)
 
 

@@ -182,8 +182,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     try:
         return ops.linear(input, weight) if bias is None else ops.linear_bias(input, weight, bias)
     except RuntimeError as error:
-        if not isinstance(weight, Tensor):
-            raise misfit("linear", "weight", 2, "Tensor", weight) from error
+        for position, (name, x) in enumerate((("input", input), ("weight", weight)), 1):
+            if not isinstance(x, Tensor):
+                raise misfit("linear", name, position, "Tensor", x) from error
         if weight.dim() != 1:
             raise
     product = input @ weight
@@ -394,7 +395,8 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     return treadle.norm(input[first] - input[second], p, -1)
 
 
-def normalize(input: Tensor, p: float = 2.0, dim: int | tuple[int, ...] = 1, eps: float = 1e-12, out: Tensor | None = None) -> Tensor:
+def normalize(input: Tensor, p: float | None = 2.0, dim: int | tuple[int, ...] = 1, eps: float = 1e-12,
+              out: Tensor | None = None) -> Tensor:
     """input divided by its p-norm along `dim`, the norm held at `eps`."""
     result = input / treadle.norm(input, p, dim, True).clamp(min=eps)
     found: Tensor = into(out, result, "normalize")

@@ -119,6 +119,8 @@ def _padded_targets(targets: Tensor, counts: Tensor, numbers: list[int] | None, 
         return treadle.where(treadle.arange(rows.size(1), device=rows.device) < counts.unsqueeze(1), rows.to(treadle.int64), blank)
     if numbers is None:
         raise RuntimeError("ctc_loss: vmap over target_lengths takes targets of one row for each example (N, S)")
+    if targets.numel() != sum(numbers):
+        raise RuntimeError(f"ctc_loss: expected targets of size {sum(numbers)}, the sum of target_lengths, but got {targets.numel()}")
     longest = max(numbers, default=0)
     flat, padded, start = targets.reshape(-1).tolist(), [], 0
     for n in numbers:

@@ -56,7 +56,7 @@ def _check_statistics(input: Tensor, running_mean: Tensor, running_var: Tensor, 
 
 
 def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
-               bias: Tensor | None = None, training: bool = False, momentum: Any = 0.1, eps: float = 1e-5) -> Tensor:
+               bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
     """Each channel of input (N, C, ...) to mean 0 and variance 1, scaled by weight (C) and shifted by bias (C).
 
     When training, with the batch's own statistics, towards which running_mean and running_var (C) move by `momentum`;
@@ -66,6 +66,8 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
         return input.clone()
     if input.dim() < 2:
         raise RuntimeError(f"batch_norm: Expected at least 2 dimensions for input tensor but received {input.dim()}")
+    if not training and (running_mean is None or running_var is None):
+        raise RuntimeError("batch_norm: Expected running_mean and running_var to be defined when training=False")
     _need_both(running_mean, running_var)
     for name, value in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
         if value is not None and value.numel() != input.shape[1]:
@@ -76,8 +78,6 @@ def batch_norm(input: Tensor, running_mean: Tensor | None, running_var: Tensor |
         raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
     affine = _affine(input, *[x if x is None else x.reshape(-1) for x in (weight, bias)])
     if not training:
-        if running_mean is None or running_var is None:
-            raise RuntimeError("batch_norm: Expected running_mean and running_var to be defined when training=False")
         return ops.batch_norm_inference(input, running_mean, running_var, eps, *affine)
     _need_several("value per channel", input, input.numel() // max(input.shape[1], 1))
     if eps <= 0:
@@ -99,6 +99,8 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
     for name, value in (("running_mean", running_mean), ("running_var", running_var)):
         if value is not None and value.dim() != 1:
             raise RuntimeError(f"instance_norm: {name} should be a vector, got one of size {list(value.shape)}")
+    if running_mean is not None and running_var is not None and running_mean.dtype is input.dtype is not running_var.dtype:
+        raise RuntimeError(f"instance_norm: expected running_var to be of {input.dtype}, as running_mean is, but got {running_var.dtype}")
     if not use_input_stats:
         if running_mean is None or running_var is None:
             raise RuntimeError("instance_norm: Expected running_mean and running_var to be defined when use_input_stats is false")

@@ -32,13 +32,23 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     if len(sizes) not in (2, 4, 6) or input.dim() not in (len(sizes) // 2 + 1, len(sizes) // 2 + 2):
         raise NotImplementedError(f"Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now; got an input of shape "
                                   f"{list(input.shape)} and {len(sizes)} widths")
-    if not input.size(0) and 0 not in input.shape[1:]:  # no examples: nothing to read, but a place on the tape
-        return input.reshape([n + lo + hi for n, lo, hi in zip(input.shape, low, high, strict=True)])
+    if not input.size(0) and 0 not in input.shape[1:]:
+        _check_empty(input, low, high, mode, input.dim() > len(sizes) // 2 + 1)
+        return input.reshape([n + lo + hi for n, lo, hi in zip(input.shape, low, high, strict=True)])  # keeps a place on the tape
     if mode == "replicate":
         return replication_pad(input, tuple(low), tuple(high))
     if mode == "reflect" and len(sizes) < 6:
         return reflection_pad(input, tuple(low), tuple(high))
     return ops.pad_mode(input, tuple(low), tuple(high), mode)
+
+
+def _check_empty(input: Tensor, low: list[int], high: list[int], mode: str, batched: bool) -> None:
+    """RuntimeError where an input without elements is none without examples, or is to wrap around more than once."""
+    if mode != "circular" and not batched:
+        raise RuntimeError(f"pad: Expected a tensor with possibly 0 batch size and other non-zero dimensions for input, but got: "
+                           f"{list(input.shape)}")
+    if mode == "circular" and any(max(lo, hi) > n for n, lo, hi in zip(input.shape, low, high, strict=True)):
+        raise RuntimeError(f"pad: Padding value causes wrapping around more than once: padding {low}, {high} of input {list(input.shape)}")
 
 
 @listed

@@ -99,6 +99,8 @@ def max_pool3d(input: Tensor, kernel_size: Ints, stride: Ints | None = None, pad
 def _avg_pool(name: str, input: Tensor, rank: int, kernel: Ints, stride: Ints | None, padding: Ints, ceil_mode: bool,
               count_include_pad: bool, divisor: int | None) -> Tensor:
     w = _window(name, input, rank, kernel, stride, padding, 1, ceil_mode)
+    if rank == 3 and any(n < k for n, k in zip(input.shape[-rank:], w.kernel, strict=True)):
+        raise RuntimeError(f"{name}: input of size {list(input.shape)} is smaller than the kernel, of size {list(w.kernel)}")
     divisor = None if divisor is None else index(divisor)
     if divisor == 0:
         raise RuntimeError(f"{name}: divisor must be not zero")

@@ -17,12 +17,13 @@ __all__ = ["bartlett", "blackman", "cosine", "exponential", "gaussian", "general
            "nuttall"]
 
 
-def _made(m: int, values: np.ndarray, dtype: Any, layout: Any, device: Any, requires_grad: bool) -> Tensor:
+def _made(m: int, values: np.ndarray, dtype: Any, layout: Any, device: Any, requires_grad: bool | None) -> Tensor:
     if layout not in (None, treadle.strided):
         raise ValueError(f"is implemented for strided tensors only, got: {layout}")
     if dtype is not None and dtype not in (treadle.float32, treadle.float64):
         raise ValueError(f"expects float32 or float64 dtypes, got: {dtype}")
-    return treadle.tensor(values[:m], dtype=dtype or treadle.get_default_dtype(), device=device, requires_grad=bool(requires_grad))
+    tracked = False if requires_grad is None else requires_grad
+    return treadle.tensor(values[:m], dtype=dtype or treadle.get_default_dtype(), device=device, requires_grad=tracked)
 
 
 def _places(name: str, m: int, sym: bool) -> np.ndarray:
@@ -40,6 +41,8 @@ def general_cosine(M: int, *, a: Sequence[float], sym: bool = True, dtype: Any =
         raise TypeError(f"Coefficients must be a list/tuple, got {type(a).__name__}")
     if not a:
         raise ValueError("Coefficients must contain at least one element")
+    if not all([hasattr(c, "__float__") for c in a]):
+        raise TypeError(f"general_cosine: coefficients must be real numbers, got {a}")
     place = _places("general_cosine", M, sym)
     values = sum((-1) ** i * c * np.cos(2 * np.pi * i * place) for i, c in enumerate(a))
     return _made(M, np.ones(1) if M == 1 else np.asarray(values), dtype, layout, device, requires_grad)
