@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from treadle.arguments import misfit
 from treadle.functions import TABLE, cast, tensor_argument
 from treadle.gathering import from_host, host_array, take_along_dim
 from treadle.ir import dtypes
@@ -160,6 +161,8 @@ def searchsorted(sorted_sequence: Tensor, values: Any, *, out_int32: bool = Fals
     """Where to insert values into sorted rows so that they stay sorted."""
     if side is not None and side not in ("left", "right"):
         raise RuntimeError(f"searchsorted(): side can only be 'left' or 'right' but got {side}")
+    if not hasattr(values, "__float__"):
+        raise misfit("searchsorted", "values", 2, "Tensor or number", values)
     need_real("searchsorted", *[t._data.type for t in (sorted_sequence, values) if isinstance(t, Tensor)])
     if sorter is not None:
         if sorter._data.type.shape != sorted_sequence._data.type.shape:

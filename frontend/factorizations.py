@@ -75,6 +75,12 @@ def lu_unpack(LU_data: Tensor, LU_pivots: Tensor, unpack_data: bool = True, unpa
     if unpack_pivots and LU_pivots._data.type.dtype.name != "int32":
         raise RuntimeError("lu_unpack: LU_pivots is expected to be a contiguous tensor of int32 dtype. "
                            "Note: this function is intended to be used with the output produced by linalg.lu_factor")
+    shape = LU_data._data.type.shape
+    if len(shape) < 2:
+        raise RuntimeError(f"lu_unpack: Expected tensor with 2 or more dimensions. Got size: {list(shape)} instead")
+    if unpack_pivots and LU_pivots._data.type.shape != (*shape[:-2], min(shape[-2:])):
+        raise RuntimeError(f"lu_unpack: Expected LU_pivots of size {[*shape[:-2], min(shape[-2:])]} for LU_data of size {list(shape)}, "
+                           f"but got {list(LU_pivots.shape)}")
     nothing = empty(0, dtype=LU_data.dtype)
     P = nothing
     if unpack_pivots:
