@@ -168,6 +168,14 @@ def class_axis(x: TensorType) -> int:
     return 1 if x.ndim > 1 else 0
 
 
+def _check_classes(name: str, x: TensorType, weight: TensorType) -> None:
+    """RuntimeError unless there is one weight for each class."""
+    classes = x.shape[class_axis(x)]
+    if weight.shape != (classes,):
+        raise RuntimeError(f"{name}: weight tensor should be defined either for all {classes} classes or no classes but got weight "
+                           f"tensor of shape: {list(weight.shape)}")
+
+
 def _classes_type(name: str, x: TensorType, target: TensorType, weight: Types, reduction: str) -> TensorType:
     _check_reduction(name, reduction)
     need_float(name, x)
@@ -187,9 +195,7 @@ def _classes_type(name: str, x: TensorType, target: TensorType, weight: Types, r
     for w in weight:
         if w.dtype is not x.dtype:
             raise RuntimeError(f"{name}: expected scalar type {x.dtype.title} but found {w.dtype.title} (input {x}, weight {w})")
-        if w.shape != (x.shape[axis],):
-            raise RuntimeError(f"{name}: weight tensor should be defined either for all {x.shape[axis]} classes or no classes but got "
-                               f"weight tensor of shape: {list(w.shape)}")
+        _check_classes(name, x, w)
     return x.with_(want if reduction == "none" else ())
 
 
@@ -331,6 +337,8 @@ def _prob_type(types: Types, reduction: str) -> TensorType:
         raise RuntimeError(f"cross_entropy: target of probabilities must have the input's shape {list(x.shape)}, "
                            f"but got {list(target.shape)}")
     axis = class_axis(x)
+    for weight in types[3:]:
+        _check_classes("cross_entropy", x, weight)
     return x.with_(x.shape[:axis] + x.shape[axis + 1:] if reduction == "none" else (), dtype=result_dtype((x, target)))
 
 
