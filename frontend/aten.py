@@ -133,7 +133,7 @@ def _antialiased(mode: str) -> Any:
         if output_size is None:
             return treadle.nn.functional.interpolate(input, None, scale_factors, mode, align_corners, antialias=True)
         return resized(input, tuple(output_size), (scales_h, scales_w), mode, align_corners, True)
-    upsample.__name__ = f"_upsample_{mode}2d_aa"
+    upsample.__name__ = upsample.__qualname__ = f"_upsample_{mode}2d_aa"
     upsample.__doc__ = f"`interpolate` by {mode} antialiased weights, to a size or, where that is None, by two factors."
     return upsample
 

@@ -76,6 +76,8 @@ def _axes(name: str, x: Tensor, s: Any, dim: Any) -> tuple[Ints, Ints]:
     sizes = None if s is None else (s,) if isinstance(s, int) else tuple(s)
     if dim is not None:
         dims = tuple([normalize_dim(name, d, ndim) for d in ((dim,) if isinstance(dim, int) else dim)])
+        if dims and not ndim:
+            raise IndexError(f"{name}: Dimension specified as {dim} but tensor has no dimensions")
         if len(set(dims)) != len(dims):
             raise RuntimeError("FFT dims must be unique")
         if sizes is not None and len(sizes) != len(dims):
@@ -214,8 +216,11 @@ def rfftfreq(n: int, d: float = 1.0, *, dtype: Any = None, layout: Any = None, d
 
 def _shifted(name: str, input: Tensor, dim: Any, by: Any) -> Tensor:
     shape = tensor_argument(name, input)._data.type.shape
-    dims = tuple(range(len(shape))) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-    return roll(input, tuple([by(shape[d]) for d in dims]), dims) if dims else input
+    given = range(len(shape)) if dim is None else (dim,) if isinstance(dim, int) else dim
+    dims = tuple([normalize_dim(name, d, len(shape)) for d in given])
+    if not dims or not shape:
+        raise RuntimeError(f"{name}: `shifts` required, but there are no axes to shift: shape {list(shape)}, dim {dim}")
+    return roll(input, tuple([by(shape[d]) for d in dims]), dims)
 
 
 def fftshift(input: Tensor, dim: Any = None) -> Tensor:

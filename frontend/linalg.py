@@ -321,7 +321,7 @@ def cross(input: Tensor, other: Tensor, *, dim: int = -1, out: Tensor | None = N
     if input._data.type.ndim != other._data.type.ndim:
         raise RuntimeError("linalg.cross: inputs must have the same number of dimensions.")
     for x in (input, other):
-        if x._data.type.shape[dim] != 3:
+        if x._data.type.shape[normalize_dim("linalg.cross", dim, x.dim())] != 3:
             raise RuntimeError(f"linalg.cross: inputs dimension {dim} must have length 3. Got {x._data.type.shape[dim]}")
     return into(out, _products.cross(input, other, dim), "linalg.cross")
 

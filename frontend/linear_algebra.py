@@ -472,6 +472,8 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
 def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
     """Matrices with the last axis of the input on a diagonal, spanned by axes dim1 and dim2 of the result."""
     shape = input._data.type.shape
+    if not shape:
+        raise IndexError("diag_embed: Dimension specified as -1 but tensor has no dimensions")
     n = shape[-1] + abs(offset)
     pad = (max(-offset, 0), max(offset, 0))
     rows = reshape(apply(TABLE["iota"], (), (n, dtypes.int64, input._data.type.device)), n, 1)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -254,7 +253,8 @@ def _check_bins(name: str, input: Tensor, width: int, range: Sequence[float] | N
 def _is_edges(b: Any, input: Tensor) -> bool:
     """Whether bins of one axis are given by their edges. RuntimeError for a tensor that is no vector, TypeError for what is no int."""
     if not isinstance(b, Tensor):
-        index(b)
+        if not hasattr(b, "__index__"):
+            raise misfit("histogramdd", "bins", 2, "int, tuple of ints or tuple of Tensors", b)
         return False
     if b.dim() != 1 or b.numel() < 2 or b.dtype is not input.dtype:
         raise RuntimeError(f"histogramdd: bins should be vectors of at least 2 elements in {input.dtype.name}, got {b._data.type}")

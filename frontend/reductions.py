@@ -407,6 +407,8 @@ def _steps(y: Tensor, x: Tensor | None, dx: float, dim: int) -> tuple[Tensor, in
     if y._data.type.dtype.category == BOOL or (x is not None and x._data.type.dtype.category == BOOL):
         raise RuntimeError("trapezoid: received a bool input for `x` or `y`, but bool is not supported")
     dim = normalize_dim("trapezoid", dim, y._data.type.ndim)
+    if not y._data.type.shape:
+        raise IndexError(f"trapezoid: Dimension specified as {dim} but tensor has no dimensions")
     size = y._data.type.shape[dim]
     pairs = apply(ADD, (between(y, dim, 1, size), between(y, dim, 0, size - 1)))
     if x is None:

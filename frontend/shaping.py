@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.arguments import Tensors, direct, warn
+from treadle.arguments import Tensors, direct, misfit, warn
 from treadle.functions import tensor_argument
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import INT, DType, int64
@@ -270,7 +270,7 @@ def broadcast_shapes(*shapes: Any) -> Size:
         for n in s:
             if not hasattr(n, "__index__"):
                 raise TypeError(f"broadcast_shapes: sizes have to be ints, got {n!r} in {s!r}")
-            if n < 0:
+            if index(n) < 0:
                 raise ValueError(f"broadcast_shapes: Attempting to broadcast a dimension with negative length, {n} in {s!r}")
     return Size(common("broadcast_shapes", *map(tuple, sizes))) if sizes else Size(())
 
@@ -413,7 +413,9 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
             raise RuntimeError(f"number of sections must be larger than 0, got {n}")
         cuts = [i * (size // n) + min(i, size % n) for i in range(n + 1)]
     else:
-        cuts = [0, *[min(max(i + size if i < 0 else i, 0), size) for i in indices_or_sections], size]
+        if not isinstance(indices_or_sections, tuple | list):
+            raise misfit("tensor_split", "indices_or_sections", 2, "int, tuple of ints or Tensor", indices_or_sections)
+        cuts = [0, *[min(max(i + size if i < 0 else i, 0), size) for i in ints((indices_or_sections,))], size]
     return tuple([sliced(input, dim, lo, max(lo, hi)) for lo, hi in itertools.pairwise(cuts)])
 
 

@@ -132,6 +132,8 @@ def _complex_beside(result: DType | None, dtype: DType, number: bool) -> DType:
 def normalize_dim(op: str, dim: int, ndim: int) -> int:
     """A non-negative axis; IndexError in PyTorch's words when out of range, TypeError for what is no integer."""
     if dim.__class__ is not int:
+        if not hasattr(dim, "__index__"):
+            raise TypeError(f"{op}(): argument 'dim' must be int, not {type(dim).__name__}")
         dim = operator.index(dim)
     span = max(ndim, 1)
     if not -span <= dim < span:
