@@ -40,6 +40,7 @@ def losses(digits: Any, device: str, steps: int) -> tuple[list[float], float]:
     return found, digits.accuracy(model, test)
 
 
+@pytest.mark.targets
 def test_losses_are_those_of_the_cpu() -> None:
     digits = example()
     found, right = losses(digits, "cuda", 12)

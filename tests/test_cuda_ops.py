@@ -49,6 +49,7 @@ def test_forward(name: str, which: int) -> None:
     compare(*first_build(name, which, (dtypes.float32, *dtypes.ALL)))
 
 
+@pytest.mark.targets
 @pytest.mark.parametrize(("name", "which"), GRADIENT_CASES)
 def test_gradients(name: str, which: int) -> None:
     try:

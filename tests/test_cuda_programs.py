@@ -71,7 +71,8 @@ def train(make: Callable[[], nn.Module], optimizer: str, device: str) -> tuple[l
     return losses, {k: v.cpu().numpy() for k, v in net.state_dict().items()}
 
 
-@pytest.mark.parametrize(("make", "optimizer"), [(perceptron, "SGD"), (Recurrent, "AdamW"), (GPT, "AdamW")])
+@pytest.mark.parametrize(("make", "optimizer"), [(perceptron, "SGD"), (GPT, "AdamW"),
+                                                 pytest.param(Recurrent, "AdamW", marks=pytest.mark.targets)])
 def test_training_is_that_of_the_cpu(make: Callable[[], nn.Module], optimizer: str) -> None:
     losses, weights = train(make, optimizer, "cuda")
     expected, others = train(make, optimizer, "cpu")
