@@ -25,7 +25,7 @@ def set_num_threads(n: int) -> None:
 def stats() -> dict[str, Any]:
     """What Treadle has done in this process: ops recorded, flushes by reason, plans, LLVM compiles, cache hits, peak bytes."""
     from treadle.codegen import jit
-    from treadle.passes.pipeline import TEMPLATES
+    from treadle.passes.family import TEMPLATES
     return {
         "ops_recorded": recorder.counters["ops_recorded"],
         "trie_nodes": recorder.counters["trie_nodes"],

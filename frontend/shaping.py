@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from treadle.arguments import Tensors, direct, misfit, warn
+from treadle.collecting import MANY, joined
 from treadle.functions import tensor_argument
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import INT, DType, int64
@@ -563,7 +564,9 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out
         xs = [x for x in xs if x._data.type.shape != (0,)]
     if not xs[0]._data.type.shape:
         raise RuntimeError("zero-dimensional tensor (at position 0) cannot be concatenated")
-    return into(out, apply(CAT, xs, (normalize_dim("cat", dim if axis is None else axis, xs[0]._data.type.ndim),)), "cat", (tensors,))
+    dim = normalize_dim("cat", dim if axis is None else axis, xs[0]._data.type.ndim)
+    found = joined(xs, dim, False) if len(xs) >= MANY else None
+    return into(out, apply(CAT, xs, (dim,)) if found is None else found, "cat", (tensors,))
 
 
 concat = concatenate = cat
@@ -580,5 +583,8 @@ def stack(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, o
         if x._data.type.shape != shape:
             raise RuntimeError(f"stack expects each tensor to be equal size, but got {list(shape)} at entry 0 and "
                                f"{list(x._data.type.shape)} at entry {i}")
+    found = joined(xs, dim, True) if len(xs) >= MANY else None
+    if found is not None:
+        return into(out, found, "stack", (xs,))
     new = ((*shape[:dim], 1, *shape[dim:]),)
     return into(out, cat([apply(RESHAPE, (x,), new) for x in xs], dim), "stack", (xs,))

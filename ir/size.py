@@ -67,13 +67,18 @@ class Sizes:
 
     @property
     def special(self) -> bool:
-        """Whether the computation holds for certain sizes only, that happen to be equal, say."""
-        return any(holds and operator == "==" for _, operator, holds in self.answers)
+        """Whether the computation holds for certain sizes only, that happen to be equal, say; not only for even ones."""
+        return any(holds and operator == "==" and not self._is_rest(polynomial) for polynomial, operator, holds in self.answers)
+
+    def _is_rest(self, polynomial: Polynomial) -> bool:
+        """Whether it is what a division left: whether that is 0 tells sizes apart that are equally usual."""
+        return any(operator == "%" and q.__class__ is Size and q.polynomial == polynomial for (operator, _, _), q in self.quotients.items())
 
     def conditions(self) -> Iterator[tuple[str, bool]]:
         """Python expressions that have to be true, and whether they say only that two sizes differ."""
         for polynomial, operator, holds in self.answers:
-            yield f"{'' if holds else 'not '}{_text(polynomial)} {operator} 0", operator == "==" and not holds
+            differ = operator == "==" and not holds and not self._is_rest(polynomial)
+            yield f"{'' if holds else 'not '}{_text(polynomial)} {operator} 0", differ
 
 
 class Size:

@@ -99,7 +99,7 @@ def _budget(step: Step, touched: list[Span], buffers: list[BufferInfo]) -> int:
     if not isinstance(step, KernelStep) or may_fail(step.kernel):
         return -1
     held = [buffers[b].nbytes for b in {s.buffer for s in touched if not s.writes} if buffers[b].kind == "temp"]
-    return -1 if any(s.high - s.low > SMALL for s in touched) or max(held, default=0) > SMALL else sum(held)
+    return -1 if any(s.high - s.low > SMALL for s in touched) or any(n > SMALL for n in held) else sum(held)
 
 
 # -- moving down ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.graph import Graph, Node, Value, rewrite
 from treadle.ir.op import Kind
 from treadle.ir.ops.common import iota_along
-from treadle.ir.types import Shape
+from treadle.ir.types import Shape, broadcast_shapes
 from treadle.passes.promote import convert
 
 Values = tuple[Value, ...]
@@ -173,7 +173,7 @@ def _index_put(b: Any, node: Node, inputs: Values) -> Value | None:
         x = b.permute(x, order)
     at = dims[0] if order is None else 0
     sizes, rest = x.shape[at:at + len(dims)], x.shape[at + len(dims):]
-    common = np.broadcast_shapes(*[v.shape for v in indices])
+    common = broadcast_shapes("index_put", *[v.shape for v in indices])
     outer, inner, count = prod(x.shape[:at]), prod(rest), prod(common)
     if count:
         index = tuple([v if v.shape == common else b.expand(v, common) for v in indices])

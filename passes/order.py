@@ -6,6 +6,7 @@ from treadle.passes.memory import donations, find_lifetimes, may_fail_step
 from treadle.passes.program import Program, step_refs
 
 WORTH = 1 << 20       # bytes of temporaries below which the order does not matter
+LEAST = 16 << 10      # bytes of a temporary that counts; which of two smaller ones is larger need not be asked
 SMALL = 64 << 10      # bytes of a result that need not take over an input's memory
 MAX_STEPS = 4000      # beyond, the order stays
 
@@ -15,7 +16,7 @@ def order_steps(program: Program) -> Program:
 
     A weight's gradient is so made, and used up by the optimizer's update, as soon as its operands are there, not at the end.
     """
-    temps = {i: b.nbytes for i, b in enumerate(program.buffers) if b.kind == "temp" and b.nbytes}
+    temps = {i: b.nbytes for i, b in enumerate(program.buffers) if b.kind == "temp" and b.nbytes >= LEAST}
     if not 3 <= len(program.steps) <= MAX_STEPS or sum(temps.values()) < WORTH:
         return program
     table = _Steps(program, temps)

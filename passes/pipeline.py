@@ -8,6 +8,7 @@ from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph, Node, Value, rewrite
 from treadle.passes.basic import cse, dce, decompose
 from treadle.passes.canonicalize import canonicalize, fold
+from treadle.passes.family import TEMPLATES, WITHOUT_WINDOWS
 from treadle.passes.group import group
 from treadle.passes.irregular import irregular
 from treadle.passes.lower import lower
@@ -16,7 +17,6 @@ from treadle.passes.order import order_steps
 from treadle.passes.pairs import number_parts, pairs
 from treadle.passes.program import Program, ScalarInfo
 from treadle.passes.promote import flatten_indices, promote
-from treadle.passes.template import Templates
 
 Pass = Callable[[Graph], Graph]
 
@@ -92,5 +92,3 @@ def steps_of(graph: Graph, after: Callable[[str, Graph], None] | None = None, wi
         program.scalars = [ScalarInfo(parts[s.input][0], s.dtype, parts[s.input][1]) for s in program.scalars]
     return group(order_steps(program))
 
-
-TEMPLATES, WITHOUT_WINDOWS = Templates(), Templates()

@@ -76,7 +76,9 @@ class Unit:
     def halves(self, place: Expr, numel: int) -> bool:
         """Whether reading at a place in memory visits every second of `numel` elements exactly once over the whole domain."""
         expr = self.axes.resolve(place)
-        if not expr.terms or expr.const not in (0, 1) or numel % 2 or any([c % 2 for _, c in expr.terms]):
+        if not expr.terms or any([c.__class__ is int and c % 2 for _, c in expr.terms]):
+            return False  # before anything is asked about sizes
+        if expr.const not in (0, 1) or numel % 2 or any([c % 2 for _, c in expr.terms]):
             return False
         half = Expr(0, tuple([(axis, c // 2) for axis, c in expr.terms]))
         return covers(self.axes, (half,), (numel // 2,), self.parallel_atoms() + self.reduce_atoms())

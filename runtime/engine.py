@@ -1,4 +1,4 @@
-"""The engine: turns a recorded trace into results. First sighting: the numpy interpreter. Second: machine code.
+"""The engine: turns a recorded trace into results. First sighting: the numpy interpreter. Second, or the third size: machine code.
 
 The tier is chosen by counting sightings, never by time, so a seeded run always gives the same bits.
 """
@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import treadle.ir.ops  # noqa: F401  (declares the op table)
 from treadle.codegen.forking import compiling
@@ -19,9 +19,13 @@ from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError
 from treadle.ir.types import tensor_type
 from treadle.passes.basic import dce
+from treadle.passes.family import TEMPLATES
 from treadle.runtime import check, log, memory, recorder, timing
 from treadle.runtime.interpreted import Interpretation
 from treadle.runtime.recorder import STATE, STEADY, Data, Step, Trace, build_graph, computed, fresh_trace
+
+if TYPE_CHECKING:
+    from treadle.passes.program import Program
 
 counters: Counter[str] = Counter()
 flushes: Counter[str] = Counter()
@@ -109,7 +113,7 @@ class Plan:
         """False for the interpreter, else the compiled form."""
         with compiling(), self.lock:
             self.runs += 1
-            if self.runs < COMPILE_AT and not elsewhere(self.graph) and not draws_much(self.graph):
+            if self.runs < COMPILE_AT and not (elsewhere(self.graph) or draws_much(self.graph) or one_of_many(self.graph)):
                 return False
             if self.compiled is None:
                 self.compiled = COMPILE(self.graph)
@@ -137,6 +141,7 @@ def compile_at(run: int) -> None:
 
 
 MANY_DRAWS = 1 << 17
+MANY_OPS = 16
 MUCH = 32 << 20  # bytes of temporaries after which an interpreted run gives the heap back
 WAIT_SECONDS = 20e-6  # between two looks at what another thread computes
 CHECK = check.mode()
@@ -151,6 +156,17 @@ def elsewhere(graph: Graph) -> bool:
 def draws_much(graph: Graph) -> bool:
     """Whether so many random numbers are drawn that a compiler is done before numpy is (60 to 120 ns each): weights at the start."""
     return any(node.op is not None and "seed" in node.op.operands and node.out.type.numel > MANY_DRAWS for node in graph.nodes)
+
+
+def one_of_many(graph: Graph) -> bool:
+    """Whether graphs that differ from it in sizes alone were met before: its program then comes from a template sooner than from numpy
+    the results of so many ops."""
+    return len(graph.nodes) >= MANY_OPS and TEMPLATES.met(graph, _steps)
+
+
+def _steps(graph: Graph) -> Program:
+    from treadle.passes.pipeline import steps_of
+    return steps_of(graph)
 
 
 def COMPILE(graph: Graph) -> Any:

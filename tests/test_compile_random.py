@@ -10,7 +10,7 @@ import random_functions as programs
 from zoo import ZOO
 
 import treadle
-from treadle.passes.pipeline import TEMPLATES
+from treadle.passes.family import TEMPLATES
 from treadle.runtime.recorder import STATE
 
 

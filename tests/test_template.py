@@ -20,11 +20,12 @@ from treadle.ir.graph import Graph
 from treadle.ir.interpreter import run
 from treadle.ir.op import TABLE
 from treadle.ir.size import Size, Sizes, evaluated
+from treadle.passes.family import TEMPLATES, Templates, Unfit, skeleton
 from treadle.passes.memory import plan_memory
-from treadle.passes.pipeline import TEMPLATES, compile_to_program, steps_of
+from treadle.passes.pipeline import compile_to_program, steps_of
 from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Program, RoutineStep, Step
-from treadle.passes.template import Template, Templates, Unfit, skeleton
-from treadle.runtime import compiled
+from treadle.passes.template import Template
+from treadle.runtime import compiled, engine
 from treadle.runtime.memory import array_of, own_copy
 
 # -- sizes -------------------------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ def with_unknowns(graph: Graph) -> Template:
     """A template in which every number from 2 on is unknown."""
     numbers = skeleton(graph)[1]
     varies = {i for i, n in enumerate(numbers) if n >= 2}
-    return Template(graph, [other(n) if i in varies else n for i, n in enumerate(numbers)], numbers, varies, steps_of)
+    return Template(graph, [[other(n) if i in varies else n for i, n in enumerate(numbers)], numbers], varies, steps_of)
 
 
 @pytest.mark.parametrize("name", list(dict.fromkeys(name for name, _ in CASES)))
@@ -151,7 +152,7 @@ def test_planning_with_unknown_sizes(name: str) -> None:
             break
 
 
-def test_families_of_programs() -> None:
+def test_families_of_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Further sizes are planned by templates; all sizes give right results, and none compiles anything new."""
     model = nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(0, 1), nn.LayerNorm(8), nn.Linear(8, 5))
 
@@ -174,6 +175,7 @@ def test_families_of_programs() -> None:
             results.append([loss.detach().numpy(), *[g.numpy() for g in gradients]])
         return results[0], results[-1]  # interpreted, and by the plan
 
+    monkeypatch.setattr(engine, "MANY_OPS", 10**6)  # every first run is numpy's, to compare with
     before = dict(TEMPLATES.failures)
     for n, m in ((3, 2), (4, 3), (5, 4)):
         both(n, m)
@@ -183,6 +185,49 @@ def test_families_of_programs() -> None:
             np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
     assert TEMPLATES.used > used and dict(TEMPLATES.failures) == before
     assert treadle.stats()["llvm_compiles"] == compiles
+
+
+def test_other_sizes_of_a_program_are_not_interpreted() -> None:
+    """From the third on they come from a template at once, however many picks there are and whatever other sizes happen to be equal."""
+    w = treadle.randn(6, 6, requires_grad=True)
+
+    def step(n: int, m: int) -> float:
+        x, y = treadle.ones(n, 6), treadle.zeros(6, 6)
+        mask = treadle.arange(6) < m
+        for _ in range(3):
+            x = (x @ w).tanh()
+        y[mask] = treadle.ones(m, 6) * 2.0
+        loss = (treadle.cat([x, y[:m]]).sum(1) * 0.5).sum()
+        loss.backward()
+        found: float = (loss + w.grad.sum()).item()
+        w.grad = None
+        return found
+
+    def expected(n: int, m: int) -> float:
+        treadle.use_deterministic_algorithms(True)
+        try:
+            return step(n, m)
+        finally:
+            treadle.use_deterministic_algorithms(False)
+    cases = [(7, 2), (9, 5), (8, 3), (6, 4), (13, 3), (4, 4), (12, 5), (5, 2), (10, 3), (3, 3)]
+    runs = []
+    for case in cases:
+        before = engine.counters["interpreted"]
+        runs.append((step(*case), engine.counters["interpreted"] - before))
+    assert [count for _, count in runs[:2]] == [2, 2]  # up to the picks, and the rest
+    assert all(count <= 1 for _, count in runs[3:]), runs  # the few ops of the first half may be interpreted
+    for case, (found, _) in zip(cases, runs, strict=True):
+        np.testing.assert_allclose(found, expected(*case), rtol=1e-5)
+
+
+def test_what_goes_together_is_told_by_several_members() -> None:
+    """Two sizes that are neighbours in two members, and not in a third, are two."""
+    def graph(n: int, m: int) -> Graph:
+        return build(TABLE["cat"], (((n, 4), (m, 4)), (0,)), dtypes.float32)[0]
+    templates = Templates()
+    found = [templates.program(graph(n, m), steps_of) is not None for n, m in ((3, 4), (5, 6), (7, 9), (8, 30), (6, 2))]
+    assert found == [False, False, True, True, True]
+    assert [f.made for f in templates.families.values()] == [1]
 
 
 def test_a_failure_falls_back_to_planning_alone() -> None:

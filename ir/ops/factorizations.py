@@ -15,7 +15,7 @@ from treadle.ir.dtypes import DType
 from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.linalg import need_matrix
 from treadle.ir.ops.matmul import adjoint, transposed
-from treadle.ir.types import TensorType
+from treadle.ir.types import TensorType, broadcast_shapes
 
 Types = tuple[TensorType, ...]
 _MATRIX = np.array([[0.5, 3.0, -0.25], [2.0, 0.25, 0.5], [-0.5, 0.25, 4.0]], np.float32)
@@ -147,7 +147,7 @@ def _ldl_solve_type(types: Types, hermitian: bool) -> TensorType:
         raise RuntimeError(f"linalg.ldl_solve: Expected pivots to be integers. Got {pivots.dtype.name}")
     if ld.dtype is not rhs.dtype:
         raise RuntimeError(f"linalg.ldl_solve: Expected LD and B to have the same dtype, got {ld.dtype.name} and {rhs.dtype.name}")
-    return rhs.with_((*np.broadcast_shapes(ld.shape[:-2], rhs.shape[:-2]), *rhs.shape[-2:]))
+    return rhs.with_((*broadcast_shapes("ldl_solve", ld.shape[:-2], rhs.shape[:-2]), *rhs.shape[-2:]))
 
 
 def _check_ldl_pivots(pivots: np.ndarray) -> None:
@@ -163,7 +163,7 @@ def _check_ldl_pivots(pivots: np.ndarray) -> None:
 
 
 def _np_ldl_solve(ld: np.ndarray, pivots: np.ndarray, rhs: np.ndarray, hermitian: bool) -> np.ndarray:
-    batch = np.broadcast_shapes(ld.shape[:-2], rhs.shape[:-2])
+    batch = broadcast_shapes("ldl_solve", ld.shape[:-2], rhs.shape[:-2])
     n, k = rhs.shape[-2:]
     result = np.empty((*batch, n, k), rhs.dtype)
     if not result.size:

@@ -1,0 +1,202 @@
+"""Graphs that differ in sizes alone, as a program records them that meets data of another length every time.
+
+Apart from `treadle.passes.template`, which plans for such families, so that the engine can ask about a graph before anything that
+compiles is loaded.
+"""
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from treadle.ir import dtypes
+from treadle.ir.graph import Graph, Node, Value
+from treadle.ir.op import EXTENTS
+from treadle.ir.types import TensorType, tensor_type
+
+if TYPE_CHECKING:
+    from treadle.passes.program import Program
+    from treadle.passes.template import Template
+
+MAX_FAMILIES = 256    # beyond, the one met longest ago is forgotten
+MIN_MEMBERS = 2       # of a family that are planned alone: many a program meets one more size, a last batch, and no other
+MOST_SEEN = 6         # members whose sizes tell which of them go together
+MAX_TEMPLATES = 8     # made for a family: planning decides differently for its sizes so often that they do not pay
+
+_INT = object()
+Numbers = list[int]
+
+
+class Unfit(Exception):
+    """A graph or a program that no template can be made from."""
+
+
+def skeleton(graph: Graph) -> tuple[tuple, Numbers]:
+    """The graph without its sizes, and these in order. Unfit for control flow, whose regions have shapes of their own."""
+    numbers: Numbers = []
+    place: dict[Value, int] = {}
+    key: list[Any] = [dtypes.default_float()]
+    for value in graph.inputs:
+        place[value] = len(place)
+        key.append(_type_key(value.type, numbers))
+    for node in graph.nodes:
+        assert node.op is not None
+        attrs = tuple([_attr_key(a, n in EXTENTS, numbers) for n, a in zip(node.op.attrs, node.attrs, strict=True)]) if node.attrs else ()
+        key += (node.op, node.loc, tuple([place[v] for v in node.inputs]), attrs)
+        for value in node.outputs:
+            place[value] = len(place)
+            key.append(_type_key(value.type, numbers))
+    key.append(tuple([place[v] for v in graph.outputs]))
+    return tuple(key), numbers
+
+
+def _type_key(type: TensorType, numbers: Numbers) -> tuple:
+    if type.device != "cpu":
+        raise Unfit("a device other than the CPU")
+    shape = type.shape
+    numbers += shape
+    return type.dtype, tuple([n if n < 2 else -1 for n in shape]), type.weak  # one row is another program than several
+
+
+def _attr_key(attr: Any, extent: bool, numbers: Numbers) -> Any:
+    kind = attr.__class__
+    if kind is int and extent:
+        numbers.append(attr)
+        return _INT
+    if kind is tuple:
+        return tuple([_attr_key(a, extent, numbers) for a in attr])
+    if kind is float:
+        return attr.hex()
+    if isinstance(attr, Graph):
+        raise Unfit("control flow")
+    return kind, attr
+
+
+def with_numbers(graph: Graph, numbers: Iterator[Any]) -> Graph:
+    """The graph with its sizes replaced, in the order of `skeleton`."""
+    new = Graph(graph.name)
+    env: dict[Value, Value] = {}
+    for value in graph.inputs:
+        env[value] = new.add_input(_retyped(value.type, numbers))
+    for node in graph.nodes:
+        assert node.op is not None
+        attrs = tuple([_renumbered(a, numbers) if n in EXTENTS else a for n, a in zip(node.op.attrs, node.attrs, strict=True)])
+        types = tuple([_retyped(o.type, numbers) for o in node.outputs])
+        made = new.append(Node(node.op, tuple([env[v] for v in node.inputs]), attrs, types, node.loc))
+        env.update(zip(node.outputs, made.outputs, strict=True))
+    new.outputs = [env[v] for v in graph.outputs]
+    return new
+
+
+def _retyped(type: TensorType, numbers: Iterator[Any]) -> TensorType:
+    return tensor_type(tuple([next(numbers) for _ in type.shape]), type.dtype, type.device, type.weak)
+
+
+def _renumbered(attr: Any, numbers: Iterator[Any]) -> Any:
+    if attr.__class__ is tuple:
+        return tuple([_renumbered(a, numbers) for a in attr])
+    return next(numbers) if attr.__class__ is int else attr
+
+
+class Family:
+    """Graphs that differ in sizes alone: the numbers of some, which of them were seen to differ, and templates for those."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        self.seen = [numbers]
+        self.members = 1
+        self.varies: set[int] = set()
+        self.templates: list[Template] = []
+        self.made = 0
+        self.lock = threading.Lock()
+
+    def program(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
+        """By a template, made when a third member of the family comes. None when it is better planned alone."""
+        with self.lock:
+            for template in self.templates:
+                found = template.program(numbers)
+                if found is not None:
+                    return found or None
+            known = self.seen
+            differing = self._count(numbers)
+            if not differing or self.members <= MIN_MEMBERS or self.made == MAX_TEMPLATES:
+                return None
+            self.made += 1
+            from treadle.passes.template import Template
+            template = Template(graph, [*known, numbers], self.varies, plan)
+            if not template.special:
+                self.templates.append(template)
+            return template.program(numbers) or None
+
+    def met(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
+        """`program`, for a graph that is new: it counts as a member though it may not be planned."""
+        with self.lock:
+            if not self.templates and self.members < MIN_MEMBERS:
+                self._count(numbers)
+                return None
+        return self.program(graph, numbers, plan)
+
+    def _count(self, numbers: Numbers) -> set[int]:
+        """Note a member; where it differs from the first."""
+        differing = {i for i, (a, b) in enumerate(zip(self.seen[0], numbers, strict=True)) if a != b}
+        self.varies |= differing
+        self.members += 1
+        if numbers not in self.seen:
+            self.seen = [*self.seen, numbers] if len(self.seen) < MOST_SEEN else [self.seen[0], *self.seen[2:], numbers]
+        return differing
+
+
+class Templates:
+    """The families of a process, and how often no template could be made, by reason: such graphs are planned alone."""
+
+    def __init__(self) -> None:
+        self.families: OrderedDict[tuple, Family] = OrderedDict()
+        self.failures: Counter[str] = Counter()
+        self.used = 0
+        self.ready: dict[Graph, Program] = {}  # made for graphs that are about to be compiled
+        self.lock = threading.Lock()
+
+    def _family(self, graph: Graph) -> tuple[Family | None, Numbers]:
+        """The family of the graph, None when it is the first one or has none, and its numbers."""
+        try:
+            key, numbers = skeleton(graph)
+        except Unfit:
+            return None, []
+        with self.lock:
+            family = self.families.get(key)
+            if family is None:
+                self.families[key] = Family(numbers)
+                if len(self.families) > MAX_FAMILIES:
+                    self.families.popitem(last=False)
+            else:
+                self.families.move_to_end(key)
+        return family, numbers
+
+    def met(self, graph: Graph, plan: Callable[[Graph], Program]) -> bool:
+        """Whether a graph that is new is one of so many which differ in sizes alone that a template has its program: it is `ready` now."""
+        family, numbers = self._family(graph)
+        program = None if family is None else self._made(family, lambda: family.met(graph, numbers, plan))
+        if program is not None:
+            self.ready[graph] = program
+        return program is not None
+
+    def program(self, graph: Graph, plan: Callable[[Graph], Program]) -> Program | None:
+        """The program of `graph` from a template; None: `plan(graph)` has to make it."""
+        ready = self.ready.pop(graph, None)
+        if ready is not None:
+            return ready
+        family, numbers = self._family(graph)
+        return None if family is None else self._made(family, lambda: family.program(graph, numbers, plan))
+
+    def _made(self, family: Family, make: Callable[[], Program | None]) -> Program | None:
+        try:
+            program = make()
+        except Exception as error:  # some code wants a number where a size is: no reason to fail a user's program
+            family.made = MAX_TEMPLATES
+            self.failures[f"{type(error).__name__}: {error}"] += 1
+            return None
+        self.used += program is not None
+        return program
+
+
+TEMPLATES, WITHOUT_WINDOWS = Templates(), Templates()
