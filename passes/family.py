@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_FAMILIES = 256    # beyond, the one met longest ago is forgotten
 MIN_MEMBERS = 2       # of a family that are planned alone: many a program meets one more size, a last batch, and no other
+MANY_MEMBERS = 4      # after so many, another one is not even interpreted
 MOST_SEEN = 6         # members whose sizes tell which of them go together
 MAX_TEMPLATES = 8     # made for a family: planning decides differently for its sizes so often that they do not pay
 
@@ -108,32 +109,29 @@ class Family:
         self.varies: set[int] = set()
         self.templates: list[Template] = []
         self.made = 0
-        self.lock = threading.Lock()
 
     def program(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
         """By a template, made when a third member of the family comes. None when it is better planned alone."""
-        with self.lock:
-            for template in self.templates:
-                found = template.program(numbers)
-                if found is not None:
-                    return found or None
-            known = self.seen
-            differing = self._count(numbers)
-            if not differing or self.members <= MIN_MEMBERS or self.made == MAX_TEMPLATES:
-                return None
-            self.made += 1
-            from treadle.passes.template import Template
-            template = Template(graph, [*known, numbers], self.varies, plan)
-            if not template.special:
-                self.templates.append(template)
-            return template.program(numbers) or None
+        for template in self.templates:
+            found = template.program(numbers)
+            if found is not None:
+                return found or None
+        known = self.seen
+        differing = self._count(numbers)
+        if not differing or self.members <= MIN_MEMBERS or self.made == MAX_TEMPLATES:
+            return None
+        self.made += 1
+        from treadle.passes.template import Template
+        template = Template(graph, [*known, numbers], self.varies, plan)
+        if not template.special:
+            self.templates.append(template)
+        return template.program(numbers) or None
 
     def met(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
         """`program`, for a graph that is new: it counts as a member though it may not be planned."""
-        with self.lock:
-            if not self.templates and self.members < MIN_MEMBERS:
-                self._count(numbers)
-                return None
+        if self.members < MANY_MEMBERS:
+            self._count(numbers)
+            return None
         return self.program(graph, numbers, plan)
 
     def _count(self, numbers: Numbers) -> set[int]:
@@ -146,15 +144,17 @@ class Family:
         return differing
 
 
-class Templates:
-    """The families of a process, and how often no template could be made, by reason: such graphs are planned alone."""
+class Templates(threading.local):
+    """The families that a thread has met, and how often no template could be made, by reason: such graphs are planned alone.
+
+    Which of them are interpreted depends on what was met before: no thread is to change another one's bits.
+    """
 
     def __init__(self) -> None:
         self.families: OrderedDict[tuple, Family] = OrderedDict()
         self.failures: Counter[str] = Counter()
         self.used = 0
         self.ready: dict[Graph, Program] = {}  # made for graphs that are about to be compiled
-        self.lock = threading.Lock()
 
     def _family(self, graph: Graph) -> tuple[Family | None, Numbers]:
         """The family of the graph, None when it is the first one or has none, and its numbers."""
@@ -162,14 +162,13 @@ class Templates:
             key, numbers = skeleton(graph)
         except Unfit:
             return None, []
-        with self.lock:
-            family = self.families.get(key)
-            if family is None:
-                self.families[key] = Family(numbers)
-                if len(self.families) > MAX_FAMILIES:
-                    self.families.popitem(last=False)
-            else:
-                self.families.move_to_end(key)
+        family = self.families.get(key)
+        if family is None:
+            self.families[key] = Family(numbers)
+            if len(self.families) > MAX_FAMILIES:
+                self.families.popitem(last=False)
+        else:
+            self.families.move_to_end(key)
         return family, numbers
 
     def met(self, graph: Graph, plan: Callable[[Graph], Program]) -> bool:

@@ -1,4 +1,4 @@
-"""The engine: turns a recorded trace into results. First sighting: the numpy interpreter. Second, or the third size: machine code.
+"""The engine: turns a recorded trace into results. First sighting: the numpy interpreter. Second, or the fifth size: machine code.
 
 The tier is chosen by counting sightings, never by time, so a seeded run always gives the same bits.
 """

@@ -40,7 +40,10 @@ def train(seed: int, compiled: bool, steps: int = 6) -> list[float]:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_threads_record_and_compile_at_once(compiled):
-    expected = {seed: train(seed, compiled) for seed in range(8)}
+    expected = {}
+    for seed in range(8):
+        torch.compiler.reset()  # the fifth width would not be interpreted, whose sums are numpy's
+        expected[seed] = train(seed, compiled)
     torch.compiler.reset()
     found: dict[int, list[float]] = {}
     failures: list[BaseException] = []
