@@ -218,7 +218,9 @@ def _shifted(name: str, input: Tensor, dim: Any, by: Any) -> Tensor:
     shape = tensor_argument(name, input)._data.type.shape
     given = range(len(shape)) if dim is None else (dim,) if isinstance(dim, int) else dim
     dims = tuple([normalize_dim(name, d, len(shape)) for d in given])
-    if not dims or not shape:
+    if dims and not shape:
+        raise IndexError(f"{name}: Dimension specified as {dims[0]} but tensor has no dimensions")
+    if not dims:
         raise RuntimeError(f"{name}: `shifts` required, but there are no axes to shift: shape {list(shape)}, dim {dim}")
     return roll(input, tuple([by(shape[d]) for d in dims]), dims)
 
