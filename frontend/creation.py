@@ -558,7 +558,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
         dtype = dtype or next(x._data.type.dtype for x in (mean, std) if isinstance(x, Tensor))
     if not isinstance(std, Tensor) and std < 0:
         raise RuntimeError(f"normal expects std >= 0.0, but found std {std}")
-    z = randn(*_shape((tuple(size),)), generator=generator, dtype=dtype, device=device)
+    z = randn(_shape((tuple(size),)), generator=generator, dtype=dtype, device=device)
     table = op_table.TABLE
     return _finish(apply(table["add"], (apply(table["mul"], (z, std)), mean)), requires_grad)
 

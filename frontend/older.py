@@ -197,7 +197,7 @@ def histogram(input: Tensor, bins: Any = 100, *, range: tuple[float, float] | No
     _check_bins("histogram", input, 1, range, weight)
     if isinstance(bins, Tensor):
         found = histogramdd(input.reshape(-1, 1), (bins,), weight=None if weight is None else weight.reshape(-1), density=density)
-        return Histogram(found.hist, bins)
+        return Histogram(found.hist, bins.clone())
     if not isinstance(bins, int):
         raise misfit("histogram", "bins", 2, "int or Tensor", bins)
     weights = None if weight is None else weight.detach().numpy()
