@@ -41,8 +41,9 @@ def _values(tensors: Sequence[Tensor]) -> list[Data] | None:
 
 
 def joined(tensors: Sequence[Tensor], dim: int, new_axis: bool) -> Tensor | None:
-    """`cat`, or with `new_axis` `stack`, of tensors that fit; None when they are to be recorded."""
-    datas = _values(tensors) if len(tensors) >= MANY else None
+    """`cat`, or with `new_axis` `stack`, of at least `MANY` tensors along the axis `dim` (not negative). None when they are to be recorded,
+    also because they do not fit one another: recording words the error."""
+    datas = _values(tensors)
     if datas is None:
         return None
     shape = datas[0].type.shape

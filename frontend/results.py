@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.arguments import Usual, refuse_misfits
+from treadle.arguments import guarded
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, DType, float32
 from treadle.ir.ops.common import HALVES
@@ -134,27 +134,11 @@ def with_scaled(op: op_table.Op, first: Any, other: Any, alpha: Any) -> Tensor:
 
 def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which makes new tensors, with PyTorch's `out=` to put them into."""
-    name, usual = function.__name__, Usual(function)
-    positions, named = usual.by_position, usual.by_name
+    name, call = function.__name__, guarded(function)
 
     @wraps(function)
     def wrapper(*args: Any, out: Any = None, **kwargs: Any) -> Any:
-        count = len(args)
-        for i, classes in positions:
-            if i >= count:
-                break
-            if args[i].__class__ not in classes:
-                usual.refuse(args, kwargs)
-                break
-        for key in kwargs:
-            if key in named and kwargs[key].__class__ not in named[key]:
-                usual.refuse(args, kwargs)
-                break
-        try:
-            result = function(*args, **kwargs) if kwargs else function(*args)
-        except Exception as error:
-            refuse_misfits(function, args, kwargs, error)
-            raise
+        result = call(*args, **kwargs) if kwargs else call(*args)
         return result if out is None else into(out, result, name, (*args, *kwargs.values()))
     return wrapper
 
@@ -162,8 +146,7 @@ def with_out(function: Callable[..., Any]) -> Callable[..., Any]:
 def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
     """Accept numpy's `axis` and `keepdims` for `dim` and `keepdim`, as PyTorch does; and `out=` where the function has none itself."""
     name, code = function.__name__, function.__code__
-    has_out, usual = "out" in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount], Usual(function)
-    positions, named = usual.by_position, usual.by_name
+    has_out, call = "out" in code.co_varnames[:code.co_argcount + code.co_kwonlyargcount], guarded(function)
 
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -175,21 +158,6 @@ def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
                 kwargs["keepdim"] = kwargs.pop("keepdims")
             if not has_out and "out" in kwargs:
                 out = kwargs.pop("out")
-        count = len(args)
-        for i, classes in positions:
-            if i >= count:
-                break
-            if args[i].__class__ not in classes:
-                usual.refuse(args, kwargs)
-                break
-        for key in kwargs:
-            if key in named and kwargs[key].__class__ not in named[key]:
-                usual.refuse(args, kwargs)
-                break
-        try:
-            result = function(*args, **kwargs) if kwargs else function(*args)
-        except Exception as error:
-            refuse_misfits(function, args, kwargs, error)
-            raise
+        result = call(*args, **kwargs) if kwargs else call(*args)
         return result if out is None else into(out, result, name, (*args, *kwargs.values()))
     return wrapper

@@ -154,7 +154,7 @@ class Templates(threading.local):
         self.families: OrderedDict[tuple, Family] = OrderedDict()
         self.failures: Counter[str] = Counter()
         self.used = 0
-        self.ready: dict[Graph, Program] = {}  # made for graphs that are about to be compiled
+        self.ready: dict[Graph, Program] = {}  # made for the graph that is about to be compiled
 
     def _family(self, graph: Graph) -> tuple[Family | None, Numbers]:
         """The family of the graph, None when it is the first one or has none, and its numbers."""
@@ -176,7 +176,7 @@ class Templates(threading.local):
         family, numbers = self._family(graph)
         program = None if family is None else self._made(family, lambda: family.met(graph, numbers, plan))
         if program is not None:
-            self.ready[graph] = program
+            self.ready = {graph: program}
         return program is not None
 
     def program(self, graph: Graph, plan: Callable[[Graph], Program]) -> Program | None:

@@ -141,7 +141,7 @@ def compile_at(run: int) -> None:
 
 
 MANY_DRAWS = 1 << 17
-MANY_OPS = 16
+MANY_OPS = 16  # the results of fewer come sooner from numpy than a program from a template
 MUCH = 32 << 20  # bytes of temporaries after which an interpreted run gives the heap back
 WAIT_SECONDS = 20e-6  # between two looks at what another thread computes
 CHECK = check.mode()
@@ -159,8 +159,8 @@ def draws_much(graph: Graph) -> bool:
 
 
 def one_of_many(graph: Graph) -> bool:
-    """Whether graphs that differ from it in sizes alone were met before: its program then comes from a template sooner than from numpy
-    the results of so many ops."""
+    """Whether several graphs that differ from it in sizes alone were met before: a template then has its program, which is worth more than
+    numpy's results when the ops are many."""
     return len(graph.nodes) >= MANY_OPS and TEMPLATES.met(graph, _steps)
 
 
