@@ -76,15 +76,17 @@ class Plan:
         compiled = self.compiled
         if compiled is None:
             compiled = self.prepare()
-            if self.launch_values is not None and self.launch_values(values, list(scalars)) is not None:
+            if not spent and self.launch_values is not None and self.launch_values(values, list(scalars)) is not None:
                 counters["compiled_runs"] += 1
                 return
         if compiled is False:
             counters["interpreted"] += 1
             self.interpret(values, scalars, () if CHECK else {*self.dead, *[i for i, s in enumerate(self.inputs) if s in spent]})
             return
-        buffers = [values[slot].buffer for slot in self.inputs]
         counters["compiled_runs"] += 1
+        if spent and not CHECK and self._run_over(values, scalars, spent):
+            return
+        buffers = [values[slot].buffer for slot in self.inputs]
         results = None if self.launch is None else self.launch(*buffers, *scalars)
         if results is None:
             results = compiled.run(buffers, scalars)
@@ -99,6 +101,20 @@ class Plan:
             data = values[slot]
             data.buffer = buffer
             data.trace = None
+
+    def _run_over(self, values: list[Data], scalars: Sequence[float | int | bool], spent: Collection[int]) -> bool:
+        """Run a compiled plan whose results may be written over inputs in the slots `spent`; False where that cannot be."""
+        compiled = self.compiled
+        if compiled.binding is None:
+            return False
+        free = sorted({i for i, slot in enumerate(self.inputs) if slot in spent}.union(self.dead))
+        # As many references as there are now, and no more: the caller knows whose they are.
+        held = {i: sys.getrefcount(values[self.inputs[i]]) - 1 for i in free}
+        if compiled.binding.launch_over(compiled.donors(free), held)(values, list(scalars)) is None:
+            return False
+        for slot in spent:
+            values[slot].buffer = None
+        return True
 
     def interpret(self, values: list[Data], scalars: Sequence[float | int | bool], dead: Collection[int]) -> None:
         """Compute the wanted values on numpy; the inputs at the positions `dead` are given up as they are used."""
@@ -261,7 +277,7 @@ def flush(reason: str, spent: Collection[int] = ()) -> Plan | None:
             state.trace.limit = plan.limit
         trace.running = state
         launch = plan.launch_values
-        if launch is None or launch(values, trace.scalars) is None:
+        if spent or launch is None or launch(values, trace.scalars) is None:
             plan.run(values, trace.scalars, spent)
         else:
             counters["compiled_runs"] += 1

@@ -328,7 +328,11 @@ class Binding:
         """
         self._point(layout.INPUT_SLOTS, inputs)
         self._point(layout.OUTPUT_SLOTS, outputs)
-        made: Callable[[list[Data], list[Any]], bool | None] = self._builtin(self.found.launch_values, [(d, 1) for d in donors])
+        return self.launch_over(donors, {})
+
+    def launch_over(self, donors: list[int], held: dict[int, int]) -> Callable[[list[Data], list[Any]], bool | None]:
+        """`launch_values` with the places it was last given, and donors to which so many references are the call's own (1 by default)."""
+        made: Callable[[list[Data], list[Any]], bool | None] = self._builtin(self.found.launch_values, [(d, held.get(d, 1)) for d in donors])
         return made
 
     def launch_data(self, donors: list[int], holders: dict[int, int]) -> Callable[..., tuple[memory.Buffer, ...] | None]:
