@@ -133,6 +133,8 @@ class Plan:
                 return False
             if self.compiled is None:
                 self.compiled = COMPILE(self.graph)
+                if getattr(self.compiled, "arena", 0) > MUCH:
+                    memory.trim_heap()  # the compiler's own temporaries
                 if not CHECK and self.compiled is not False:
                     know_pool()
                     self.launch = self.compiled.launch
@@ -158,7 +160,7 @@ def compile_at(run: int) -> None:
 
 MANY_DRAWS = 1 << 17
 MANY_OPS = 16  # the results of fewer come sooner from numpy than a program from a template
-MUCH = 32 << 20  # bytes of temporaries after which an interpreted run gives the heap back
+MUCH = 32 << 20  # bytes of temporaries of a plan, before or after which the heap is given back
 WAIT_SECONDS = 20e-6  # between two looks at what another thread computes
 CHECK = check.mode()
 recorder.every_line = bool(CHECK)

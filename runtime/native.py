@@ -332,7 +332,8 @@ class Binding:
 
     def launch_over(self, donors: list[int], held: dict[int, int]) -> Callable[[list[Data], list[Any]], bool | None]:
         """`launch_values` with the places it was last given, and donors to which so many references are the call's own (1 by default)."""
-        made: Callable[[list[Data], list[Any]], bool | None] = self._builtin(self.found.launch_values, [(d, held.get(d, 1)) for d in donors])
+        rows = [(d, held.get(d, 1)) for d in donors]
+        made: Callable[[list[Data], list[Any]], bool | None] = self._builtin(self.found.launch_values, rows)
         return made
 
     def launch_data(self, donors: list[int], holders: dict[int, int]) -> Callable[..., tuple[memory.Buffer, ...] | None]:

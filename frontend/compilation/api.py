@@ -10,7 +10,7 @@ from typing import Any
 from treadle.compilation import watch
 from treadle.compilation.backward import Joint, on_tape, record_backward
 from treadle.compilation.capture import Capture, locate_arguments, scrub
-from treadle.compilation.donation import overwritten
+from treadle.compilation.donation import free_gradients, overwritten
 from treadle.compilation.generated import MISS
 from treadle.compilation.replay import Refused, Replay, make_replay
 from treadle.compilation.shortcut import EMPTY, install
@@ -136,6 +136,7 @@ class CompiledFunction:
         scalars = list(trace.scalars)
         trace.scalars[:] = [x.number if hasattr(x, "number") else x for x in scalars]
         spent = overwritten(capture, trace)
+        free_gradients(capture, trace)
         leaves, values = dict(trace.leaves), trace.values
         plan = engine.flush("compiled call", spent)
         try:

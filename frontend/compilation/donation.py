@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -34,6 +35,17 @@ def overwritten(capture: Any, trace: Trace) -> set[int]:
         if slot is not None and seen.tensor._data is not seen.data and sys.getrefcount(seen.data) == held[id(seen.data)] + 2 + _OWN:
             found.add(slot)
     return found
+
+
+def free_gradients(capture: Any, trace: Trace) -> None:
+    """Old gradients that a captured call replaced and did not read make room before what it recorded runs."""
+    for seen in capture.seen.values():
+        old = None if seen.grad is None or seen.tensor._grad is seen.grad else capture.seen.get(id(seen.grad))
+        if old is None or old.data in trace.leaves or old.data.trace is not None or weakref.getweakrefcount(seen.grad):
+            continue
+        # The capture keeps the tensor, has it as what was seen, and as somebody's gradient; the value is the tensor's, and was seen.
+        if sys.getrefcount(seen.grad) == 3 + _OWN and sys.getrefcount(old.data) == 2 + _OWN:
+            old.data.buffer = None
 
 
 def dead_inputs(w: Any, plan: Any, leaves: dict[Data, int], tail: list[str]) -> dict[int, int]:
