@@ -29,9 +29,14 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
+class NoTensor(TypeError, AttributeError):
+    """Something else in a tensor's place: a TypeError, but those functions that PyTorch has in Python come upon what it lacks."""
+
+
 def misfit(name: str, argument: str, position: int, wanted: str, value: Any) -> TypeError:
     """PyTorch's error for an argument of the wrong type."""
-    return TypeError(f"{name}(): argument '{argument}' (position {position}) must be {wanted}, not {type(value).__name__}")
+    kind = NoTensor if wanted.startswith("Tensor") and not isinstance(value, Tensor) else TypeError
+    return kind(f"{name}(): argument '{argument}' (position {position}) must be {wanted}, not {type(value).__name__}")
 
 
 def sizes(name: str, shape: tuple[Any, ...], size: Any) -> tuple[Any, ...]:

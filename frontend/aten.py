@@ -52,6 +52,8 @@ def native_batch_norm(input: Tensor, weight: Tensor | None, bias: Tensor | None,
     """(batch_norm, mean, 1 / standard deviation), of which the last two are empty unless training."""
     if training and not input.numel():
         raise RuntimeError(f"native_batch_norm: input tensor must have at least one element, but got input_sizes = {list(input.shape)}")
+    if running_mean is not None and running_var is not None and running_mean.dtype is not running_var.dtype:
+        raise RuntimeError(f"native_batch_norm: expected running_var of dtype {running_mean.dtype}, but found {running_var.dtype}")
     out = treadle.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if not training:
         return out, input.new_empty(0), input.new_empty(0)
@@ -103,8 +105,16 @@ def _wide(name: str, *tensors: Tensor) -> list[Tensor]:
     return [t.float() if t.dtype in (treadle.float16, treadle.bfloat16) else t for t in tensors]
 
 
+def _alike(name: str, grad: Tensor, output: Tensor) -> None:
+    """RuntimeError unless a gradient has its output's shape and dtype."""
+    if grad.shape != output.shape or grad.dtype is not output.dtype:
+        raise RuntimeError(f"{name}: Expected grad and output to have the same size and dtype, but got {list(grad.shape)} of {grad.dtype} "
+                           f"and {list(output.shape)} of {output.dtype}")
+
+
 def _softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: Any) -> Tensor:
     """The gradient of softmax, from its output."""
+    _alike("_softmax_backward_data", grad_output, output)
     grad_output, output = _wide("softmax_backward", grad_output, output)
     product = grad_output * output
     return (product - output * product.sum(dim, keepdim=True)).to(input_dtype)
@@ -112,6 +122,7 @@ def _softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_
 
 def _log_softmax_backward_data(grad_output: Tensor, output: Tensor, dim: int, input_dtype: Any) -> Tensor:
     """The gradient of log_softmax, from its output."""
+    _alike("_log_softmax_backward_data", grad_output, output)
     grad_output, output = _wide("log_softmax_backward", grad_output, output)
     return (grad_output - output.exp() * grad_output.sum(dim, keepdim=True)).to(input_dtype)
 

@@ -48,8 +48,10 @@ def lu_factor_ex(A: Tensor, *, pivot: bool = True, check_errors: bool = False) -
 
 @with_out
 def lu_factor(A: Tensor, *, pivot: bool = True) -> Any:
-    """(LU, pivots): see `lu_factor_ex`. LinAlgError for a zero on U's diagonal is left to the solver, as in PyTorch."""
-    return linalg_lu_factor(*_factored("lu_factor", A, pivot)[:2])
+    """(LU, pivots): see `lu_factor_ex`. LinAlgError for a zero on U's diagonal, by which a solver would divide."""
+    LU, pivots, info = _factored("lu_factor", A, pivot)
+    _checked("lu_factor", info, "U's diagonal element")
+    return linalg_lu_factor(LU, pivots)
 
 
 def _triangles(lu: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from treadle.arguments import Tensors, direct, misfit
+from treadle.arguments import Choice, Tensors, direct, misfit
 from treadle.emitter import fast_path
 from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
@@ -397,7 +397,7 @@ def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
 
 
 @listed
-def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Choice = "use_mm_for_euclid_dist_if_necessary") -> Tensor:
     """Distances between all rows of x1 (..., P, M) and of x2 (..., R, M): (..., P, R).
 
     The Euclidean distance of more than 25 rows goes through a matrix product, as in PyTorch.

@@ -318,7 +318,7 @@ def softmin(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
 
 
 @numpy_names
-def logsumexp(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+def logsumexp(input: Tensor, dim: Ints, keepdim: bool = False) -> Tensor:
     """log(sum(exp(x))) over axes, without overflow."""
     x = input if input._data.type.dtype.category >= FLOAT else cast(input, dtypes.default_float())
     return apply(TABLE["logsumexp"], (x,), (_dims("logsumexp", dim, x), keepdim))

@@ -79,6 +79,8 @@ def view_dtype(x: Tensor, dtype: Any) -> Tensor:
 
 def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
     """A view where the strides allow it, a copy elsewhere."""
+    if not sizes and shape is None:
+        raise TypeError("reshape() missing 1 required positional argument: 'shape'")
     new = resolve_shape(ints(sizes if shape is None else (shape,)), input._data.type.numel)
     return view(RESHAPE, input, (new,)) if _viewable(input, new) else apply(RESHAPE, (input,), (new,))
 
@@ -158,6 +160,8 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 def permute(input: Tensor, *order: Any, dims: Any = None) -> Tensor:
     """The axes in the order given."""
     ndim = input._data.type.ndim
+    if not order and dims is None:
+        raise TypeError("permute() missing 1 required positional argument: 'dims'")
     order = ints(order if dims is None else (dims,))
     if len(order) != ndim:
         raise RuntimeError(f"permute: number of dimensions in the tensor input does not match the length of the desired ordering of "
@@ -265,14 +269,15 @@ def broadcast_shapes(*shapes: Any) -> Size:
     """The common shape under broadcasting."""
     from treadle.ir.types import broadcast_shapes as common
     sizes: list[Any] = [(s,) if isinstance(s, int) else s for s in shapes if s is not None]
-    for s in sizes:
+    for i, s in enumerate(sizes):
         if not isinstance(s, tuple | list | str):
             raise RuntimeError(f"broadcast_shapes: Input shapes should be of type ints, a tuple of ints, or a list of ints, got {s!r}")
         for n in s:
             if not hasattr(n, "__index__"):
-                raise TypeError(f"broadcast_shapes: sizes have to be ints, got {n!r} in {s!r}")
+                raise (RuntimeError if i else TypeError)(f"broadcast_shapes: sizes have to be ints, got {n!r} in {s!r}")
             if index(n) < 0:
-                raise ValueError(f"broadcast_shapes: Attempting to broadcast a dimension with negative length, {n} in {s!r}")
+                kind = RuntimeError if i else ValueError
+                raise kind(f"broadcast_shapes: Attempting to broadcast a dimension with negative length, {n} in {s!r}")
     return Size(common("broadcast_shapes", *map(tuple, sizes))) if sizes else Size(())
 
 
@@ -564,7 +569,11 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out
         xs = [x for x in xs if x._data.type.shape != (0,)]
     if not xs[0]._data.type.shape:
         raise RuntimeError("zero-dimensional tensor (at position 0) cannot be concatenated")
-    dim = normalize_dim("cat", dim if axis is None else axis, xs[0]._data.type.ndim)
+    dim = dim if axis is None else axis
+    if any(x._data.type.shape != (0,) for x in xs):
+        dim = normalize_dim("cat", dim, xs[0]._data.type.ndim)
+    elif isinstance(dim, int):
+        dim = 0  # vectors of nothing, which have any axis
     found = joined(xs, dim, False) if len(xs) >= MANY else None
     return into(out, apply(CAT, xs, (dim,)) if found is None else found, "cat", (tensors,))
 

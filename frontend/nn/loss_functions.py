@@ -125,6 +125,8 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
     reduction = reduction_name(size_average, reduce, reduction)
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
+    if not input.dim() and target.dim():
+        raise IndexError("cross_entropy: Dimension out of range: input is a number, where classes are expected")
     weights = () if weight is None else (weight,)
     if target.shape == input.shape and target.is_floating_point():
         if ignore_index >= 0:
@@ -181,6 +183,8 @@ def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, redu
 def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full: bool = False, size_average: bool | None = None,
                      eps: float = 1e-8, reduce: bool | None = None, reduction: Choice = "mean") -> Tensor:
     """Poisson negative log likelihood; `full` adds Stirling's approximation of log(target!)."""
+    if target.dtype is treadle.bool and full:
+        raise RuntimeError("poisson_nll_loss: subtraction, the `-` operator, with a bool tensor is not supported")
     loss = input.exp() - target * input if log_input else input - target * (input + eps).log()
     if full:
         many = treadle.where(target > 1, target, 1.0)

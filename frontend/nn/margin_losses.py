@@ -140,7 +140,8 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequenc
     need_float("ctc_loss", log_probs._data.type)
     batched = log_probs.dim() == 3
     if log_probs.dim() not in (2, 3):
-        raise RuntimeError(f"ctc_loss: expected log_probs of 2 or 3 dimensions, got {log_probs.dim()}")
+        kind = RuntimeError if log_probs.dim() else IndexError
+        raise kind(f"ctc_loss: expected log_probs of 2 or 3 dimensions, got {log_probs.dim()}")
     scores = log_probs if batched else log_probs.unsqueeze(1)
     steps, n, classes = scores.shape
     lengths, known = _lengths(input_lengths, scores.device)

@@ -115,6 +115,8 @@ def grid_sample(input: Tensor, grid: Tensor, mode: Choice = "bilinear", padding_
     if padding_mode not in ("zeros", "border", "reflection"):
         raise ValueError(f"nn.functional.grid_sample(): expected padding_mode to be 'zeros', 'border', or 'reflection', but got: "
                          f"'{padding_mode}'")
+    if not input.dim() or not grid.dim():
+        raise IndexError("grid_sample: Dimension specified as 0 but tensor has no dimensions")
     return ops.grid_sample(input, grid, mode=mode, padding=padding_mode, align=bool(align_corners))
 
 
