@@ -1,6 +1,7 @@
 """The op table against PyTorch: values and gradients of composites, losses, indexing, scans, updates and recurrent layers."""
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from op_cases import gradient_graph
 
+import treadle
 from treadle.ir import dtypes
 from treadle.ir.builder import Builder
 from treadle.ir.graph import Graph
@@ -191,6 +193,15 @@ def test_cross_entropy(torch: Any, reduction: str, smoothing: float) -> None:
     compare(torch, "nll_loss", (draw(4, 5), labels), (reduction, -100), lambda x, t: F.nll_loss(x, t, reduction=reduction))
     compare(torch, "nll_loss", (draw(4, 5), labels, w), (reduction, -100), lambda x, t,
             c: F.nll_loss(x, t, c.detach(), reduction=reduction))
+
+
+def test_cross_entropy_of_probabilities_has_the_widest_type(torch: Any) -> None:
+    kinds = ("float32", "float64", "float16", "bfloat16")
+    for x, t, w in itertools.product(kinds, kinds, kinds):
+        want, got = (m.nn.functional.cross_entropy(m.ones(2, 3, dtype=getattr(m, x)), m.full((2, 3), 0.25, dtype=getattr(m, t)),
+                                                   m.tensor([0.5, 1.0, 2.0], dtype=getattr(m, w))) for m in (torch, treadle))
+        assert str(got.dtype).split(".")[1] == str(want.dtype).split(".")[1], (x, t, w)
+        assert got.item() == pytest.approx(want.item(), rel=2e-2)
 
 
 def test_masked_logits_have_finite_loss(torch: Any) -> None:

@@ -131,6 +131,8 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
     if target.shape == input.shape and target.is_floating_point():
         if ignore_index >= 0:
             raise RuntimeError(f"ignore_index is not supported for floating point target: {ignore_index}")
+        if weight is not None:
+            target = target.to(treadle.promote_types(target.dtype, weight.dtype))
         return ops.cross_entropy_prob(input, target, label_smoothing, *weights, reduction=reduction)
     return ops.cross_entropy(input, _of_one(input, target), label_smoothing, *weights, reduction=reduction, ignore_index=ignore_index)
 
