@@ -4,12 +4,13 @@ The tier is chosen by counting sightings, never by time, so a seeded run always 
 """
 from __future__ import annotations
 
+import contextlib
 import gc
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import treadle.ir.ops  # noqa: F401  (declares the op table)
@@ -127,7 +128,7 @@ class Plan:
 
     def prepare(self) -> Any:
         """False for the interpreter, else the compiled form."""
-        with compiling(), self.lock:
+        with compiling(), self.lock, uncollected():
             self.runs += 1
             if self.runs < COMPILE_AT and not (elsewhere(self.graph) or draws_much(self.graph) or one_of_many(self.graph)):
                 return False
@@ -142,6 +143,18 @@ class Plan:
                     self.launch_values = None if binding is None else binding.launch_values(self.inputs, self.outputs,
                                                                                            self.compiled.donors(self.dead))
             return self.compiled
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Planning makes many objects and no garbage: collections would only walk them, again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def know_pool() -> None:
@@ -193,14 +206,8 @@ def COMPILE(graph: Graph) -> Any:
     compiler: Callable[[Graph], Any] = compile_graph
     if elsewhere(graph):
         from treadle.runtime.placement import PlacedPlan as compiler
-    collects = gc.isenabled()
-    gc.disable()  # planning makes many objects and no garbage: collections would only walk them, again and again
-    try:
-        with timing.span("compile", "compile a plan", graph):
-            return compiler(graph)
-    finally:
-        if collects:
-            gc.enable()
+    with timing.span("compile", "compile a plan", graph):
+        return compiler(graph)
 
 
 def _references(values: list[Data], baseline: int) -> bytes:
@@ -319,7 +326,8 @@ def _tell(reason: str, at: Step, plan: Plan) -> None:
 
 def _new_plan(at: Step, trace: Trace, values: list[Data], live: bytes, reason: str) -> Plan:
     """The plan of a trace for those of its values that somebody still wants."""
-    plan = Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace])
+    with uncollected():
+        plan = Plan(at, [i for i, d in enumerate(values) if live[i] and d.trace is trace])
     plan.used = recorder.counters["ops_recorded"]
     plan.dead = [i for i, slot in enumerate(plan.inputs) if not live[slot]]
     if reason is recorder.TOO_LONG:
