@@ -12,6 +12,7 @@ import treadle
 from treadle import nn
 from treadle.nn import functional as F
 from treadle.nn.utils import rnn
+from treadle.runtime import recorder
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((4, 5))
@@ -243,3 +244,16 @@ def test_sizes_of_variance_and_of_nothing() -> None:
     norm = nn.BatchNorm1d(3)
     assert norm(treadle.ones(0, 3, 2)).shape == (0, 3, 2)
     assert norm.running_mean.tolist() == [0.0] * 3 and norm.running_var.tolist() == [1.0] * 3  # nothing learnt from nothing
+
+
+def test_ctc_loss_is_as_many_ops_for_any_length() -> None:
+    def count(steps: int) -> int:
+        treadle.cpu.synchronize()
+        before = recorder.counters["ops_recorded"]
+        scores = treadle.zeros(steps, 2, 5).requires_grad_()
+        lengths = treadle.full((2,), steps, dtype=treadle.int64)
+        F.ctc_loss(scores.log_softmax(-1), treadle.tensor([[1, 2], [3, 3]]), lengths, treadle.tensor([2, 2])).backward()
+        assert scores.grad.isfinite().all()
+        return recorder.counters["ops_recorded"] - before
+    count(7)
+    assert count(20) == count(40)

@@ -1,17 +1,23 @@
 """Margin and multi-label losses, and connectionist temporal classification."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import treadle
 from treadle import ops
 from treadle.arguments import Choice
-from treadle.ir.dtypes import BOOL, FLOAT
+from treadle.ir import dtypes
+from treadle.ir.builder import Builder
+from treadle.ir.dtypes import BOOL, FLOAT, DType
+from treadle.ir.graph import Graph
+from treadle.ir.op import TABLE
 from treadle.ir.ops.common import need_float
+from treadle.ir.types import tensor_type
 from treadle.modes import listed
 from treadle.nn.loss_functions import _reduced, check_reduction, reduction_name
-from treadle.tensor import Tensor, is_batched
+from treadle.tensor import Tensor, apply, is_batched
 
 _NEVER = -1e30  # stands for log(0): sums of it stay finite, so that gradients have no NaN
 
@@ -165,6 +171,21 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequenc
     return _reduced(loss, None, None, reduction)
 
 
+@functools.lru_cache(maxsize=256)
+def _forward_step(shape: tuple[int, int], dtype: DType, device: str) -> Graph:
+    """(alpha (N, W), the step's scores (N, W), whether it is taken (N, 1), where a blank may be skipped (N, W)) -> the next alpha."""
+    n, width = shape
+    b = Builder(Graph("ctc_step"))
+    row = tensor_type(shape, dtype, device=device)
+    alpha, emitted = b.input(row), b.input(row)
+    active, skips = (b.input(tensor_type((n, w), dtypes.bool_, device=device)) for w in (1, width))
+    moved = b.pad(alpha, _NEVER, low=(0, 2), high=(0, 0))
+    one, two = (b.slice(moved, (0, 2 - k), (n, width + 2 - k), (1, 1)) for k in (1, 2))
+    before = b.logaddexp(b.logaddexp(alpha, one), b.where(skips, two, _NEVER))
+    b.graph.outputs = [b.where(active, b.clamp_min(b.add(before, emitted), _NEVER), alpha)]
+    return b.graph
+
+
 def _alignments(scores: Tensor, labels: Tensor, ends: Tensor, last: Tensor, steps: int, blank: int) -> Tensor:
     """-log p (N) from the forward variables over the labels with blanks between them (N, 2 S + 1).
 
@@ -178,15 +199,14 @@ def _alignments(scores: Tensor, labels: Tensor, ends: Tensor, last: Tensor, step
     width = 2 * s + 1
     emitted = scores.gather(2, states.unsqueeze(0).expand(scores.size(0), n, width))
     place = treadle.arange(width, device=scores.device)
-    hidden = treadle.full((n, 2), _NEVER, dtype=scores.dtype, device=scores.device)
     two_before = treadle.cat([treadle.full((n, 2), blank, dtype=treadle.int64, device=labels.device), states], 1)[:, :width]
     skips = (states != blank) & (states != two_before)
     alpha = treadle.where(place < 2, emitted[0], _NEVER)
-    for t in range(1, steps):
-        moved = treadle.cat([hidden, alpha], 1)
-        before = treadle.logaddexp(alpha, moved[:, 1:width + 1])
-        before = treadle.logaddexp(before, treadle.where(skips, moved[:, :width], _NEVER))
-        alpha = treadle.where(ends > t, (before + emitted[t]).clamp(min=_NEVER), alpha)
+    if steps > 1:
+        active = treadle.arange(1, steps, device=scores.device).reshape(-1, 1, 1) < ends
+        parts = (alpha, emitted[1:steps], active, skips)
+        body = _forward_step((n, width), scores.dtype, scores._data.type.device)
+        alpha = apply(TABLE["scan"], parts, (body, 1, 2, steps - 1, False))
     final = alpha.gather(1, last)
     label = treadle.where(last > 0, alpha.gather(1, (last - 1).clamp(min=0)), _NEVER)
     found = -treadle.logaddexp(final, label).squeeze(1)
