@@ -30,7 +30,7 @@ def warn(message: str) -> None:
 
 
 class NoTensor(TypeError, AttributeError):
-    """Something else in a tensor's place: a TypeError, but those functions that PyTorch has in Python come upon what it lacks."""
+    """Something else in a tensor's place. PyTorch raises TypeError, or AttributeError where its function is Python asking for `size()`."""
 
 
 def misfit(name: str, argument: str, position: int, wanted: str, value: Any) -> TypeError:

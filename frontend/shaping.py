@@ -570,10 +570,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None, out
     if not xs[0]._data.type.shape:
         raise RuntimeError("zero-dimensional tensor (at position 0) cannot be concatenated")
     dim = dim if axis is None else axis
-    if any(x._data.type.shape != (0,) for x in xs):
-        dim = normalize_dim("cat", dim, xs[0]._data.type.ndim)
-    elif isinstance(dim, int):
-        dim = 0  # vectors of nothing, which have any axis
+    nothing = isinstance(dim, int) and all(x._data.type.shape == (0,) for x in xs)  # such vectors have any axis
+    dim = 0 if nothing else normalize_dim("cat", dim, xs[0]._data.type.ndim)
     found = joined(xs, dim, False) if len(xs) >= MANY else None
     return into(out, apply(CAT, xs, (dim,)) if found is None else found, "cat", (tensors,))
 

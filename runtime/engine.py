@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import treadle.ir.ops  # noqa: F401  (declares the op table)
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 counters: Counter[str] = Counter()
 flushes: Counter[str] = Counter()
+NOTHING: Mapping[int, int] = {}
 observers: list[Callable[[Graph], Any]] = []  # called with the graph of every flush (`treadle.inspect`)
 
 
@@ -70,8 +71,8 @@ class Plan:
         """The graph with the lines that recorded it last: traces that are the same share a plan, wherever they come from."""
         return self.graph if self.step is None else dce(build_graph(self.step, self.outputs)[0])
 
-    def run(self, values: list[Data], scalars: Sequence[float | int | bool], spent: Collection[int] = ()) -> None:
-        """Compute the wanted values and put them into `values`. DataError when the data is at fault."""
+    def run(self, values: list[Data], scalars: Sequence[float | int | bool], spent: Mapping[int, int] = NOTHING) -> None:
+        """Compute the wanted values and put them into `values`. DataError when the data is at fault. `spent`: see `flush`."""
         if not self.outputs:
             return
         compiled = self.compiled
@@ -103,15 +104,13 @@ class Plan:
             data.buffer = buffer
             data.trace = None
 
-    def _run_over(self, values: list[Data], scalars: Sequence[float | int | bool], spent: Collection[int]) -> bool:
+    def _run_over(self, values: list[Data], scalars: Sequence[float | int | bool], spent: Mapping[int, int]) -> bool:
         """Run a compiled plan whose results may be written over inputs in the slots `spent`; False where that cannot be."""
         compiled = self.compiled
         if compiled.binding is None:
             return False
-        free = sorted({i for i, slot in enumerate(self.inputs) if slot in spent}.union(self.dead))
-        # As many references as there are now, and no more: the caller knows whose they are.
-        held = {i: sys.getrefcount(values[self.inputs[i]]) - 1 for i in free}
-        if compiled.binding.launch_over(compiled.donors(free), held)(values, list(scalars)) is None:
+        held = {i: spent[slot] for i, slot in enumerate(self.inputs) if slot in spent}
+        if compiled.binding.launch_over(compiled.donors(sorted({*held, *self.dead})), held)(values, list(scalars)) is None:
             return False
         for slot in spent:
             values[slot].buffer = None
@@ -253,10 +252,10 @@ def _leave_to_python(reason: str) -> Any:
 flush_known: Callable[[str], Any] = _first_flush
 
 
-def flush(reason: str, spent: Collection[int] = ()) -> Plan | None:
+def flush(reason: str, spent: Mapping[int, int] = NOTHING) -> Plan | None:
     """Compute everything this thread has recorded and somebody still wants. Returns the plan that was run, if any.
 
-    `spent` are the slots of inputs whose content nobody needs afterwards, though their values are still referred to.
+    `spent` are the slots of inputs whose content nobody needs afterwards, though their values are still referred to: so many times.
     """
     plan: Plan | None = flush_known(reason)
     if plan is not None:

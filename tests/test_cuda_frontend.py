@@ -220,3 +220,15 @@ def test_complex_numbers() -> None:
     np.testing.assert_allclose(w.detach().cpu().numpy(), v.detach().numpy(), rtol=2e-3)
     np.testing.assert_allclose(z.grad.cpu().numpy(), here.grad.numpy(), rtol=2e-3)
     assert treadle.view_as_real(z.detach()).is_cuda and (z.detach().real.sum() * 1j).is_complex()
+
+
+def test_ctc_loss_and_its_gradient() -> None:
+    def run(device: str) -> tuple[float, np.ndarray]:
+        scores = treadle.tensor(numbers(7, 2, 5)).to(device).requires_grad_()
+        labels = treadle.tensor([[1, 2], [3, 3]]).to(device)
+        loss = F.ctc_loss(scores.log_softmax(-1), labels, treadle.tensor([7, 6]), treadle.tensor([2, 2]))
+        loss.backward()
+        return loss.item(), scores.grad.cpu().numpy()
+    (loss, gradient), (expected, other) = run("cuda"), run("cpu")
+    assert loss == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(gradient, other, atol=1e-5)

@@ -25,15 +25,16 @@ def _own_references() -> int:
 _OWN = _own_references()
 
 
-def overwritten(capture: Any, trace: Trace) -> set[int]:
-    """Slots of inputs of a captured call that it wrote over and that nothing but the capture and its trace still refers to."""
+def overwritten(capture: Any, trace: Trace) -> dict[int, int]:
+    """Slots of inputs of a captured call that it wrote over and that nothing but the capture and its trace still refers to, and how many
+    references these are."""
     held = Counter(id(d) for seen in capture.seen.values() for d in (seen.data, seen.storage_data))
-    found = set()
+    found = {}
     for seen in capture.seen.values():
         slot = trace.leaves.get(seen.data)
-        # The trace holds it in its list and in its table.
-        if slot is not None and seen.tensor._data is not seen.data and sys.getrefcount(seen.data) == held[id(seen.data)] + 2 + _OWN:
-            found.add(slot)
+        known = held[id(seen.data)] + 2  # the trace holds it in its list and in its table, of which the caller keeps a copy
+        if slot is not None and seen.tensor._data is not seen.data and sys.getrefcount(seen.data) == known + _OWN:
+            found[slot] = known
     return found
 
 

@@ -126,7 +126,7 @@ def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, s
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"label_smoothing must be between 0.0 and 1.0. Got: {label_smoothing}")
     if not input.dim() and target.dim():
-        raise IndexError("cross_entropy: Dimension out of range: input is a number, where classes are expected")
+        raise IndexError(f"cross_entropy: expected input of 1 or more dimensions for target of shape {list(target.shape)}, got a number")
     weights = () if weight is None else (weight,)
     if target.shape == input.shape and target.is_floating_point():
         if ignore_index >= 0:

@@ -148,6 +148,8 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequenc
     if log_probs.dim() not in (2, 3):
         kind = RuntimeError if log_probs.dim() else IndexError
         raise kind(f"ctc_loss: expected log_probs of 2 or 3 dimensions, got {log_probs.dim()}")
+    if not log_probs.numel():
+        raise RuntimeError(f"ctc_loss: log_probs must not be empty, got shape {list(log_probs.shape)}")
     scores = log_probs if batched else log_probs.unsqueeze(1)
     steps, n, classes = scores.shape
     lengths, known = _lengths(input_lengths, scores.device)
