@@ -8,17 +8,20 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from treadle.ir.dtypes import FLOAT, DType
+from treadle.layout import Size
 from treadle.tensor import Tensor
 
 Tensors = Any  # as an annotation: a tensor, or a sequence of tensors
 Choice = str  # as an annotation: one of a few strings, for any other of which, and whatever else, the function itself raises ValueError
 Order = Any  # that of a norm: a number or a name
 Flag = bool | None  # where None stands for the default
+Omitted: TypeAlias = None  # the default of what may be left out, but not given as None
+Shape = Any  # sizes of `*sizes`, of which a function takes a tuple, and a method numbers too
 
 
 def warn(message: str) -> None:
@@ -79,6 +82,7 @@ _FITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "Flag": ("bool", lambda x: x is None or isinstance(x, bool | np.bool_)),
     "Tensors": ("Tensor or tuple of Tensors", lambda x: _is_tensor(x) or _several(_is_tensor)(x)),
     "Sequence[Tensor | None]": ("tuple of Tensors", _several(lambda x: x is None or _is_tensor(x))),
+    "Omitted": ("", lambda x: False), "Shape": ("tuple of ints", _several(_is_int)),
     "Dim": ("int or tuple of ints", lambda x: x is None or _is_int(x) or _several(_is_int)(x)),
 }
 
@@ -97,7 +101,7 @@ def _wanted(code: types.CodeType, annotations: tuple[tuple[str, str], ...]) -> d
         parts = [wanted] if wanted in _FITS else [part.strip() for part in wanted.split("|")]
         if all([part in _FITS for part in parts]):
             words, checks = zip(*[_FITS[part] for part in parts], strict=True)
-            found[name] = position, " or ".join(words), checks
+            found[name] = position, " or ".join(filter(None, words)), checks
     return found
 
 
@@ -129,7 +133,10 @@ class Usual:
         code = function.__code__
         self.function = function
         self.by_name = {name: classes for name, wanted in function.__annotations__.items() if (classes := _classes(name, wanted))}
-        self.by_position = [(i, self.by_name[name]) for i, name in enumerate(code.co_varnames[:code.co_argcount]) if name in self.by_name]
+        places = list(code.co_varnames[:code.co_argcount])
+        if code.co_flags & inspect.CO_VARARGS:
+            places.append(code.co_varnames[code.co_argcount + code.co_kwonlyargcount])
+        self.by_position = [(i, self.by_name[name]) for i, name in enumerate(places) if name in self.by_name]
 
     def refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """TypeError for an argument that is not of the annotated type."""
@@ -141,7 +148,7 @@ _TENSORS: set[type] = {Tensor}
 _USUAL: dict[str, set[type]] = {
     "Tensor": _TENSORS, "None": {type(None)}, "int": {int}, "float": {float, int}, "bool": {bool}, "Flag": {bool, type(None)}, "str": {str},
     "Order": {float, int, str}, "DType": {DType}, "Sequence[int]": {tuple, list}, "Sequence[Tensor]": {tuple, list},
-    "Ints": {int, tuple, list}, "Sizes": {int, tuple, list}}
+    "Ints": {int, tuple, list}, "Sizes": {int, tuple, list}, "Omitted": set(), "Shape": {tuple, list, Size}}
 
 
 def _classes(name: str, wanted: str) -> set[type] | None:
@@ -197,9 +204,9 @@ def guard(namespace: dict[str, Any], names: list[str]) -> None:
 
 
 def guarded_method(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function as a method: `self` is a tensor, so it is guarded only when it takes others."""
-    others = list(function.__annotations__.items())[1:]
-    return guarded(function) if _guardable(function) and any([name != "return" and "Tensor" in a for name, a in others]) else function
+    """A function as a method: `self` is a tensor, so it is guarded only when it takes others, or what may be left out but not None."""
+    others = [wanted for name, wanted in list(function.__annotations__.items())[1:] if name != "return"]
+    return guarded(function) if _guardable(function) and any(["Tensor" in a or "Omitted" in a for a in others]) else function
 
 
 def of_tensors(name: str, fast: Callable[..., Any], both: bool) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from treadle.arguments import misfit
 from treadle.functions import TABLE, cast, tensor_argument
 from treadle.gathering import from_host, host_array, take_along_dim
 from treadle.ir import dtypes
-from treadle.ir.dtypes import INT
+from treadle.ir.dtypes import BOOL, INT
 from treadle.ir.ops.common import need_real, not_implemented
 from treadle.ir.types import normalize_dim
 from treadle.per_example import for_each_example
@@ -123,6 +123,8 @@ def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, inve
     for name, x in (("elements", elements), ("test_elements", test_elements)):
         if not isinstance(x, Tensor | int | float | complex | np.number):
             tensor_argument("isin", x, name)
+        if isinstance(x, Tensor) and x._data.type.dtype.category == BOOL:
+            raise RuntimeError(f"Unsupported input type encountered for isin(): {name} is of bool")
     a, b = (host_array(x) if isinstance(x, Tensor) else np.asarray(x) for x in (elements, test_elements))
     return from_host(np.asarray(np.isin(a, b, invert=invert)), elements if isinstance(elements, Tensor) else test_elements)
 

@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from treadle.arguments import Flag, guarded, misfit, sizes
+from treadle.arguments import Flag, Omitted, guarded, misfit, sizes
 from treadle.device import device_name
 from treadle.functions import as_dtype
 from treadle.ir import dtypes
@@ -431,7 +431,7 @@ def _between(function: Any, start: Any, end: Any, steps: int, dtype: Any, **opti
 
 
 @_creating
-def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False) -> Tensor:
+def eye(n: int, m: int | Omitted = None, *, dtype: DType | None = None, device: Any = None, requires_grad: Flag = False) -> Tensor:
     """Ones on the diagonal of an (n, m) matrix, zeros elsewhere; m defaults to n."""
     for name, size in (("n", n), ("m", m)):
         if size is not None and size < 0:

@@ -104,7 +104,8 @@ def lu_solve(LU: Tensor, pivots: Tensor, B: Tensor, *, left: bool = True, adjoin
     if pivots._data.type.dtype.name != "int32":
         raise RuntimeError("linalg.lu_solve: pivots should be a Tensor of scalar type int32")
     if pivots._data.type.shape != LU._data.type.shape[:-1]:
-        raise RuntimeError(f"linalg.lu_solve: Number of pivots per batch should be same as the dimension of the matrix, got pivots "
+        kind = RuntimeError if pivots._data.type.ndim else IndexError
+        raise kind(f"linalg.lu_solve: Number of pivots per batch should be same as the dimension of the matrix, got pivots "
                            f"{list(pivots.shape)} for LU {list(LU.shape)}")
     if not left:
         return lu_solve(LU, pivots, B.mH, adjoint=not adjoint).mH
@@ -122,7 +123,7 @@ def older_lu_solve(b: Tensor, LU_data: Tensor, LU_pivots: Tensor, *, out: Tensor
 
 
 @with_out
-def older_lu(A: Tensor, pivot: bool = True, get_infos: bool = False) -> Any:
+def older_lu(A: Tensor, pivot: bool = True, get_infos: Any = False) -> Any:
     """(LU, pivots), and info when `get_infos`."""
     found = lu_factor_ex(A, pivot=pivot)
     return tuple(found) if get_infos else tuple(found[:2])
@@ -178,7 +179,8 @@ def householder_product(input: Tensor, tau: Tensor) -> Tensor:
     if t.ndim < 2 or t.shape[-2] < t.shape[-1]:
         raise RuntimeError(f"linalg.householder_product: input.shape[-2] must be greater than or equal to input.shape[-1], got {t}")
     if f.ndim != t.ndim - 1 or f.shape[:-1] != t.shape[:-2] or f.shape[-1] > t.shape[-1]:
-        raise RuntimeError(f"linalg.householder_product: Expected batch dimensions and length of tau to fit input, got tau {list(f.shape)} "
+        kind = RuntimeError if f.ndim else IndexError
+        raise kind(f"linalg.householder_product: Expected batch dimensions and length of tau to fit input, got tau {list(f.shape)} "
                            f"for input {list(t.shape)}")
     if t.dtype is not f.dtype:
         raise RuntimeError(f"linalg.householder_product: tau dtype {f.dtype.name} does not match input dtype {t.dtype.name}")

@@ -16,7 +16,7 @@ from treadle.ir import dtypes
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT, INT, DType
 from treadle.ir.op import Kind, Op
-from treadle.ir.ops.common import need_real
+from treadle.ir.ops.common import need_real, refuse_overflow
 from treadle.modes import listed
 from treadle.results import COPY, cast, into, together, with_out, with_scaled
 from treadle.runtime.symbols import SymFloat, SymInt
@@ -486,6 +486,7 @@ def copysign(input: Tensor, other: Any) -> Tensor:
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """input where it exceeds the threshold, `value` elsewhere."""
     if input._data.type.dtype.category == INT:
+        refuse_overflow(value, input._data.type.dtype)
         value = int(value)
     result = where(apply(TABLE["gt"], (input, threshold)), input, value)
     return assign(input, result, "threshold_") if inplace else result

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from treadle.arguments import misfit
+from treadle.arguments import Omitted, misfit
 from treadle.creation import drawn
 from treadle.functions import COPY, DIV, MUL, TABLE, cast, checked, into, tensor_argument, where
 from treadle.indexing import lookup
 from treadle.ir import dtypes
-from treadle.ir.dtypes import FLOAT
+from treadle.ir.dtypes import FLOAT, INT
 from treadle.ir.ops.common import need_real, not_implemented, refuse_overflow
 from treadle.ir.types import broadcast_shapes, normalize_dim
 from treadle.layout import EXPAND, RESHAPE, SLICE
@@ -112,7 +112,7 @@ _REDUCTIONS = {"add": "sum", "multiply": "prod", "sum": "sum", "prod": "prod", "
 
 @with_out
 @_lines
-def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None) -> Tensor:
+def scatter(input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | Omitted = None) -> Tensor:
     """A copy of input with src (a tensor or a number) written at the places that `gather` would read."""
     source = checked("scatter", value if src is None else src, "src", 4)
     if reduce is not None:
@@ -213,6 +213,8 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
         if value._data.type.ndim:
             raise RuntimeError(f"index_fill_ only supports a 0-dimensional value tensor, but got tensor with {value._data.type.ndim} "
                                "dimension(s)")
+        if input._data.type.dtype.category == INT and value._data.type.dtype.category == FLOAT:
+            refuse_overflow(value.item(), input._data.type.dtype)
         nowhere = apply(TABLE["full"], (False,), (input._data.type.shape, dtypes.bool_, input._data.type.device))
         written = index_fill(nowhere, dim, index, True)
         return where(written, cast(value, input._data.type.dtype), input)
@@ -455,7 +457,7 @@ def _check_length(output_size: int | None, length: int) -> None:
 @numpy_names
 def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: int | None = None) -> Tensor:
     """Each entry of an axis (of the flat tensor without `dim`) repeated in place; `repeats` a number or one count an entry."""
-    if repeats is None and dim is not None:
+    if repeats.__class__ is float or (repeats is None and dim is not None):
         raise misfit("repeat_interleave", "repeats", 2, "int or Tensor", repeats)
     if repeats is None:
         counts = _counts(input)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from treadle.arguments import Tensors
+from treadle.arguments import Shape, Tensors
 from treadle.ir import op as op_table
 from treadle.ir.types import normalize_dim
 from treadle.layout import EXPAND, RESHAPE, ints
@@ -66,7 +66,7 @@ def repeat(input: Tensor, *counts: Any, repeats: Any = None) -> Tensor:
     return apply(RESHAPE, (out,), (tuple([r * size for r, size in zip(times, shape, strict=True)]),))
 
 
-def tile(input: Tensor, *counts: Any, dims: Any = None) -> Tensor:
+def tile(input: Tensor, *counts: Shape, dims: Any = None) -> Tensor:
     """As `repeat`, with missing leading counts taken as 1."""
     if not counts and dims is None:
         raise TypeError("tile(): dims are missing")
@@ -74,7 +74,7 @@ def tile(input: Tensor, *counts: Any, dims: Any = None) -> Tensor:
     return repeat(input, (1,) * (input._data.type.ndim - len(times)) + times)
 
 
-def flip(input: Tensor, *axes: Any, dims: Any = None) -> Tensor:
+def flip(input: Tensor, *axes: Shape, dims: Any = None) -> Tensor:
     """The order of elements reversed along axes; a copy."""
     ndim = input._data.type.ndim
     if not axes and not isinstance(dims, tuple | list):

@@ -10,7 +10,7 @@ from treadle.arguments import Choice, Tensors, direct, misfit
 from treadle.emitter import fast_path
 from treadle.functions import ADD, COPY, MUL, POW, SUB, TABLE, WHERE, as_dtype, cast, full_like, into, tensor_argument
 from treadle.ir import dtypes
-from treadle.ir.dtypes import FLOAT, DType
+from treadle.ir.dtypes import BOOL, FLOAT, DType
 from treadle.ir.ops.common import HALVES
 from treadle.ir.types import normalize_dim
 from treadle.joining import meshgrid, roll
@@ -329,7 +329,8 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """The cross product of vectors of three elements along an axis (the first of size 3 unless given)."""
     from treadle.shaping import broadcast_tensors
     if input._data.type.ndim != other._data.type.ndim or input._data.type.dtype is not other._data.type.dtype:
-        raise RuntimeError(f"linalg.cross: inputs must be of one dtype and rank, got {input._data.type} and {other._data.type}")
+        kind = NotImplementedError if input._data.type.dtype.category == BOOL else RuntimeError
+        raise kind(f"linalg.cross: inputs must be of one dtype and rank, got {input._data.type} and {other._data.type}")
     x, y = broadcast_tensors(input, other)
     shape = x._data.type.shape
     if dim is None:
@@ -407,7 +408,8 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Choice = "use_mm
         if t.dtype.category != FLOAT:
             raise RuntimeError(f"cdist only supports floating-point dtypes, {name} got: {t.dtype.title}")
     if a.dtype is not b.dtype or p < 0:
-        raise RuntimeError(f"cdist expects one dtype and p >= 0, but got {a.dtype.title}, {b.dtype.title} and p={p}")
+        kind = NotImplementedError if a.dtype.itemsize == 2 else RuntimeError
+        raise kind(f"cdist expects one dtype and p >= 0, but got {a.dtype.title}, {b.dtype.title} and p={p}")
     if compute_mode not in ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist"):
         raise ValueError(f"{compute_mode} is not a valid value for compute_mode")
     if a.ndim < 2 or b.ndim < 2:

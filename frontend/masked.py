@@ -109,17 +109,17 @@ def mean(input: Tensor, dim: Any = None, *, keepdim: bool = False, dtype: Any = 
     return sum(x, dim, keepdim=keepdim, mask=mask) / _count(x, dim, keepdim, mask, x.dtype)
 
 
-def var(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correction: float | None = None, keepdim: bool = False,
+def var(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correction: Any = None, keepdim: bool = False,
         dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The variance of the elements in the mask."""
-    given = correction if correction is not None else 1 if unbiased or unbiased is None else 0
+    given = float(correction) if correction is not None else 1 if unbiased or unbiased is None else 0
     x = _cast(input, dtype)
     away = x - sum(x, dim, keepdim=True, mask=mask) / _count(x, dim, True, mask, x.dtype)
     count = _count(x, dim, keepdim, mask, to_real(away.dtype)) - given
     return sum(away * away.conj(), dim, keepdim=keepdim, mask=mask) / count.clamp(min=0)
 
 
-def std(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correction: float | None = None, keepdim: bool = False,
+def std(input: Tensor, dim: Any = None, unbiased: bool | None = None, *, correction: Any = None, keepdim: bool = False,
         dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """The standard deviation of the elements in the mask."""
     return var(input, dim, unbiased, correction=correction, keepdim=keepdim, dtype=dtype, mask=mask).sqrt()
@@ -180,6 +180,8 @@ def log_softmax(input: Tensor, dim: Dim, *, dtype: Any = None, mask: Tensor | No
 
 def softmin(input: Tensor, dim: Dim, *, dtype: Any = None, mask: Tensor | None = None) -> Tensor:
     """softmin over the elements in the mask."""
+    if input.dtype is treadle.bool and dtype is None:
+        raise NotImplementedError("masked.softmin(): a bool tensor has no negative")
     return treadle.softmax(_hidden(-_cast(input, dtype), mask), _one(input, dim))
 
 

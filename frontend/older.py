@@ -137,6 +137,8 @@ def gradient(input: Tensor, *, spacing: Any = 1, dim: Dim = None, edge_order: in
     for d in axes:
         if axes.count(d) > 1:
             raise RuntimeError(f"gradient: dim {d} appears multiple times in the list of dims")
+    if spacing is None and isinstance(dim, tuple | list):
+        raise misfit("gradient", "spacing", 2, "a number, or tuple of numbers or Tensors", spacing)
     spacing = 1 if spacing is None else spacing
     steps = [spacing] * len(dims) if isinstance(spacing, int | float) else list(spacing)
     if isinstance(spacing, str) or any(not isinstance(h, int | float | Tensor) for h in steps):

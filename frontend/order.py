@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.arguments import misfit
+from treadle.arguments import Omitted, misfit
 from treadle.functions import ADD, COPY, MUL, SUB, TABLE, cast, tensor_argument, where
 from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT
@@ -55,7 +55,7 @@ def _need_size(name: str, x: Tensor, dim: int) -> None:
 
 
 @numpy_names
-def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+def median(input: Tensor, dim: int | Omitted = None, keepdim: bool = False) -> Any:
     """The lower median: of all elements, or (values, indices) along an axis. NaN when an element is NaN."""
     if input._data.type.dtype.category == BOOL and (dim is not None or input._data.type.numel):
         raise not_implemented("median", input._data.type.dtype, (input._data.type,))
@@ -84,11 +84,12 @@ def _median(x: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
 
 
 @numpy_names
-def nanmedian(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+def nanmedian(input: Tensor, dim: int | Omitted = None, keepdim: bool = False) -> Any:
     """The lower median of the elements that are not NaN."""
     if input._data.type.dtype.category != FLOAT or not input._data.type.numel:
-        found = median(input, dim, keepdim)
-        return found if dim is None else PAIRS["nanmedian"](*found)
+        if dim is None:
+            return median(input)
+        return PAIRS["nanmedian"](*median(input, dim, keepdim))
     x, axis = (flatten(input), 0) if dim is None else (input, normalize_dim("nanmedian", dim, input._data.type.ndim))
     from treadle.gathering import gather
     values, places = _sorted(x, axis)

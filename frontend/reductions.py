@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
+from treadle.arguments import Omitted
 from treadle.emitter import EMITTER
 from treadle.functions import ADD, COPY, DIV, MUL, SUB, TABLE, as_dtype, cast, into, tensor_argument, where
 from treadle.ir import dtypes
@@ -86,7 +87,7 @@ def nansum(input: Tensor, dim: Dim = None, keepdim: bool = False, *, dtype: Any 
 
 
 @numpy_names
-def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def prod(input: Tensor, dim: int | Omitted = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """Product over one axis, or all."""
     dims = _dims("prod", dim, input)
     return apply(PROD, (input,), (dims, keepdim, None if dtype is None else as_dtype(dtype)))
@@ -422,7 +423,7 @@ def _steps(y: Tensor, x: Tensor | None, dx: float, dim: int) -> tuple[Tensor, in
     return apply(MUL, (apply(MUL, (pairs, diff(x, 1, dim))), 0.5)), dim
 
 
-def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: float = 1, dim: int = -1) -> Tensor:
+def trapezoid(y: Tensor, x: Tensor | Omitted = None, *, dx: float = 1, dim: int = -1) -> Tensor:
     """Integral by the trapezoidal rule along an axis."""
     along = normalize_dim("trapezoid", dim, y._data.type.ndim)
     if y._data.type.shape and not y._data.type.shape[along]:
@@ -433,6 +434,6 @@ def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: float = 1, dim: int = -
 trapz = trapezoid
 
 
-def cumulative_trapezoid(y: Tensor, x: Tensor | None = None, *, dx: float = 1, dim: int = -1) -> Tensor:
+def cumulative_trapezoid(y: Tensor, x: Tensor | Omitted = None, *, dx: float = 1, dim: int = -1) -> Tensor:
     """Running integral by the trapezoidal rule."""
     return cumsum(*_steps(y, x, dx, dim))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.arguments import Tensors, direct, misfit, warn
+from treadle.arguments import Omitted, Shape, Tensors, direct, misfit, warn
 from treadle.collecting import MANY, joined
 from treadle.functions import tensor_argument
 from treadle.ir import op as op_table
@@ -77,7 +77,7 @@ def view_dtype(x: Tensor, dtype: Any) -> Tensor:
     return adopt(to_array(x).view(dtype.np).copy(), x)
 
 
-def reshape(input: Tensor, *sizes: Any, shape: Any = None) -> Tensor:
+def reshape(input: Tensor, *sizes: Shape, shape: Any = None) -> Tensor:
     """A view where the strides allow it, a copy elsewhere."""
     if not sizes and shape is None:
         raise TypeError("reshape() missing 1 required positional argument: 'shape'")
@@ -136,7 +136,7 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
     return view_method(input, (*shape[:dim], *sizes, *shape[dim + 1:]))
 
 
-def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
+def squeeze(input: Tensor, dim: int | Sequence[int] | Omitted = None) -> Tensor:
     """Without axes of size 1: all of them, or those named."""
     shape = input._data.type.shape
     if dim is None:
@@ -157,7 +157,7 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 
 
 # -- permuting -----------------------------------------------------------------------------------------------------------------
-def permute(input: Tensor, *order: Any, dims: Any = None) -> Tensor:
+def permute(input: Tensor, *order: Shape, dims: Any = None) -> Tensor:
     """The axes in the order given."""
     ndim = input._data.type.ndim
     if not order and dims is None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import treadle
 from treadle import fft
+from treadle.arguments import misfit
 from treadle.functions import TABLE, tensor_argument
 from treadle.tensor import Tensor, apply
 
@@ -40,6 +41,8 @@ def stft(input: Tensor, n_fft: int, hop_length: int | None = None, win_length: i
     to chance.
     """
     x = tensor_argument("stft", input)
+    if not isinstance(return_complex, bool | None):
+        raise misfit("stft", "return_complex", 10, "bool", return_complex)
     if align_to_window is not None and center:
         raise RuntimeError("stft only supports align_to_window for center = False.")
     whole = x.is_complex() or (window is not None and window.is_complex())
@@ -49,7 +52,7 @@ def stft(input: Tensor, n_fft: int, hop_length: int | None = None, win_length: i
                                "return_complex=True in a future PyTorch release.")
         return_complex = True
     if not (x.is_floating_point() or x.is_complex()):
-        raise _fail("stft", x, "expected a tensor of floating point or complex values")
+        raise NotImplementedError(f"stft({x.dtype.title}{list(x.shape)}): expected a tensor of floating point or complex values")
     if x.dim() not in (1, 2):
         raise _fail("stft", x, "expected a 1D or 2D tensor")
     batched, x = x.dim() == 2, x if x.dim() == 2 else x.unsqueeze(0)

@@ -1,7 +1,8 @@
 """PyTorch's samples with one argument spoilt. For tests marked `pytest.mark.oracle` or `sweep` only."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import opinfo_adapter as adapter
@@ -15,7 +16,19 @@ SPOILT: dict[type, tuple[Any, ...]] = {
     bool: ("a", None), int: (7, -7, -1, 0, 1, 1.5, "a", None, (0, 0), ()), float: ("a", None, -1.5, 2, (1.0,)), str: ("strange", 3, None)}
 NO_TENSORS: tuple[Any, ...] = (2, 2.5, None, "a", [1.0, 2.0])
 # What a call may raise. Anything else is our own mistake, not the caller's.
-PROPER = (TypeError, ValueError, RuntimeError, IndexError, AssertionError)
+PROPER = (TypeError, ValueError, RuntimeError, IndexError, AssertionError, NotImplementedError, ZeroDivisionError)
+# PyTorch itself reads where it may not, and dies.
+DEADLY = re.compile(r"lu_unpack|_?native_batch_norm|_segment_reduce")
+# Where the exception is not PyTorch's: pattern of the op: reason. Its functions for its own use are not compared.
+INNER = re.compile(r"_|slice$|grid_sampler|torch\.ops\.|native_|max_pool2d_with_indices_backward")
+DELIBERATE = {
+    r"(linalg\.)?(svd|det|ldl_factor(_ex)?|solve_triangular|cholesky)|cum(max|min)|masked\.median": "PyTorch does not look at empty ones",
+    r"index_(add|copy|fill|put)|tensordot|broadcast_shapes|masked\.normalize": "two things are wrong, or it is seen when read",
+    r"logsumexp": "over no dims: PyTorch computes it with keepdim only",
+    r"masked\.(amax|amin|logaddexp|logsumexp)": "of bool, which PyTorch does not compute",
+    r"nn\.functional\.(max_unpool|interpolate\.area|normalize|gaussian_nll_loss)": "PyTorch's Python takes a float, or trips over a str",
+    r"nn\.functional\.linear_cross_entropy": "chunks are looked at one by one",
+}
 
 
 def _tensors_for(x: torch.Tensor) -> Iterator[Any]:
@@ -54,21 +67,42 @@ def calls(sample: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     yield args, {**sample.kwargs, "strange": 1}
 
 
-def problem(function: Any, first: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+def _raised(function: Any, args: Any, kwargs: Any, read: Callable[[Any], Any]) -> Exception | None:
+    try:
+        for t in tensors(function(*args, **kwargs)):
+            read(t)
+    except Exception as error:
+        return error
+    return None
+
+
+def _differs(op: Any, got: Exception | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """How our exception differs from PyTorch's; it may be one of a class below."""
+    name = opinfo_sweep.full_name(op)
+    if INNER.match(name) or DEADLY.match(name) or any(re.match(pattern, name) for pattern in DELIBERATE):
+        return None
+    want = _raised(op.op, adapter.fresh(args), adapter.fresh(kwargs), lambda t: None)
+    if want is None:
+        return None if got is None else f"raises {error_text(got)}, where PyTorch computes"
+    if got is None:  # what PyTorch has no kernel for, we may compute
+        has_none = isinstance(want, RuntimeError) and re.search("not implemented for|not supported|MKL", str(want))
+        return None if has_none else f"computes, where PyTorch raises {error_text(want)}"
+    return None if isinstance(got, type(want)) else f"raises {error_text(got)}, PyTorch {error_text(want)}"
+
+
+def problem(op: Any, function: Any, first: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """What is wrong with a call's outcome. One where a tensor was to come `first`, and something else came, has to be a TypeError."""
     try:
         ours, named = adapter.ours(adapter.fresh(args)), adapter.ours(adapter.fresh(kwargs))
     except adapter.Untranslatable:
         return None
     wants_type_error = isinstance(first, torch.Tensor) and args and (args[0] is None or isinstance(args[0], str))
-    try:
-        for t in tensors(function(*ours, **named)):
-            adapter.theirs(t)
-    except Exception as error:
-        if isinstance(error, TypeError) or (isinstance(error, PROPER) and not wants_type_error):
-            return None
+    error = _raised(function, ours, named, adapter.theirs)
+    if error is None and wants_type_error:
+        return "takes what is no tensor"
+    if error is not None and not (isinstance(error, TypeError) or (isinstance(error, PROPER) and not wants_type_error)):
         return error_text(error)
-    return "takes what is no tensor" if wants_type_error else None
+    return _differs(op, error, args, kwargs)
 
 
 def findings(op: Any) -> Iterator[str]:
@@ -81,7 +115,7 @@ def findings(op: Any) -> Iterator[str]:
         if any(t.layout is not torch.strided for t in tensors((sample.input, sample.args, sample.kwargs))):
             continue
         for args, kwargs in calls(sample):
-            found = problem(function, sample.input, args, kwargs)
+            found = problem(op, function, sample.input, args, kwargs)
             if found is not None:
                 yield f"{opinfo_sweep.full_name(op)}: {found} | {describe(args)} {describe(kwargs)}"[:300]
 

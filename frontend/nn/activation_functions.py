@@ -7,7 +7,7 @@ from typing import Any
 import treadle
 from treadle import ops
 from treadle.arguments import direct, misfit, warn
-from treadle.ir.ops.common import need_float
+from treadle.ir.ops.common import need_float, refuse_overflow
 from treadle.modes import listed
 from treadle.tensor import Tensor, assign
 
@@ -155,6 +155,7 @@ def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """input where it is above `threshold`, else `value`."""
     if not input.dtype.is_floating_point:
+        refuse_overflow(value, input.dtype)
         return _written(input, treadle.where(input > threshold, input, int(value)), inplace)
     return _written(input, ops.threshold(input, threshold, value), inplace)
 

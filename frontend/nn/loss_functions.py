@@ -6,7 +6,7 @@ from typing import Any
 
 import treadle
 from treadle import ops
-from treadle.arguments import Choice, warn
+from treadle.arguments import Choice, misfit, warn
 from treadle.ir.dtypes import to_real
 from treadle.ir.ops.common import need_float
 from treadle.modes import listed
@@ -183,7 +183,7 @@ def kl_div(input: Tensor, target: Tensor, size_average: bool | None = None, redu
 
 @listed
 def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full: bool = False, size_average: bool | None = None,
-                     eps: float = 1e-8, reduce: bool | None = None, reduction: Choice = "mean") -> Tensor:
+                     eps: float = 1e-8, reduce: bool | None = None, reduction: str = "mean") -> Tensor:
     """Poisson negative log likelihood; `full` adds Stirling's approximation of log(target!)."""
     if target.dtype is treadle.bool and full:
         raise RuntimeError("poisson_nll_loss: subtraction, the `-` operator, with a bool tensor is not supported")
@@ -195,8 +195,10 @@ def poisson_nll_loss(input: Tensor, target: Tensor, log_input: bool = True, full
 
 
 def gaussian_nll_loss(input: Tensor, target: Tensor | float, var: Tensor | float, full: bool = False, eps: float = 1e-6,
-                      reduction: Choice = "mean") -> Tensor:
+                      reduction: str = "mean") -> Tensor:
     """Gaussian negative log likelihood with variance `var`: a number, of input's shape, without its last axis, or with one axis of 1."""
+    if not isinstance(var, Tensor | float):
+        raise misfit("gaussian_nll_loss", "var", 3, "Tensor or float", var)
     spread: Any = var if isinstance(var, Tensor) else input * 0 + var
     need_float("gaussian_nll_loss", spread._data.type)
     if spread.size() != input.size():

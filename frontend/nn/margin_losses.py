@@ -91,7 +91,7 @@ def multilabel_soft_margin_loss(input: Tensor, target: Tensor | float, weight: T
 
 def triplet_margin_with_distance_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *,
                                       distance_function: Callable[[Tensor, Tensor], Tensor] | None = None, margin: float = 1.0,
-                                      swap: bool = False, reduction: Choice = "mean") -> Tensor:
+                                      swap: Any = False, reduction: Choice = "mean") -> Tensor:
     """max(0, d(anchor, positive) - d(anchor, negative) + margin) with any distance d."""
     from treadle.nn.loss_functions import _same_rank, pairwise_distance
     if margin <= 0:

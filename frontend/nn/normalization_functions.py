@@ -107,6 +107,8 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
         dtype = affine[0].dtype if affine else input.dtype
         return ops.batch_norm_inference(input, running_mean.to(dtype), running_var.to(dtype), eps, *affine)
     _need_several("spatial element", input, math.prod(input.shape[2:]))
+    if running_mean is not None and not input.shape[0]:
+        raise IndexError(f"instance_norm: running statistics need a batch that is not empty, got input of shape {list(input.shape)}")
     result = ops.group_norm(input, eps, *affine, groups=input.shape[1])
     if running_mean is not None or running_var is not None:
         with treadle.no_grad():
@@ -122,7 +124,7 @@ def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bia
     if input.dim() < 2:
         raise RuntimeError(f"group_norm: Expected at least 2 dimensions for input tensor but received {input.dim()}")
     if num_groups <= 0:
-        raise RuntimeError(f"group_norm: Expected num groups to be greater than 0, got {num_groups}")
+        raise (RuntimeError if num_groups else ZeroDivisionError)(f"group_norm: Expected num groups to be greater than 0, got {num_groups}")
     _need_several("value per channel", input, input.shape[0] * (input.shape[1] // num_groups) * math.prod(input.shape[2:]))
     return ops.group_norm(input, eps, *_affine(input, weight, bias), groups=num_groups)
 
@@ -131,6 +133,8 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     """input (N, C, ...) / (k + alpha * mean of squares over `size` neighbouring channels) ** beta."""
     if input.dim() < 3:
         raise ValueError(f"local_response_norm: Expected 3D or higher dimensionality input (got {input.dim()} dimensions)")
+    if size < 1:
+        raise RuntimeError(f"local_response_norm: size should be greater than zero, got {size}")
     if input.numel() == 0:
         return input
     squares = (input * input).unsqueeze(1)

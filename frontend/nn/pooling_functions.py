@@ -138,7 +138,8 @@ def _target(name: str, input: Tensor, rank: int, output_size: Any) -> tuple[int,
     _check_input(name, input, rank, False)
     given = (output_size,) * rank if output_size is None or isinstance(output_size, int) else tuple(output_size)
     if len(given) != rank:
-        raise RuntimeError(f"{name}: output_size must have {rank} elements, got {list(given)}")
+        kind = ValueError if rank > 1 and len(given) >= input.dim() else RuntimeError
+        raise kind(f"{name}: output_size must have {rank} elements, got {list(given)}")
     size = tuple([n if o is None else index(o) for o, n in zip(given, input.shape[-rank:], strict=True)])
     if min(size) < 0:
         raise RuntimeError(f"{name}: elements of output_size must be greater than or equal to 0, but received {list(size)}")
@@ -251,8 +252,10 @@ def _first(name: str, what: str, value: Ints, rank: int) -> tuple[int, ...]:
 
 def _max_unpool(name: str, input: Tensor, indices: Tensor, rank: int, kernel: Ints, stride: Ints | None, padding: Ints,
                 output_size: Sequence[int] | None) -> Tensor:
-    _check_input(name, input, rank)
     given = len(kernel) if isinstance(kernel, tuple | list) else rank
+    for what, value in (("input", input.shape), ("stride", stride), ("padding", padding)):
+        if (len(value) if isinstance(value, tuple | list) else given if value is None else rank) < given:
+            raise IndexError(f"{name}: expected {what} of at least {given} axes, got {value}")
     if output_size is not None and len(output_size) not in (given, given + 2):
         raise ValueError(f"{name}: output_size should be a sequence containing {given} or {given + 2} elements, but it has a length of "
                          f"'{len(output_size)}'")
@@ -260,6 +263,7 @@ def _max_unpool(name: str, input: Tensor, indices: Tensor, rank: int, kernel: In
     s = k if stride is None else _first(name, "stride", stride, rank)
     window = Windows(k, s, _first(name, "padding", padding, rank), (1,) * rank, ())
     size = _unpool_size(name, input, rank, window, output_size)
+    _check_input(name, input, rank)
     if indices.dtype is not treadle.int64:
         raise RuntimeError(f"elements in indices should be type int64 but got: {indices.dtype}")
     if indices.shape != input.shape:
@@ -271,21 +275,21 @@ def _max_unpool(name: str, input: Tensor, indices: Tensor, rank: int, kernel: In
 
 
 def max_unpool1d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0,
-                 output_size: Sequence[int] | None = None) -> Tensor:
+                 output_size: Any = None) -> Tensor:
     """Zeros of the size before `max_pool1d`, with input at its indices."""
     return _max_unpool("max_unpool1d", input, indices, 1, kernel_size, stride, padding, output_size)
 
 
 @listed
 def max_unpool2d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0,
-                 output_size: Sequence[int] | None = None) -> Tensor:
+                 output_size: Any = None) -> Tensor:
     """Zeros of the size before `max_pool2d`, with input at its indices."""
     return _max_unpool("max_unpool2d", input, indices, 2, kernel_size, stride, padding, output_size)
 
 
 @listed
 def max_unpool3d(input: Tensor, indices: Tensor, kernel_size: Ints, stride: Ints | None = None, padding: Ints = 0,
-                 output_size: Sequence[int] | None = None) -> Tensor:
+                 output_size: Any = None) -> Tensor:
     """Zeros of the size before `max_pool3d`, with input at its indices."""
     return _max_unpool("max_unpool3d", input, indices, 3, kernel_size, stride, padding, output_size)
 

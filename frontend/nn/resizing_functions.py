@@ -59,7 +59,7 @@ def _check_interpolation(input: Tensor, mode: str, align_corners: bool | None, a
 
 
 def interpolate(input: Tensor, size: Any = None, scale_factor: Any = None, mode: Choice = "nearest", align_corners: bool | None = None,
-                recompute_scale_factor: bool | None = None, antialias: bool = False) -> Tensor:
+                recompute_scale_factor: Any = None, antialias: bool = False) -> Tensor:
     """Resize the axes after (N, C) to `size` or by `scale_factor`.
 
     Modes: nearest, nearest-exact, area, linear (3-D input), bilinear and bicubic (4-D), trilinear (5-D). `align_corners` lets the

@@ -5,7 +5,7 @@ harmonic analysis with the discrete Fourier transform" (1978).
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,14 @@ def _places(name: str, m: int, sym: bool) -> np.ndarray:
 def general_cosine(M: int, *, a: Sequence[float], sym: bool = True, dtype: Any = None, layout: Any = None, device: Any = None,
                    requires_grad: bool = False) -> Tensor:
     """Sum over i of (-1)^i a[i] cos(2 pi i n / span)."""
-    if not isinstance(a, list | tuple):
+    if requires_grad is None:
+        raise TypeError("general_cosine(): argument 'requires_grad' must be bool, not NoneType")
+    if not isinstance(a, Iterable):
         raise TypeError(f"Coefficients must be a list/tuple, got {type(a).__name__}")
     if not a:
         raise ValueError("Coefficients must contain at least one element")
     if not all([hasattr(c, "__float__") for c in a]):
-        raise TypeError(f"general_cosine: coefficients must be real numbers, got {a}")
+        raise (ValueError if isinstance(a[0], str) else TypeError)(f"general_cosine: coefficients must be real numbers, got {a}")
     place = _places("general_cosine", M, sym)
     values = sum((-1) ** i * c * np.cos(2 * np.pi * i * place) for i, c in enumerate(a))
     return _made(M, np.ones(1) if M == 1 else np.asarray(values), dtype, layout, device, requires_grad)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from treadle.ir import dtypes
 from treadle.ir.batching import BatchedCall
 from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.common import in_float32, need_number, zeros
@@ -27,7 +28,8 @@ def _check(types: Types, stride: Ints, padding: Ints, dilation: Ints, groups: in
     """What the arguments of all three ops must fulfil; RuntimeError."""
     need_number("convolution", *types)
     if types[0].dtype is not types[1].dtype:
-        raise RuntimeError(f"convolution: Input type ({types[0].dtype.name}) and weight type ({types[1].dtype.name}) should be the same")
+        kind = RuntimeError if types[0].dtype.category >= dtypes.FLOAT else NotImplementedError
+        raise kind(f"convolution: Input type ({types[0].dtype.name}) and weight type ({types[1].dtype.name}) should be the same")
     if any(s <= 0 for s in stride):
         raise RuntimeError(f"convolution: non-positive stride is not supported, got {list(stride)}")
     if any(p < 0 for p in padding):

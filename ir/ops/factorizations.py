@@ -138,7 +138,8 @@ def _ldl_solve_type(types: Types, hermitian: bool) -> TensorType:
     ld, pivots, rhs = types
     need_matrix("ldl_solve", ld)
     if rhs.ndim < 2 or ld.shape[-1] != rhs.shape[-2]:
-        raise RuntimeError(f"linalg.ldl_solve: Incompatible shapes of A and B for the equation AX = B ({list(ld.shape)} and "
+        kind = RuntimeError if rhs.ndim > 1 else IndexError
+        raise kind(f"linalg.ldl_solve: Incompatible shapes of A and B for the equation AX = B ({list(ld.shape)} and "
                            f"{list(rhs.shape)})")
     if pivots.shape != ld.shape[:-1]:
         raise RuntimeError(f"linalg.ldl_solve: Expected LD.shape[:-1] and pivots.shape to be the same, but got pivots with shape "

@@ -16,7 +16,8 @@ Types = tuple[TensorType, ...]
 def _matmul_type(types: Types) -> TensorType:
     x, y = types
     if x.dtype is not y.dtype:
-        raise RuntimeError(f"matmul: expected both operands to have the same dtype, but got {x.dtype.name} and {y.dtype.name}")
+        kind = NotImplementedError if x.dtype is dtypes.bool_ else RuntimeError
+        raise kind(f"matmul: expected both operands to have the same dtype, but got {x.dtype.name} and {y.dtype.name}")
     if x.ndim < 2 or y.ndim < 2 or x.shape[-1] != y.shape[-2]:
         raise RuntimeError(f"matmul: mat1 and mat2 shapes cannot be multiplied ({_dims(x)} and {_dims(y)})")
     return x.with_(broadcast_shapes("matmul", x.shape[:-2], y.shape[:-2]) + (x.shape[-2], y.shape[-1]))
