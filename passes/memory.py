@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from treadle.ir.dtypes import by_name
 from treadle.ir.kernel import PARALLEL, argument_layout, may_fail
@@ -14,19 +14,24 @@ BY_SIZE_LIMIT = 1500  # above this many temporaries, placing the biggest first (
 
 def plan_memory(program: Program) -> Program:
     """Fill in lifetimes, `shares`, arena offsets, the arena's size, and a lower bound: the most bytes alive at one step."""
-    find_lifetimes(program)
+    return place(find_lifetimes(program))
+
+
+def place(program: Program) -> Program:
+    """`plan_memory` of a program with lifetimes."""
     blocks = _blocks(program)
     program.arena_bound = _bound(blocks, len(program.steps))
     program.arena = _place(program, blocks)
     return program
 
 
-def find_lifetimes(program: Program) -> None:
+def find_lifetimes(program: Program) -> Program:
     """Fill in lifetimes, and what shares memory with what."""
     for info in program.buffers:
         info.first = info.last = info.shares = info.offset = -1
     mark_lifetimes(program)
     _reuse(program)
+    return program
 
 
 def mark_lifetimes(program: Program) -> None:
@@ -43,7 +48,7 @@ def mark_lifetimes(program: Program) -> None:
 def _reuse(program: Program) -> None:
     """Let a map write over an operand that it reads element by element and that nobody needs afterwards."""
     buffers = program.buffers
-    for i, step, shared in _launches(program):
+    for i, step, shared in _launches(program, range(len(program.steps))):
         product = step.c.ref.buffer if isinstance(step, GemmStep) else -1
         if isinstance(step, GemmStep) and step.epilogue is not None:
             reads, writes = _accesses(step.epilogue)
@@ -62,7 +67,7 @@ def _reuse(program: Program) -> None:
                 info = buffers[source]
                 dying = info.kind == "temp" and info.last == i and (info.first < i or source == product)
                 dying = dying and source not in taken and source not in shared
-                if not dying or info.nbytes != out.nbytes or patterns != {(pattern, size)}:
+                if not dying or patterns != {(pattern, size)} or info.nbytes != out.nbytes:
                     continue
                 if out.kind == "temp":
                     out.shares = source
@@ -74,9 +79,10 @@ def _reuse(program: Program) -> None:
                 break
 
 
-def _launches(program: Program) -> Iterator[tuple[int, Step, frozenset[int]]]:
-    """Each step with its number; of a group, each member, with the buffers that other members touch too."""
-    for i, step in enumerate(program.steps):
+def _launches(program: Program, numbers: Iterable[int]) -> Iterator[tuple[int, Step, frozenset[int]]]:
+    """The steps with these numbers; of a group, each member, with the buffers that other members touch too."""
+    for i in numbers:
+        step = program.steps[i]
         if isinstance(step, GroupStep):
             touched = Counter(b for m in step.members for b in {r.buffer for r in step_refs(m)})
             shared = frozenset(b for b, n in touched.items() if n > 1)
@@ -88,7 +94,7 @@ def _launches(program: Program) -> Iterator[tuple[int, Step, frozenset[int]]]:
 def _updates(program: Program, number: int, nbytes: int, pattern: tuple, reads: dict[int, set[tuple]]) -> bool:
     """Whether the step reads an input, for the last time, just as it writes an output, which may then take over the input's memory."""
     buffers = program.buffers
-    return any(buffers[b].kind == "input" and buffers[b].last == number and buffers[b].nbytes == nbytes and found == {pattern}
+    return any(buffers[b].kind == "input" and buffers[b].last == number and found == {pattern} and buffers[b].nbytes == nbytes
                for b, found in reads.items())
 
 
@@ -109,8 +115,9 @@ def donations(program: Program, dead: Collection[int]) -> dict[int, int]:
     for number in sorted(dead, key=lambda b: -buffers[b].last):
         waiting.setdefault(buffers[number].nbytes, []).append(number)
     found: dict[int, int] = {}
+    began = {first for out, first in starts.items() if first >= safe and buffers[out].nbytes in waiting}
     touchers: dict[tuple[int, int], tuple[Step, frozenset[int]]] = {
-        (i, ref.buffer): (step, shared) for i, step, shared in _launches(program) for ref in step_refs(step)}
+        (i, ref.buffer): (step, shared) for i, step, shared in _launches(program, began) for ref in step_refs(step)}
     for out, first in sorted(starts.items(), key=lambda item: item[1]):
         sources = waiting.get(buffers[out].nbytes)
         if not sources or first < safe:

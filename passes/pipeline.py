@@ -12,7 +12,7 @@ from treadle.passes.family import TEMPLATES, WITHOUT_WINDOWS
 from treadle.passes.group import group
 from treadle.passes.irregular import irregular
 from treadle.passes.lower import lower
-from treadle.passes.memory import plan_memory
+from treadle.passes.memory import find_lifetimes, place
 from treadle.passes.order import order_steps
 from treadle.passes.pairs import number_parts, pairs
 from treadle.passes.program import Program, ScalarInfo
@@ -78,17 +78,17 @@ def compile_to_program(graph: Graph, after: Callable[[str, Graph], None] | None 
     With `after`, every pass runs; otherwise a graph that differs in sizes alone from graphs before may come from a template.
     """
     if after is not None:
-        return plan_memory(steps_of(graph, after, windows))
+        return place(steps_of(graph, after, windows))
     program = TEMPLATES.program(graph, steps_of) if windows else WITHOUT_WINDOWS.program(graph, partial(steps_of, windows=False))
-    return plan_memory(program or steps_of(graph, None, windows))
+    return place(program or steps_of(graph, None, windows))
 
 
 def steps_of(graph: Graph, after: Callable[[str, Graph], None] | None = None, windows: bool = True) -> Program:
-    """`compile_to_program` without the memory plan."""
+    """`compile_to_program` without the places in memory."""
     program = lower(prepare(graph, after, whole=True), windows)
     parts = number_parts(graph)
     if len(parts) != len(graph.inputs) and len(program.inputs) == len(parts):
         program.inputs = [b for b, (_, part) in zip(program.inputs, parts, strict=True) if part != "imag"]
         program.scalars = [ScalarInfo(parts[s.input][0], s.dtype, parts[s.input][1]) for s in program.scalars]
-    return group(order_steps(program))
+    return find_lifetimes(group(order_steps(program)))
 

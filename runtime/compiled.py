@@ -165,12 +165,13 @@ def _compile_graph(graph: Graph, progress: Progress) -> CompiledPlan:
         kernels = "\n".join([print_form(form, name) for name, form in named.items()])
         watch.planned(program, print_program(program), kernels, module_text(named))
     progress.phase(f"LLVM, {len(named)} kernels")
-    products = {matrix_call(s).symbol for s in walk(program.steps) if isinstance(s, GemmStep)}
+    products = {id(s): matrix_call(s) for s in walk(program.steps) if isinstance(s, GemmStep)}
     with _LOCK:  # no kernel may be forgotten before the plan has its module
-        with gemm.loading(products):
+        with gemm.loading({call.symbol for call in products.values()}):
             compile_kernels(named)
         engine.counters["compiled_plans"] += 1
-        return CompiledPlan(program, [v.type.dtype for v in graph.inputs if v.type.weak], {_MODULES[form] for form in named.values()})
+        return CompiledPlan(program, [v.type.dtype for v in graph.inputs if v.type.weak], {_MODULES[form] for form in named.values()},
+                            products)
 
 
 def _number_bits(dtype: DType) -> tuple[str, Callable[[Any], Any]]:
@@ -210,13 +211,17 @@ class _Call(NamedTuple):
     grain: int
 
 
+NONE_KNOWN: dict[int, GemmCall] = {}
+
+
 class CompiledPlan:
     """Machine code and tables for one graph. `run` may be called from any thread."""
 
-    __slots__ = ("_error", "_partials", "arena", "binding", "convert", "error_address", "inputs", "launch", "modules", "number_types",
-                 "outputs", "places", "program", "scalar_types", "segments")
+    __slots__ = ("_error", "_lies", "_partials", "_products", "arena", "binding", "convert", "error_address", "inputs", "launch", "modules",
+                 "number_types", "outputs", "places", "program", "scalar_types", "segments")
 
-    def __init__(self, program: Program, number_types: list[DType], modules: set[Any]) -> None:
+    def __init__(self, program: Program, number_types: list[DType], modules: set[Any], products: dict[int, GemmCall] = NONE_KNOWN) -> None:
+        """products: `matrix_call` of steps, by id."""
         self.program = program
         self.modules = modules
         self.number_types = number_types
@@ -232,30 +237,37 @@ class CompiledPlan:
         self._partials: list[memory.Buffer] = []
         self._error = (ctypes.c_int64 * 8)()
         self.error_address = ctypes.addressof(self._error)
+        self._products, self._lies = products, [self._place(b) for b in range(len(program.buffers))]
         self.segments = self._build(program.steps)
+        self._products = NONE_KNOWN  # later they may be for another number of threads
         self.binding = bind(self)
         self.launch = make_launch(self) if self.binding is None else self.binding.launch()
 
-    def _ref(self, ref: Ref) -> tuple[int, int]:
-        """Where a reference lies: position in the buffer table, byte offset."""
-        buffer = ref.buffer
-        offset = ref.offset
+    def _place(self, buffer: int) -> tuple[int, int]:
+        """Where a buffer lies: position in the buffer table, byte offset."""
         buffers = self.program.buffers
         while buffers[buffer].shares >= 0 and buffer not in self.places:
             buffer = buffers[buffer].shares
         place = self.places.get(buffer)
-        return (ARENA, buffers[buffer].offset + offset) if place is None else (place, offset)
+        return (ARENA, buffers[buffer].offset) if place is None else (place, 0)
+
+    def _ref(self, ref: Ref) -> tuple[int, int]:
+        """Where a reference lies: as `_place`."""
+        place, start = self._lies[ref.buffer]
+        return place, start + ref.offset
 
     def _argument(self, argument: Any) -> executor.Argument:
-        if isinstance(argument, Ref):
-            place, offset = self._ref(argument)
+        kind = argument.__class__
+        if kind is Ref:
+            place, start = self._lies[argument.buffer]
+            offset = argument.offset
             if argument.other >= 0:
-                other, other_offset = self._ref(argument._replace(buffer=argument.other, other=-1))
-                return executor.BufferRef(place, offset, argument.step, alternate=other, alternate_offset=other_offset)
-            return executor.BufferRef(place, offset, argument.step)
-        if isinstance(argument, ScalarRef):
+                other, other_start = self._lies[argument.other]
+                return executor.BufferRef(place, start + offset, argument.step, alternate=other, alternate_offset=other_start + offset)
+            return executor.BufferRef(place, start + offset, argument.step)
+        if kind is ScalarRef:
             return executor.ScalarRef(argument.position)
-        if isinstance(argument, ErrorCell):
+        if kind is ErrorCell:
             return executor.BufferRef(ERROR)
         return int(argument)
 
@@ -329,7 +341,7 @@ class CompiledPlan:
         return calls
 
     def _emit_gemm(self, builder: executor.PlanBuilder, step: GemmStep) -> None:
-        call = matrix_call(step)
+        call = self._products.get(id(step)) or matrix_call(step)
         epilogue: Any = 0
         table: Any = 0
         if step.epilogue is not None:
@@ -409,9 +421,9 @@ class CompiledPlan:
 
     def _host_array(self, ref: Ref, arena: memory.Buffer, table: list[memory.Buffer]) -> np.ndarray:
         info = self.program.buffers[ref.buffer]
-        place, offset = self._ref(ref)
+        place, start = self._lies[ref.buffer]
         owner = arena if place == ARENA else table[place - FIRST]
-        raw = np.asarray(owner)[offset:offset + info.nbytes]
+        raw = np.asarray(owner)[start + ref.offset:start + ref.offset + info.nbytes]
         return raw.view(info.dtype.np).reshape(info.shape)
 
 

@@ -152,6 +152,7 @@ class CudaPlan(CompiledPlan):
         self.inputs = [b for b in program.inputs if b >= 0]
         self.outputs = list(dict.fromkeys([b for b in program.outputs if program.buffers[b].kind == "output"]))
         self.places = {b: 2 + i for i, b in enumerate(self.inputs + self.outputs)}
+        self._lies = [self._place(b) for b in range(len(program.buffers))]
         tensors = len(self.inputs)
         codes = [_number_bits(info.dtype) for info in program.scalars]
         self.scalar_types = "".join(code for code, _ in codes)

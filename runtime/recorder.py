@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from types import CodeType, FrameType
 from typing import Any
 
 from treadle.ir import dtypes
@@ -94,11 +95,15 @@ class Step:
         self.loc = loc
         self.end = self.numbers = self.ops = self.size = 0
         if parent is not None:
-            inputs = sum(1 for k in key[2:] if k.__class__ is TensorType)
-            self.end = parent.end + inputs + len(types)
-            self.numbers = parent.numbers + sum(1 for k in key[2:] if isinstance(k, type_class))
-            self.ops = parent.ops + 1
-            self.size = parent.size + sum(t.nbytes for t in types)
+            end, numbers, size = parent.end + len(types), parent.numbers, parent.size
+            for operand in key[2:]:
+                if operand.__class__ is TensorType:
+                    end += 1
+                elif operand.__class__ is type_class:
+                    numbers += 1
+            for made in types:
+                size += made.nbytes
+            self.end, self.numbers, self.ops, self.size = end, numbers, parent.ops + 1, size
         self.due = self.ops >= limit or self.size >= MAX_BYTES
 
 
@@ -378,13 +383,25 @@ def miss(trace: Trace, key: Any, inputs: Any) -> Step:
 
 def user_location() -> Location:
     """File and line of the innermost frame outside Treadle."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        code, module = frame.f_code, frame.f_globals.get("__name__", "")
-        if module != "treadle" and not module.startswith("treadle.") and not code.co_filename.startswith("<treadle"):
-            return code.co_filename, frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment]
+        names = frame.f_globals
+        if id(names) not in _OURS and not _is_ours(names, frame.f_code):
+            return frame.f_code.co_filename, frame.f_lineno
+        frame = frame.f_back
     return None
+
+
+_OURS: set[int] = set()  # globals of Treadle's modules, by id
+
+
+def _is_ours(names: dict[str, Any], code: CodeType) -> bool:
+    module = names.get("__name__", "")
+    if module != "treadle" and not module.startswith("treadle."):
+        return code.co_filename.startswith("<treadle")
+    if getattr(sys.modules.get(module), "__dict__", None) is names:  # it stays
+        _OURS.add(id(names))
+    return True
 
 
 def path_to(step: Step) -> list[Step]:
