@@ -5,6 +5,9 @@ A comparison answers for the case at hand and notes the answer as a condition. S
 holds in every case that meets its conditions: then its results are its polynomials' values. An operation that needs the number
 itself (indexing, a float) pins it: the condition is then that it is that number.
 
+In a special case, a batch of one say, it can be done as in a usual one: sizes are then equal only where they are so in both, as if
+only their names were known, and that others are not is no condition. All other answers are those of the case itself.
+
 Unequal polynomials hash differently, also when their values agree: a table that would have found an equal number may miss it. Tables
 of what is there already may be searched with sizes, tables whose misses mean something else may not.
 """
@@ -21,7 +24,8 @@ Number = "int | Size"
 class Sizes:
     """The unknowns of one computation, the quotients made from them, and the conditions under which it holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, special: bool = False) -> None:
+        self.usual: dict[str, int] | None = {} if special else None  # the unknowns, quotients included, in a usual case
         self.unknowns: list[Size] = []
         self.known: dict[Polynomial, Size] = {}
         self.quotients: dict[tuple[str, Any, Any], Size] = {}
@@ -29,10 +33,12 @@ class Sizes:
         self.answers: dict[tuple[Polynomial, str, bool], None] = {}  # polynomial, how it compares with 0, and whether it does
         self.types: dict[Any, Any] = {}  # tensor types with such sizes
 
-    def unknown(self, name: str, value: int) -> Size:
-        """A size of which nothing is known but its value here."""
+    def unknown(self, name: str, value: int, usual: int = 0) -> Size:
+        """A size of which nothing is known but its value here, and that in a usual case."""
         found: Size = self.make((((name,), 1),), value)
         self.unknowns.append(found)
+        if self.usual is not None:
+            self.usual[name] = usual
         return found
 
     def make(self, polynomial: Polynomial, value: int) -> Any:
@@ -55,6 +61,10 @@ class Sizes:
             defined = f" if {text(b)} else 0" if b.__class__ is Size else ""  # conditions exclude 0, but are asked later
             self.definitions.append(f"{name} = ({text(a)}) {operator} ({text(b)}){defined}")
             found = self.quotients[key] = self.make((((name,), 1),), value)
+            if self.usual is not None:
+                over = evaluated(b, self.usual)
+                whole, rest = divmod(evaluated(a, self.usual), over) if over else (0, 0)
+                self.usual[name] = whole if operator == "//" else rest
         return found
 
     def note(self, a: Size, b: Any, operator: str, holds: bool) -> bool:
@@ -62,6 +72,8 @@ class Sizes:
         difference = _sum(a.polynomial, _polynomial(b), -1)
         if all(not monomial for monomial, _ in difference):
             return holds  # a constant: it is so in every case
+        if operator == "==" and self.usual is not None and (not holds or (_at(difference, self.usual) and not self._is_parity(difference))):
+            return False
         self.answers[difference, operator, holds] = None
         return holds
 
@@ -73,6 +85,11 @@ class Sizes:
     def _is_rest(self, polynomial: Polynomial) -> bool:
         """Whether it is what a division left: whether that is 0 tells sizes apart that are equally usual."""
         return any(operator == "%" and q.__class__ is Size and q.polynomial == polynomial for (operator, _, _), q in self.quotients.items())
+
+    def _is_parity(self, polynomial: Polynomial) -> bool:
+        """Whether it is what a division by a number left: what is not divided may be what is rounded."""
+        return any(operator == "%" and b.__class__ is int and q.__class__ is Size and q.polynomial == polynomial
+                   for (operator, _, b), q in self.quotients.items())
 
     def conditions(self) -> Iterator[tuple[str, bool]]:
         """Python expressions that have to be true, and whether they say only that two sizes differ."""
@@ -275,14 +292,23 @@ def text(number: Any) -> str:
 
 def evaluated(number: Any, names: Mapping[str, int]) -> int:
     """The number where the unknowns, quotients included, are `names`."""
-    if number.__class__ is not Size:
-        return int(number)
+    return _at(number.polynomial, names) if number.__class__ is Size else int(number)
+
+
+def _at(polynomial: Polynomial, names: Mapping[str, int]) -> int:
     total = 0
-    for monomial, c in number.polynomial:
+    for monomial, c in polynomial:
         for name in monomial:
             c *= names[name]
         total += c
     return total
+
+
+def usual(number: Any) -> Any:
+    """The number itself; in a special case what it is in a usual one: for an order of which only speed depends."""
+    if number.__class__ is Size and number.sizes.usual is not None:
+        return _at(number.polynomial, number.sizes.usual)
+    return number
 
 
 def each_size(value: Any, change: Callable[[Size], Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from treadle.ir.graph import Node, Value
 from treadle.passes.build import KernelBuilder, Place
 from treadle.passes.demand import is_view
-from treadle.passes.index import Axes, Expr
+from treadle.passes.index import Axes, Expr, by_coefficient
 from treadle.passes.product import has_kernel
 from treadle.passes.program import GemmStep, KernelStep
 from treadle.passes.unit import Unit
@@ -58,11 +58,11 @@ def tile_axes(axes: Axes, form: Expr, parallel: list[int], m: int, n: int, batch
         return None
     groups: list[list[int]] = [[], [], []]
     reach = 1
-    for axis, c in sorted(form.terms, key=lambda t: t[1]):
+    for axis, c in by_coefficient(form.terms):
         if c != reach:
             return None
         reach *= axes.size[axis]
-        group = 2 if reach <= n else 1 if c >= n and reach <= m * n else 0 if c >= m * n else -1
+        group = 2 if c < n and reach <= n else 1 if c >= n and reach <= m * n else 0 if c >= m * n else -1
         if group < 0:
             return None
         groups[group].insert(0, axis)

@@ -23,7 +23,11 @@ MAX_FAMILIES = 256    # beyond, the one met longest ago is forgotten
 MIN_MEMBERS = 2       # of a family that are planned alone: many a program meets one more size, a last batch, and no other
 MANY_MEMBERS = 4      # after so many, another one is not even interpreted
 MOST_SEEN = 6         # members whose sizes tell which of them go together
-MAX_TEMPLATES = 8     # made for a family: planning decides differently for its sizes so often that they do not pay
+MAX_TEMPLATES = 8     # of each kind, made for a family: planning decides differently for its sizes so often that they do not pay
+
+# Whether a special size, as 1, has a program of its own, which does not depend on what was met before; else the kernels of other sizes
+# compute it too.
+ALONE = False
 
 _INT = object()
 Numbers = list[int]
@@ -57,7 +61,7 @@ def _type_key(type: TensorType, numbers: Numbers) -> tuple:
         raise Unfit("a device other than the CPU")
     shape = type.shape
     numbers += shape
-    return type.dtype, tuple([n if n < 2 else -1 for n in shape]), type.weak  # one row is another program than several
+    return type.dtype, tuple([-1 if n else 0 for n in shape]), type.weak
 
 
 def _attr_key(attr: Any, extent: bool, numbers: Numbers) -> Any:
@@ -100,6 +104,11 @@ def _renumbered(attr: Any, numbers: Iterator[Any]) -> Any:
     return next(numbers) if attr.__class__ is int else attr
 
 
+def _differing(member: Numbers, numbers: Numbers) -> int:
+    """In how many places a member has another size, neither 1 nor 2."""
+    return sum([a > 2 and a != b for a, b in zip(member, numbers, strict=True)])
+
+
 class Family:
     """Graphs that differ in sizes alone: the numbers of some, which of them were seen to differ, and templates for those."""
 
@@ -108,24 +117,47 @@ class Family:
         self.members = 1
         self.varies: set[int] = set()
         self.templates: list[Template] = []
-        self.made = 0
+        self.made = self.made_special = 0
 
     def program(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
         """By a template, made when a third member of the family comes. None when it is better planned alone."""
+        special = False
         for template in self.templates:
             found = template.program(numbers)
-            if found is not None:
-                return found or None
+            if found:
+                return found
+            special = special or found is False
         known = self.seen
         differing = self._count(numbers)
-        if not differing or self.members <= MIN_MEMBERS or self.made == MAX_TEMPLATES:
+        as_usual = self._as_usual(graph, known, numbers, plan, special)
+        if as_usual is not None:
+            return as_usual
+        if special or not differing or self.members <= MIN_MEMBERS or self.made == MAX_TEMPLATES:
             return None
         self.made += 1
         from treadle.passes.template import Template
-        template = Template(graph, [*known, numbers], self.varies, plan)
+        return self._kept(Template(graph, [*known, numbers], self.varies, plan)).program(numbers) or None
+
+    def _as_usual(self, graph: Graph, known: list[Numbers], numbers: Numbers, plan: Callable[[Graph], Program],
+                  special: bool) -> Program | None:
+        """A member with sizes of 1 or 2, or otherwise special, planned as another one: their kernels are the same. None for others, and
+        where that cannot be: a size of 1 may be what is repeated."""
+        like = max(reversed(known), key=lambda member: _differing(member, numbers))
+        small = any([b <= 2 < a for a, b in zip(like, numbers, strict=True)])
+        if ALONE or not (small or (special and _differing(like, numbers))) or self.made_special == MAX_TEMPLATES:
+            return None
+        self.made_special += 1
+        from treadle.passes.template import Template
+        try:
+            template = Template(graph, [*[m for m in known if m is not like], like, numbers], self.varies, plan, special=True)
+        except (ArithmeticError, IndexError, RuntimeError, TypeError, Unfit, ValueError):
+            return None
+        return self._kept(template).program(numbers) or None
+
+    def _kept(self, template: Template) -> Template:
         if not template.special:
             self.templates.append(template)
-        return template.program(numbers) or None
+        return template
 
     def met(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
         """`program`, for a graph that is new: it counts as a member though it may not be planned."""

@@ -24,7 +24,7 @@ from treadle.passes.demand import (
     reads,
     reduced_dims,
 )
-from treadle.passes.index import ZERO, Axes, Expr, Index, combine, covers, linearize, shifted, split_linear
+from treadle.passes.index import ZERO, Axes, Expr, Index, by_coefficient, combine, covers, linearize, shifted, split_linear
 from treadle.passes.product import Operand, fold_operands, has_kernel
 from treadle.passes.unit import Site, Store, Unit, extent, reaches, unify
 
@@ -318,7 +318,7 @@ class Fuser:
         if not unit.reduce:
             return False
         reduce = set(unit.reduce_atoms())
-        inner = [a for e in self.axes.resolve_index(index) for a, _ in sorted(e.terms, key=lambda t: -t[1])]
+        inner = [a for e in self.axes.resolve_index(index) for a, _ in reversed(by_coefficient(e.terms))]
         return any(a in reduce for a in inner) and inner[-1] not in reduce
 
     def root(self, node: Node, value: Value, sites: list[Site]) -> None:

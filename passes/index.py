@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from treadle.ir.graph import Node
+from treadle.ir.size import usual
 from treadle.ir.types import Shape
 
 Terms = tuple[tuple[int, int], ...]
@@ -22,6 +23,11 @@ class Expr(NamedTuple):
 
 Index = tuple[Expr, ...]
 ZERO = Expr(0, ())
+
+
+def by_coefficient(terms: Terms) -> list[tuple[int, int]]:
+    """The smallest coefficient first: digits in turn, the last one first. Of an axis of size 1 it is as if there were more."""
+    return sorted(terms, key=lambda term: usual(term[1]))
 
 
 class Condition(NamedTuple):
@@ -125,7 +131,7 @@ class Axes:
             if became is None:
                 found[axis] = None
             else:
-                stack.extend(a for a, _ in sorted(became.terms, key=lambda t: t[1]))
+                stack.extend(a for a, _ in by_coefficient(became.terms))
         return list(found)
 
 
@@ -224,7 +230,7 @@ def covers(axes: Axes, index: Index, shape: Shape, over: list[int]) -> bool:
     seen: list[int] = []
     for expr, n in zip(index, shape, strict=True):
         reach = 1
-        for axis, c in sorted(expr.terms, key=lambda t: t[1]):
+        for axis, c in by_coefficient(expr.terms):
             if c != reach:
                 return False
             reach *= axes.size[axis]

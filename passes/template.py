@@ -3,7 +3,7 @@
 Graphs that differ in sizes alone form a family (`treadle.passes.family`). When a third member comes, it is planned with the numbers
 that differ as unknowns (`treadle.ir.size`); what comes out is a program whose sizes are polynomials, and the conditions under which
 the planner would have decided the same. Both are turned into one Python function, which further members call. Its source is kept:
-`Template.source`.
+`Template.source`. A special member, of one row say, is planned as if it were like another one, so that it takes the same kernels.
 """
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from typing import Any, Literal
 from treadle.ir.dtypes import DType
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.kernel import Kernel
+from treadle.ir.op import result_types
 from treadle.ir.routine import Routine
 from treadle.ir.size import Size, Sizes, each_size, evaluated, text
 from treadle.ir.types import TensorType, tensor_type
 from treadle.passes.build import scalar_bits
-from treadle.passes.family import Numbers, with_numbers
+from treadle.passes.family import Numbers, Unfit, with_numbers
 from treadle.passes.program import (
     BufferInfo,
     ErrorCell,
@@ -44,16 +45,35 @@ _RECORDS = (KernelStep, GroupStep, GemmStep, RoutineStep, HostStep, LoopStep, Bu
 
 class Template:
     """What planning gave for the last of some members of a family, as a function of its numbers. `varies`: positions of those not taken
-    as fixed."""
+    as fixed. `special`: it is planned as the member before it."""
 
-    def __init__(self, graph: Graph, members: Sequence[Numbers], varies: set[int], plan: Callable[[Graph], Program]) -> None:
-        sizes = Sizes()
+    def __init__(self, graph: Graph, members: Sequence[Numbers], varies: set[int], plan: Callable[[Graph], Program],
+                 special: bool = False) -> None:
+        sizes = Sizes(special)
         columns = list(zip(*members, strict=True))
         unknown = _unknowns(sizes, sorted({columns[i] for i in varies}, key=lambda column: column[::-1]))
         found = [unknown[column] if i in varies else column[-1] for i, column in enumerate(columns)]
-        program = plan(with_numbers(graph, iter(found)))
+        unknown_graph = with_numbers(graph, iter(found))
+        if special:
+            _check_types(unknown_graph)
+        program = plan(unknown_graph)
         self.source, self.program = _Source(sizes, found).function(program)
         self.special = sizes.special
+
+
+def _check_types(graph: Graph) -> None:
+    """Unfit unless the sizes of results follow from those of operands as in any usual case: a size of 1 may be what others are, or what is
+    repeated."""
+    for node in graph.nodes:
+        assert node.op is not None
+        found = result_types(node.op, tuple([v.type for v in node.inputs]), node.attrs)
+        for made, out in zip(found, node.outputs, strict=True):
+            if len(made.shape) != len(out.type.shape) or not all(map(_are_one, made.shape, out.type.shape)):
+                raise Unfit(f"{node.op.name}: sizes that happen to be equal")
+
+
+def _are_one(a: Any, b: Any) -> bool:
+    return a is b or (a.__class__ is int and b.__class__ is int and a == b)
 
 
 Column = tuple[int, ...]
@@ -68,7 +88,7 @@ def _unknowns(sizes: Sizes, columns: list[Column]) -> dict[Column, Any]:
     found: dict[Column, Any] = {}
     for column in columns:
         made = next((m for other, size in found.items() if (m := _related(column, other, size, found)) is not None), None)
-        found[column] = sizes.unknown(f"s{len(sizes.unknowns)}", column[-1]) if made is None else made
+        found[column] = sizes.unknown(f"s{len(sizes.unknowns)}", *column[:-3:-1]) if made is None else made
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from treadle.ir.graph import Node, Value
-from treadle.passes.index import Axes, Expr, Guard, Index, covers, linearize
+from treadle.passes.index import Axes, Expr, Guard, Index, by_coefficient, covers, linearize
 
 
 class Store(NamedTuple):
@@ -135,7 +135,7 @@ def unify(axes: Axes, kept: Unit, other: Unit, here: Index, there: Index) -> boo
 
 
 def _radix(expr: Expr) -> list[int]:
-    return [a for a, _ in sorted(expr.terms, key=lambda t: t[1])]
+    return [a for a, _ in by_coefficient(expr.terms)]
 
 
 def _match(axes: Axes, a: Expr, b: Expr) -> bool:

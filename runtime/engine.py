@@ -19,6 +19,7 @@ from treadle.ir.dtypes import float32
 from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError
 from treadle.ir.types import tensor_type
+from treadle.passes import family
 from treadle.passes.basic import dce
 from treadle.passes.family import TEMPLATES
 from treadle.runtime import check, log, memory, recorder, timing
@@ -165,9 +166,10 @@ COMPILE_AT = 2  # the run of a trace that is the first not to be interpreted
 
 
 def compile_at(run: int) -> None:
-    """Set the run of a trace, counted from 1, that compiles it."""
+    """Set the run of a trace, counted from 1, that compiles it. When it is the first, no plan depends on what was met before either."""
     global COMPILE_AT
     COMPILE_AT = run
+    family.ALONE = run == 1
 
 
 MANY_DRAWS = 1 << 17

@@ -20,8 +20,6 @@ from treadle.ir.random_reference import philox_bits
 from treadle.ir.types import Shape, TensorType, broadcast_shapes
 
 NAME = "scaled_dot_product_attention"
-# Fewer queries than this are a vector times a matrix, which the plain formula does better. (Any other length takes the same kernels.)
-FEW_QUERIES = 2
 # Lengths of heads that the kernels take are multiples of this; others are filled up with zeros.
 MULTIPLE = 8
 # Scores that the references hold at once.
@@ -186,8 +184,8 @@ def _plain_gradient(b: Any, g: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, 
 
 # -- what the kernels take ---------------------------------------------------------------------------------------------------
 def _takes(q: TensorType, v: TensorType, lead: Shape, mask: list[TensorType]) -> bool:
-    """float32 and 16-bit floats of at most 4 axes, with something to compute for more than a few queries."""
-    return (q.dtype is not dtypes.float64 and len(lead) <= 2 and q.shape[-2] >= FEW_QUERIES and min(*lead, *q.shape, *v.shape) > 0
+    """float32 and 16-bit floats of at most 4 axes, with something to compute for more than one query."""
+    return (q.dtype is not dtypes.float64 and len(lead) <= 2 and q.shape[-2] != 1 and min(*lead, *q.shape, *v.shape) > 0
             and all(m.ndim <= 4 for m in mask))
 
 

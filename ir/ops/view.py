@@ -61,7 +61,7 @@ def sum_to(b: Any, g: Any, shape: Shape) -> Any:
     if have == shape:
         return g
     lead = len(have) - len(shape)
-    dims = tuple([i for i, n in enumerate(have) if i < lead or (shape[i - lead] == 1 and n != 1)])
+    dims = tuple([i for i in range(len(have)) if i < lead or shape[i - lead] == 1])  # of size 1 too: another size has the same graph
     total = b.sum(g, dims, False, None) if dims else g
     return total if total.type.shape == shape else b.reshape(total, shape)
 
