@@ -32,6 +32,8 @@ class Sizes:
         self.definitions: list[str] = []
         self.answers: dict[tuple[Polynomial, str, bool], None] = {}  # polynomial, how it compares with 0, and whether it does
         self.types: dict[Any, Any] = {}  # tensor types with such sizes
+        self.asked: dict[tuple[Size, Any, str], bool] = {}
+        self.computed: dict[tuple[Size, Any, str], Any] = {}
 
     def unknown(self, name: str, value: int, usual: int = 0) -> Size:
         """A size of which nothing is known but its value here, and that in a usual case."""
@@ -69,6 +71,12 @@ class Sizes:
 
     def note(self, a: Size, b: Any, operator: str, holds: bool) -> bool:
         """Remember the answer to `a operator b`."""
+        found = self.asked.get((a, b, operator))
+        if found is None:
+            found = self.asked[a, b, operator] = self._noted(a, b, operator, holds)
+        return found
+
+    def _noted(self, a: Size, b: Any, operator: str, holds: bool) -> bool:
         difference = _sum(a.polynomial, _polynomial(b), -1)
         if all(not monomial for monomial, _ in difference):
             return holds  # a constant: it is so in every case
@@ -111,14 +119,22 @@ class Size:
     def __add__(self, other: Any) -> Any:
         if other.__class__ is not Size and not isinstance(other, int):
             return self.pin() + other
-        return self.sizes.make(_sum(self.polynomial, _polynomial(other), 1), self.value + _value(other))
+        found = self.sizes.computed.get((self, other, "+"))
+        if found is None:
+            made = self.sizes.make(_sum(self.polynomial, _polynomial(other), 1), self.value + _value(other))
+            found = self.sizes.computed[self, other, "+"] = made
+        return found
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Any:
         if other.__class__ is not Size and not isinstance(other, int):
             return self.pin() - other
-        return self.sizes.make(_sum(self.polynomial, _polynomial(other), -1), self.value - _value(other))
+        found = self.sizes.computed.get((self, other, "-"))
+        if found is None:
+            made = self.sizes.make(_sum(self.polynomial, _polynomial(other), -1), self.value - _value(other))
+            found = self.sizes.computed[self, other, "-"] = made
+        return found
 
     def __rsub__(self, other: Any) -> Any:
         return -self + other
@@ -127,11 +143,13 @@ class Size:
         return self.sizes.make(tuple([(m, -c) for m, c in self.polynomial]), -self.value)
 
     def __mul__(self, other: Any) -> Any:
-        if other.__class__ is not Size:
-            if not isinstance(other, int):
-                return self.pin() * other
-            return self.sizes.make(tuple([(m, c * other) for m, c in self.polynomial]) if other else (), self.value * other)
-        return self.sizes.make(_product(self.polynomial, other.polynomial), self.value * other.value)
+        if other.__class__ is not Size and not isinstance(other, int):
+            return self.pin() * other
+        found = self.sizes.computed.get((self, other, "*"))
+        if found is None:
+            made = self.sizes.make(_product(self.polynomial, _polynomial(other)), self.value * _value(other))
+            found = self.sizes.computed[self, other, "*"] = made
+        return found
 
     __rmul__ = __mul__
 

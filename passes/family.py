@@ -104,7 +104,7 @@ def _renumbered(attr: Any, numbers: Iterator[Any]) -> Any:
     return next(numbers) if attr.__class__ is int else attr
 
 
-def _differing(member: Numbers, numbers: Numbers) -> int:
+def _unlike(member: Numbers, numbers: Numbers) -> int:
     """In how many places a member has another size, neither 1 nor 2."""
     return sum([a > 2 and a != b for a, b in zip(member, numbers, strict=True)])
 
@@ -142,9 +142,9 @@ class Family:
                   special: bool) -> Program | None:
         """A member with sizes of 1 or 2, or otherwise special, planned as another one: their kernels are the same. None for others, and
         where that cannot be: a size of 1 may be what is repeated."""
-        like = max(reversed(known), key=lambda member: _differing(member, numbers))
+        like = max(reversed(known), key=lambda member: _unlike(member, numbers))
         small = any([b <= 2 < a for a, b in zip(like, numbers, strict=True)])
-        if ALONE or not (small or (special and _differing(like, numbers))) or self.made_special == MAX_TEMPLATES:
+        if ALONE or not (small or (special and _unlike(like, numbers))) or self.made_special == MAX_TEMPLATES:
             return None
         self.made_special += 1
         from treadle.passes.template import Template

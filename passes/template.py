@@ -68,11 +68,11 @@ def _check_types(graph: Graph) -> None:
         assert node.op is not None
         found = result_types(node.op, tuple([v.type for v in node.inputs]), node.attrs)
         for made, out in zip(found, node.outputs, strict=True):
-            if len(made.shape) != len(out.type.shape) or not all(map(_are_one, made.shape, out.type.shape)):
+            if len(made.shape) != len(out.type.shape) or not all(map(_identical, made.shape, out.type.shape)):
                 raise Unfit(f"{node.op.name}: sizes that happen to be equal")
 
 
-def _are_one(a: Any, b: Any) -> bool:
+def _identical(a: Any, b: Any) -> bool:
     return a is b or (a.__class__ is int and b.__class__ is int and a == b)
 
 
