@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from treadle.passes.template import Template
 
 MAX_FAMILIES = 256    # beyond, the one met longest ago is forgotten
-MIN_MEMBERS = 2       # of a family that are planned alone: many a program meets one more size, a last batch, and no other
 MANY_MEMBERS = 4      # after so many, another one is not even interpreted
 MOST_SEEN = 6         # members whose sizes tell which of them go together
 MAX_TEMPLATES = 8     # of each kind, made for a family: planning decides differently for its sizes so often that they do not pay
@@ -120,7 +119,7 @@ class Family:
         self.made = self.made_special = 0
 
     def program(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
-        """By a template, made when a third member of the family comes. None when it is better planned alone."""
+        """By a template, made when a second member of the family comes. None when it is better planned alone."""
         special = False
         for template in self.templates:
             found = template.program(numbers)
@@ -132,7 +131,7 @@ class Family:
         as_usual = self._as_usual(graph, known, numbers, plan, special)
         if as_usual is not None:
             return as_usual
-        if special or not differing or self.members <= MIN_MEMBERS or self.made == MAX_TEMPLATES:
+        if special or not differing or self.made == MAX_TEMPLATES:
             return None
         self.made += 1
         from treadle.passes.template import Template

@@ -1,9 +1,10 @@
 """Programs for sizes that were not met before, without planning again.
 
-Graphs that differ in sizes alone form a family (`treadle.passes.family`). When a third member comes, it is planned with the numbers
+Graphs that differ in sizes alone form a family (`treadle.passes.family`). When a second member comes, it is planned with the numbers
 that differ as unknowns (`treadle.ir.size`); what comes out is a program whose sizes are polynomials, and the conditions under which
-the planner would have decided the same. Both are turned into one Python function, which further members call. Its source is kept:
-`Template.source`. A special member, of one row say, is planned as if it were like another one, so that it takes the same kernels.
+the planner would have decided the same. When a third comes, both are turned into one Python function, which further members call. Its
+source is kept: `Template.source`. A special member, of one row say, is planned as if it were like another one, so that it takes the
+same kernels.
 """
 from __future__ import annotations
 
@@ -56,9 +57,19 @@ class Template:
         unknown_graph = with_numbers(graph, iter(found))
         if special:
             _check_types(unknown_graph)
-        program = plan(unknown_graph)
-        self.source, self.program = _Source(sizes, found).function(program)
+        self._planned, self._writer, self._own = plan(unknown_graph), _Source(sizes, found), members[-1]
+        self._function: Callable[[Numbers], Program | Literal[False] | None] | None = None
+        self.source = ""
         self.special = sizes.special
+
+    def program(self, numbers: Numbers) -> Program | Literal[False] | None:
+        """The program of another member, None where the planner might decide differently; False is for sizes that happen to be equal
+        where they usually are not: others will hardly be like them."""
+        if self._function is None:
+            if numbers == self._own:
+                return self._writer.own(self._planned)
+            self.source, self._function = self._writer.function(self._planned)
+        return self._function(numbers)
 
 
 def _check_types(graph: Graph) -> None:
@@ -108,10 +119,7 @@ def _picker(positions: list[int]) -> Callable[[Numbers], tuple[int, ...]]:
 
 
 class _Source:
-    """Writes a template's function from a family's numbers to a program, or None where the planner might decide differently.
-
-    False is for sizes that happen to be equal where they usually are not: others will hardly be like them.
-    """
+    """Writes a template's function from a family's numbers to a program, None or False."""
 
     def __init__(self, sizes: Sizes, numbers: list[Any]) -> None:
         self.sizes = sizes
@@ -146,6 +154,12 @@ class _Source:
         source = "\n    ".join(lines)
         exec(compile(source, "<template>", "exec"), self.namespace)
         return source, self.namespace["program"]
+
+    def own(self, program: Program) -> Program:
+        """The program of the member that was planned."""
+        names = {text(s): s.value for s in (*self.sizes.unknowns, *self.sizes.quotients.values()) if s.__class__ is Size}
+        parts = (program.steps, program.buffers, program.inputs, program.outputs, program.scalars)
+        return Program(*[_known(part, names) for part in parts])
 
     def code(self, value: Any) -> str:
         """An expression for a part of a program."""
@@ -182,6 +196,24 @@ class _Source:
         name = self.constants.setdefault(id(value), f"k{len(self.constants)}")
         self.namespace[name] = value
         return name
+
+
+def _known(value: Any, names: Mapping[str, int]) -> Any:
+    """A part of a program in the case in which its sizes were computed."""
+    kind = value.__class__
+    if kind is Size:
+        return value.value
+    if kind is SizeBits:
+        return scalar_bits(value.size.value, value.dtype)
+    if kind in _TUPLES:
+        return kind(*[_known(v, names) for v in value])
+    if kind in _RECORDS:
+        return kind(*[_known(getattr(value, f.name), names) for f in fields(kind)])
+    if kind is Node:
+        return renewed(value, names)
+    if kind is tuple or kind is list:
+        return kind([_known(v, names) for v in value])
+    return value
 
 
 def renewed(node: Node, names: Mapping[str, int]) -> Node:
