@@ -38,16 +38,16 @@ observers: list[Callable[[Graph], Any]] = []  # called with the graph of every f
 class Plan:
     """What computes the wanted results of a trace: its graph, and, from the second run on, compiled code."""
 
-    __slots__ = ("compiled", "dead", "donating", "graph", "inputs", "launch", "launch_values", "limit", "lock", "outputs", "runs", "step",
-                 "used")
+    __slots__ = ("_graph", "compiled", "dead", "donating", "inputs", "launch", "launch_values", "limit", "lock", "outputs", "runs", "step",
+                 "types", "used")
 
     def __init__(self, step: Step, wanted: list[int]) -> None:
         graph, self.inputs = build_graph(step, wanted)
-        self.graph: Graph = dce(graph)
-        self.outputs = wanted
+        self._graph: Graph | None = dce(graph)
+        self.outputs, self.types = wanted, tuple([v.type for v in graph.outputs])
         self.dead: list[int] = []       # which inputs nothing but the trace refers to
         self.donating: Any = None       # of a compiled call: like `launch`, on values that may give their memory to outputs
-        self.step = step if CHECK else None
+        self.step: Step | None = step
         self.runs = 0
         self.compiled: Any = None
         self.launch: Any = None         # once compiled: results from buffers and numbers, in one generated function
@@ -60,13 +60,18 @@ class Plan:
     def of(cls, graph: Graph, tensors: int) -> Plan:
         """The plan of a graph whose first `tensors` inputs are tensors: they are values 0..., the outputs follow."""
         plan = cls.__new__(cls)
-        plan.graph, plan.inputs = graph, list(range(tensors))
-        plan.outputs = list(range(tensors, tensors + len(graph.outputs)))
+        plan._graph, plan.inputs = graph, list(range(tensors))
+        plan.outputs, plan.types = list(range(tensors, tensors + len(graph.outputs))), tuple([v.type for v in graph.outputs])
         plan.runs, plan.compiled, plan.launch, plan.launch_values, plan.lock = 0, None, None, None, threading.Lock()
         plan.used = plan.limit = 0
         plan.dead, plan.donating = [], None
         plan.step = None
         return plan
+
+    @property
+    def graph(self) -> Graph:
+        """What is computed: made again from the trace when it has been let go."""
+        return self.lines() if self._graph is None else self._graph
 
     def lines(self) -> Graph:
         """The graph with the lines that recorded it last: traces that are the same share a plan, wherever they come from."""
@@ -136,6 +141,8 @@ class Plan:
                 self.compiled = COMPILE(self.graph)
                 if getattr(self.compiled, "arena", 0) > MUCH:
                     memory.trim_heap()  # the compiler's own temporaries
+                if self.step is not None and self.compiled is not False and not (CHECK or observers):
+                    self._graph = None  # thousands of objects, which every collection of garbage would walk
                 if not CHECK and self.compiled is not False:
                     know_pool()
                     self.launch = self.compiled.launch

@@ -104,7 +104,7 @@ class Tape:
         given = [read(g) for g in grads]
         for g in given:
             engine.materialize(g)
-        outputs = [computed(v.type, None) for v in self.plan.graph.outputs]
+        outputs = [computed(type, None) for type in self.plan.types]
         self.plan.run([*saved, *given, *outputs], numbers)
         return [wrap(d) for d in outputs]
 

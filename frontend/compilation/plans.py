@@ -17,8 +17,8 @@ def run_slowly(plan: Any, inputs: tuple[Data, ...], numbers: tuple[Any, ...]) ->
     values: list[Any] = [None] * (max([*plan.inputs, *plan.outputs], default=0) + 1)
     for slot, d in zip(plan.inputs, inputs, strict=True):
         values[slot] = d
-    for slot, v in zip(plan.outputs, plan.graph.outputs, strict=True):
-        values[slot] = computed(v.type, None)
+    for slot, type in zip(plan.outputs, plan.types, strict=True):
+        values[slot] = computed(type, None)
     try:
         plan.run(values, numbers)
     except DataError as error:
