@@ -62,7 +62,7 @@ def tile_axes(axes: Axes, form: Expr, parallel: list[int], m: int, n: int, batch
         if c != reach:
             return None
         reach *= axes.size[axis]
-        group = 2 if c < n and reach <= n else 1 if c >= n and reach <= m * n else 0 if c >= m * n else -1
+        group = 0 if c == m * n or c > m * n else 1 if c >= n and reach <= m * n else 2 if c < n and reach <= n else -1
         if group < 0:
             return None
         groups[group].insert(0, axis)

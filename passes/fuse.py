@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.kernel import INTEGER_FAULTS
+from treadle.ir.size import usual
 from treadle.passes.attention import attention_operands, has_numbers, is_attention
 from treadle.passes.cost import EXPENSIVE, Cost, costs
 from treadle.passes.demand import (
@@ -171,11 +172,11 @@ class Fuser:
         if self.cost[node.out].ops < EXPENSIVE or is_reduce(node) or node.out.type.numel == 1:
             return False
         axes = self.axes
-        rows = extent(axes, site.unit.parallel_atoms())
+        size, rows = node.out.type.numel, extent(axes, site.unit.parallel_atoms())
         domain = rows * extent(axes, site.unit.reduce_atoms())
-        if domain < 4096 or node.out.type.numel * 4 > domain:
+        if usual(domain) < 4096 or usual(size * 4) > usual(domain):
             return False
-        return not (site.unit.reduce and node.out.type.numel >= rows)
+        return not (site.unit.reduce and usual(size) >= usual(rows))
 
     # -- joining a unit ------------------------------------------------------------------------------------------------
     def can_absorb(self, site: Site, node: Node) -> bool:

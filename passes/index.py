@@ -161,7 +161,8 @@ def _digits(axes: Axes, linear: Expr, shape: Shape) -> Index | int | None:
             if c % n == 0:
                 carry.append((axis, c // n, sign))
                 continue
-            if c * axes.size[axis] > n:
+            reach = c * axes.size[axis]
+            if reach != n and reach >= n:
                 if n % c == 0 and axes.size[axis] % (n // c) == 0 and axes.split(axis, n // c):
                     return 0
                 if c * (axes.size[axis] - 1) + top >= n:

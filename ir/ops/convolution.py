@@ -130,7 +130,7 @@ def _forward(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, g
         return _depthwise(b, xp, b.flip(w, tuple(range(2, w.type.ndim))) if turned else w, out, stride, dilation, groups, origin)
     rows, places = depth * math.prod(kernel), math.prod(out)
     weights = b.reshape(w, (groups, o // groups, rows))
-    if n > 1 and places < FEW_PLACES:
+    if n != 1 and places < FEW_PLACES:
         windows = _windows(b, xp, kernel, out, stride, dilation, True, turned, origin)
         y = b.matmul(weights, b.reshape(windows, (groups, rows, n * places)))
         return b.reshape(b.permute(b.reshape(y, (o, n, places)), (1, 0, 2)), (n, o, *out))
