@@ -80,7 +80,7 @@ class Sizes:
         difference = _sum(a.polynomial, _polynomial(b), -1)
         if all(not monomial for monomial, _ in difference):
             return holds  # a constant: it is so in every case
-        if operator == "==" and self.usual is not None and (not holds or (_at(difference, self.usual) and not self._is_parity(difference))):
+        if operator == "==" and self.usual is not None and not self._has_rest(difference) and (not holds or _at(difference, self.usual)):
             return False
         self.answers[difference, operator, holds] = None
         return holds
@@ -94,10 +94,10 @@ class Sizes:
         """Whether it is what a division left: whether that is 0 tells sizes apart that are equally usual."""
         return any(operator == "%" and q.__class__ is Size and q.polynomial == polynomial for (operator, _, _), q in self.quotients.items())
 
-    def _is_parity(self, polynomial: Polynomial) -> bool:
-        """Whether it is what a division by a number left: what is not divided may be what is rounded."""
-        return any(operator == "%" and b.__class__ is int and q.__class__ is Size and q.polynomial == polynomial
-                   for (operator, _, b), q in self.quotients.items())
+    def _has_rest(self, polynomial: Polynomial) -> bool:
+        """Whether what a division by a number left is in it: what is not even may be taken to be odd."""
+        rests = {text(q) for (operator, _, b), q in self.quotients.items() if operator == "%" and b.__class__ is int}
+        return any(name in rests for monomial, _ in polynomial for name in monomial)
 
     def conditions(self) -> Iterator[tuple[str, bool]]:
         """Python expressions that have to be true, and whether they say only that two sizes differ."""
@@ -201,7 +201,7 @@ class Size:
     # -- the number itself ---------------------------------------------------------------------------------------------
     def pin(self) -> int:
         """The value, on condition that it is that value."""
-        self.sizes.note(self, self.value, "==", True)
+        self.sizes.answers[_sum(self.polynomial, _polynomial(self.value), -1), "==", True] = None
         return self.value
 
     __index__ = __int__ = pin

@@ -26,8 +26,11 @@ ZERO = Expr(0, ())
 
 
 def by_coefficient(terms: Terms) -> list[tuple[int, int]]:
-    """The smallest coefficient first: digits in turn, the last one first. Of an axis of size 1 it is as if there were more."""
-    return sorted(terms, key=lambda term: usual(term[1]))
+    """The smallest coefficient first: digits in turn, the last one first. An axis of size 1, whose digit is 0 wherever it stands, comes
+    where it would if there were more."""
+    if len(terms) < 2:
+        return list(terms)
+    return sorted(sorted(terms, key=lambda term: usual(term[1])), key=lambda term: term[1])
 
 
 class Condition(NamedTuple):
