@@ -70,10 +70,10 @@ class Size(tuple):
 
 
 def ints(args: Sequence[Any]) -> Ints:
-    """Ints given one by one or as one sequence. TypeError for anything that is no int."""
+    """Ints given one by one or as one sequence, as plain ones: those of a captured call are not. TypeError for anything that is no int."""
     if len(args) == 1 and isinstance(args[0], (tuple, list)):
         args = args[0]
-    return tuple([a if a.__class__ is int else index(a) for a in args])
+    return tuple([a if a.__class__ is int else int(index(a)) for a in args])
 
 
 _RANKS = {"channels_last": 4, "channels_last_3d": 5}

@@ -215,8 +215,11 @@ class _Layout:
                 continue
             if kind is Table:
                 inner[i] = self._arguments(arg.args, around)  # type: ignore[union-attr]
-            else:
+            elif kind is BufferRef or kind is ScalarRef:
                 places.append((i, arg))  # type: ignore[arg-type]
+            else:
+                row.append(int(arg))  # type: ignore[arg-type]
+                continue
             row.append(inner.get(i, 0))
         start = self._append(row or [0], inner)
         for i, place in places:
