@@ -57,18 +57,20 @@ class Template:
         unknown_graph = with_numbers(graph, iter(found))
         if special:
             _check_types(unknown_graph)
-        self._planned, self._writer, self._own = plan(unknown_graph), _Source(sizes, found), members[-1]
-        self._function: Callable[[Numbers], Program | Literal[False] | None] | None = None
+        self._own = members[-1]
+        self._parts: tuple[_Source, Program] | None = (_Source(sizes, found), plan(unknown_graph))
+        self._function: Callable[[Numbers], Program | Literal[False] | None]
         self.source = ""
         self.special = sizes.special
 
     def program(self, numbers: Numbers) -> Program | Literal[False] | None:
         """The program of another member, None where the planner might decide differently; False is for sizes that happen to be equal
         where they usually are not: others will hardly be like them."""
-        if self._function is None:
+        if self._parts is not None:
+            writer, planned = self._parts
             if numbers == self._own:
-                return self._writer.own(self._planned)
-            self.source, self._function = self._writer.function(self._planned)
+                return writer.own(planned)
+            (self.source, self._function), self._parts = writer.function(planned), None
         return self._function(numbers)
 
 
