@@ -10,8 +10,8 @@ from treadle.tensor import Tensor, apply
 __all__ = ["istft", "stft"]
 
 
-def _fail(name: str, input: Tensor, text: str) -> RuntimeError:
-    return RuntimeError(f"{name}({input.dtype.title}{list(input.shape)}): {text}")
+def _fail(name: str, input: Tensor, text: str, kind: type[RuntimeError] = RuntimeError) -> RuntimeError:
+    return kind(f"{name}({input.dtype.title}{list(input.shape)}): {text}")
 
 
 def _window(name: str, input: Tensor, window: Tensor | None, n_fft: int, hop: int, length: int) -> Tensor | None:
@@ -52,7 +52,7 @@ def stft(input: Tensor, n_fft: int, hop_length: int | None = None, win_length: i
                                "return_complex=True in a future PyTorch release.")
         return_complex = True
     if not (x.is_floating_point() or x.is_complex()):
-        raise NotImplementedError(f"stft({x.dtype.title}{list(x.shape)}): expected a tensor of floating point or complex values")
+        raise _fail("stft", x, "expected a tensor of floating point or complex values", NotImplementedError)
     if x.dim() not in (1, 2):
         raise _fail("stft", x, "expected a 1D or 2D tensor")
     batched, x = x.dim() == 2, x if x.dim() == 2 else x.unsqueeze(0)

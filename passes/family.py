@@ -150,7 +150,7 @@ class Family:
         try:
             template = Template(graph, [*[m for m in known if m is not like], like, numbers], self.varies, plan, special=True)
         except (ArithmeticError, IndexError, RuntimeError, TypeError, Unfit, ValueError):
-            return None
+            return None  # what follows from its real sizes and from usual ones does not go together
         return self._kept(template).program(numbers) or None
 
     def _kept(self, template: Template) -> Template:

@@ -211,16 +211,13 @@ class _Call(NamedTuple):
     grain: int
 
 
-NONE_KNOWN: dict[int, GemmCall] = {}
-
-
 class CompiledPlan:
     """Machine code and tables for one graph. `run` may be called from any thread."""
 
     __slots__ = ("_error", "_lies", "_partials", "_products", "arena", "binding", "convert", "error_address", "inputs", "launch", "modules",
                  "number_types", "outputs", "places", "program", "scalar_types", "segments")
 
-    def __init__(self, program: Program, number_types: list[DType], modules: set[Any], products: dict[int, GemmCall] = NONE_KNOWN) -> None:
+    def __init__(self, program: Program, number_types: list[DType], modules: set[Any], products: dict[int, GemmCall]) -> None:
         """products: `matrix_call` of steps, by id."""
         self.program = program
         self.modules = modules
@@ -239,7 +236,7 @@ class CompiledPlan:
         self.error_address = ctypes.addressof(self._error)
         self._products, self._lies = products, [self._place(b) for b in range(len(program.buffers))]
         self.segments = self._build(program.steps)
-        self._products = NONE_KNOWN  # later they may be for another number of threads
+        self._products = {}  # later they may be for another number of threads
         self.binding = bind(self)
         self.launch = make_launch(self) if self.binding is None else self.binding.launch()
 

@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -98,6 +98,8 @@ class PlanBuilder:
             raise ValueError("a step needs the address of a kernel, got 0")
         if units < 0 or grain < 1:
             raise ValueError(f"a step needs units >= 0 and grain >= 1, got {units} and {grain}")
+        for arg in args:
+            self._check_loops(arg)
         if units:
             self._body().append(_Step(address, list(args), units, grain, tag))
 
@@ -137,6 +139,15 @@ class PlanBuilder:
     def _body(self) -> list[_Step | _Loop]:
         return self._open[-1].body if self._open else self._top
 
+    def _check_loops(self, arg: Argument) -> None:
+        if isinstance(arg, Table):
+            for inner in arg.args:
+                self._check_loops(inner)
+        elif isinstance(arg, BufferRef) and (arg.stride or arg.outer_stride or arg.alternate is not None):
+            depth = len(self._open)
+            if depth < (2 if arg.outer_stride else 1):
+                raise ValueError(f"{arg} moves with a loop, but there {'is one loop' if depth else 'is no loop'} around the step")
+
 
 def _tags(body: list[_Step | _Loop]) -> Iterator[Any]:
     """In the order of the table: a loop's body follows it."""
@@ -168,7 +179,7 @@ class _Layout:
     def frame(self) -> int:
         return layout.HEADER_WORDS
 
-    def _append(self, words: Sequence[int], pointers: Iterable[int] = ()) -> int:
+    def _append(self, words: Sequence[int], pointers: Sequence[int] = ()) -> int:
         """Append words; those at the indices `pointers` are positions. Returns where they start."""
         start = len(self.words)
         self.words.extend(words)
@@ -205,23 +216,19 @@ class _Layout:
 
     def _arguments(self, args: Sequence[Argument], around: list[_Moves]) -> int:
         """Lay out a table of arguments (and, first, those it points to)."""
-        inner: dict[int, int] = {}
+        tables: list[int] = []
         places: list[tuple[int, BufferRef | ScalarRef]] = []
         row: list[int] = []
         for i, arg in enumerate(args):
-            kind = arg.__class__
-            if kind is int:
-                row.append(arg)  # type: ignore[arg-type]
-                continue
-            if kind is Table:
-                inner[i] = self._arguments(arg.args, around)  # type: ignore[union-attr]
-            elif kind is BufferRef or kind is ScalarRef:
-                places.append((i, arg))  # type: ignore[arg-type]
+            if isinstance(arg, int):
+                row.append(int(arg))
+            elif isinstance(arg, Table):
+                tables.append(i)
+                row.append(self._arguments(arg.args, around))
             else:
-                row.append(int(arg))  # type: ignore[arg-type]
-                continue
-            row.append(inner.get(i, 0))
-        start = self._append(row or [0], inner)
+                places.append((i, arg))
+                row.append(0)
+        start = self._append(row or [0], tables)
         for i, place in places:
             self._relocate(start + i, place, around)
         return start
@@ -241,14 +248,11 @@ class _Layout:
             self.relocations += [position, layout.FIRST_BUFFER + self.n_buffers + self._in_range(arg.index, self.n_scalars, "scalar"), 0]
             return
         self.relocations += (position, self._buffer(arg.index), arg.offset)
-        if arg.stride or arg.outer_stride or arg.alternate is not None or around:
+        if around:
             self._move(position, arg, around)
 
     def _move(self, position: int, arg: BufferRef, around: list[_Moves]) -> None:
-        depth = len(around)
-        if depth < (2 if arg.outer_stride else 1):
-            raise ValueError(f"{arg} moves with a loop, but there {'is one loop' if depth else 'is no loop'} around the step")
-        inner, outer = around[-1], around[-2] if depth > 1 else None
+        inner, outer = around[-1], around[-2] if len(around) > 1 else None
         if arg.stride:
             inner.steps += [position, arg.stride]
         # The outer loop also undoes what the inner one did, which starts afresh each time.

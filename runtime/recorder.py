@@ -396,6 +396,7 @@ _OURS: set[int] = set()  # globals of Treadle's modules, by id
 
 
 def _is_ours(names: dict[str, Any], code: CodeType) -> bool:
+    """Whether code with these globals is Treadle's: of a module, or made by it."""
     module = names.get("__name__", "")
     if module != "treadle" and not module.startswith("treadle."):
         return code.co_filename.startswith("<treadle")

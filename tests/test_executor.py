@@ -209,10 +209,8 @@ def test_mistakes(kernels: dict[str, int]) -> None:
         builder.step(0, [])
     with pytest.raises(ValueError, match="units"):
         builder.step(1, [], units=-1)
-    moving = PlanBuilder()
-    moving.step(1, [BufferRef(0, stride=8)])
     with pytest.raises(ValueError, match="no loop around"):
-        moving.build(1)
+        builder.step(1, [BufferRef(0, stride=8)])
     with pytest.raises(ValueError, match="end_loop without"):
         builder.end_loop()
     builder.step(kernels["count"], [BufferRef(5)])

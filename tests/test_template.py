@@ -1,6 +1,7 @@
 """Programs from templates are those that planning gives, and planning with unknown sizes asks about them what it decides by."""
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -103,7 +104,7 @@ def check_results(program: Program, graph: Graph) -> None:
     arrays = [random_array(v.type.shape, v.type.dtype, rng, TABLE[graph.name.removesuffix("_vjp")].domain) for v in graph.inputs]
     named = compiled.named_kernels(plan_memory(program))
     compiled.compile_kernels(named)
-    plan = compiled.CompiledPlan(program, [], {compiled._MODULES[form] for form in named.values()})
+    plan = compiled.CompiledPlan(program, [], {compiled._MODULES[form] for form in named.values()}, {})
     results = plan.run([own_copy(a, v.type) for a, v in zip(arrays, graph.inputs, strict=True)], [])
     assert results is not None
     for buffer, value, want in zip(results, graph.outputs, run(graph, arrays), strict=True):
@@ -128,23 +129,31 @@ def with_unknowns(graph: Graph) -> Template:
     return Template(graph, [[other(n) if i in varies else n for i, n in enumerate(numbers)], numbers], varies, steps_of)
 
 
+def graphs_of(name: str, sample: Any, dtype: dtypes.DType) -> list[tuple[Graph, list[int]]] | None:
+    """An op's graph and that of its gradient, each with its numbers, but those without; None where the op has no such dtype."""
+    try:
+        graph, _ = build(TABLE[name], sample, dtype)
+    except (RuntimeError, TypeError, IndexError, ValueError, NotImplementedError):
+        return None
+    graphs = [graph]
+    if has_gradient(TABLE[name]) and float_inputs(graph):
+        graphs.append(gradient_graph(graph, float_inputs(graph)))
+    found = []
+    for g in graphs:
+        with contextlib.suppress(Unfit):
+            found.append((g, skeleton(g)[1]))
+    return found
+
+
 @pytest.mark.parametrize("name", list(dict.fromkeys(name for name, _ in CASES)))
 def test_planning_with_unknown_sizes(name: str) -> None:
     """Every sample of the table, and its gradient, gives the same program with and without."""
     for sample in samples_of(TABLE[name])[:3]:
         for dtype in (dtypes.float32, dtypes.int64, dtypes.bool_):
-            try:
-                graph, _ = build(TABLE[name], sample, dtype)
-            except (RuntimeError, TypeError, IndexError, ValueError, NotImplementedError):
+            graphs = graphs_of(name, sample, dtype)
+            if graphs is None:
                 continue
-            graphs = [graph]
-            if has_gradient(TABLE[name]) and float_inputs(graph):
-                graphs.append(gradient_graph(graph, float_inputs(graph)))
-            for g in graphs:
-                try:
-                    numbers = skeleton(g)[1]
-                except Unfit:
-                    continue
+            for g, numbers in graphs:
                 template = with_unknowns(g)
                 found = template.program(numbers)
                 assert found and template._parts is not None
@@ -178,18 +187,7 @@ def with_one(graph: Graph, size: int, to: int) -> Iterator[tuple[Graph, list[int
 def test_a_special_size_as_a_usual_one(name: str) -> None:
     """Samples of the table and their gradients with other sizes, one after another: those of 1 and 2 are planned as if they were not."""
     for sample in samples_of(TABLE[name])[:2]:
-        try:
-            graph, _ = build(TABLE[name], sample, dtypes.float32)
-        except (RuntimeError, TypeError, IndexError, ValueError, NotImplementedError):
-            continue
-        graphs = [graph]
-        if has_gradient(TABLE[name]) and float_inputs(graph):
-            graphs.append(gradient_graph(graph, float_inputs(graph)))
-        for g in graphs:
-            try:
-                usual = skeleton(g)[1]
-            except Unfit:
-                continue
+        for g, usual in graphs_of(name, sample, dtypes.float32) or []:
             family = Family(usual)
             for size, to in ((n, to) for n in sorted(set(usual)) for to in (1, n + 1, 2, 2 * n) if n > 2):
                 for small, numbers in with_one(g, size, to):

@@ -41,6 +41,7 @@ def general_cosine(M: int, *, a: Sequence[float], sym: bool = True, dtype: Any =
         raise TypeError("general_cosine(): argument 'requires_grad' must be bool, not NoneType")
     if not isinstance(a, Iterable):
         raise TypeError(f"Coefficients must be a list/tuple, got {type(a).__name__}")
+    a = list(a)
     if not a:
         raise ValueError("Coefficients must contain at least one element")
     if not all([hasattr(c, "__float__") for c in a]):
