@@ -135,7 +135,13 @@ class KernelEmitter(Points):
             self._open_table(f.sub(high, low))
         if nest.chunk and not nest.outer and nest.rows < 0 and not nest.folds:
             begin, end = f.mul(low, nest.chunk), f.smin(f.mul(high, nest.chunk), self.sizes[self.lane])
-            self.lane_loop(self._streamed(begin, end) if self._streams() else begin, end)
+            if not self._streams():
+                self.lane_loop(begin, end)
+                return
+            self.streaming = self._wants_streaming()
+            self.lane_loop(begin, end)
+            with f.if_(self.streaming):
+                f.line("fence seq_cst")  # such stores are not in the order that other threads rely on
             return
         counts = [self.phases.parts] if self.phases is not None else []
         counts += [self.sizes[a] for a in nest.outer]
@@ -209,8 +215,8 @@ class KernelEmitter(Points):
             return False
         return sum(instr_cost(instr) for instr in self.kernel.body) <= STREAM_COST
 
-    def _streamed(self, low: Val, high: Val) -> Val:
-        """Write whole vectors of large results, if they are aligned and nothing that is read, past the caches. Returns where that ends."""
+    def _wants_streaming(self) -> Val:
+        """Whether results are large, aligned and nothing that is read: their whole vectors are written past the caches."""
         f, accesses = self.f, self.kernel.accesses
         written = [i for i, a in enumerate(accesses) if a.writes]
         element = sum(scalar_bits(memory_type(accesses[i].dtype)) // 8 for i in written)
@@ -221,19 +227,7 @@ class KernelEmitter(Points):
             for other, access in enumerate(accesses):
                 if not access.writes:
                     wanted = f.binary("and", wanted, f.compare("ne", self.pointers[other], self.pointers[i]))
-        end = f.select(wanted, f.add(low, f.binary("and", f.sub(high, low), const("i64", -self.width))), low)
-
-        def whole(index: Val, state: State) -> State:
-            with self.scope():
-                self.copies, self.streaming = 1, True
-                self.enter(self.lane, index)
-                self.program()
-                self.streaming = False
-            return state
-        self.plain(low, end, self.width, [], whole)
-        with f.if_(wanted):
-            f.line("fence seq_cst")  # such stores are not in the order that other threads rely on
-        return end
+        return wanted
 
     # -- the lane axis -----------------------------------------------------------------------------------------------
     def _open_table(self, units: Val) -> None:
@@ -336,13 +330,13 @@ class KernelEmitter(Points):
 
         def single(index: Val, state: State) -> State:
             with self.scope():
-                self.copies = 1
+                self.copies, self.streaming = 1, None
                 self.enter(self.lane, index, needs)
                 return body(state)
 
         def masked(index: Val, state: State) -> State:
             with self.scope():
-                self.copies, self.mask = 1, first_lanes(f, f.sub(high, index), self.width)
+                self.copies, self.mask, self.streaming = 1, first_lanes(f, f.sub(high, index), self.width), None
                 self.enter(self.lane, index, needs)
                 return body(state)
         if self.plan.single:

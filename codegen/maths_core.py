@@ -108,6 +108,13 @@ def copysign(f: Function, magnitude: Val, sign: Val) -> Val:
     return f.intrinsic("copysign", magnitude, sign)
 
 
+def with_sign_of(f: Function, magnitude: Val, x: Val) -> Val:
+    """`copysign` of what is known not to be negative."""
+    fmt = format_of(x)
+    sign = int_op(f, "and", bits_of(f, x), bits_constant(-0.0, fmt))
+    return from_bits(f, f.binary("or", bits_of(f, magnitude), sign), fmt)
+
+
 def compare(f: Function, predicate: str, a: Val, b: Operand) -> Val:
     return f.compare(predicate, a, b if isinstance(b, Val) else like(a, b))
 
@@ -125,11 +132,17 @@ def clamp(f: Function, x: Val, low: float | None = None, high: float | None = No
     return x
 
 
-def polynomial(f: Function, x: Val, coefficients: list[float]) -> Val:
-    """Horner's rule with fused multiply-add; coefficients from the constant term up."""
-    value = like(x, coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        value = fma(f, value, x, c)
+def polynomial(f: Function, x: Val, coefficients: list[float], square: Val | None = None) -> Val:
+    """Horner's rule with fused multiply-add; coefficients from the constant term up.
+
+    With x^2 given it is applied to pairs of terms, which do not wait for one another: as many operations in half the time.
+    """
+    terms: list[Val | float] = list(coefficients)
+    if square is not None:
+        terms = [fma(f, x, b, a) for a, b in zip(coefficients[::2], coefficients[1::2], strict=False)] + terms[len(terms) & ~1:]
+    value = terms[-1] if isinstance(terms[-1], Val) else like(x, terms[-1])
+    for term in reversed(terms[:-1]):
+        value = fma(f, value, x if square is None else square, term)
     return value
 
 

@@ -38,6 +38,7 @@ from treadle.codegen.maths_core import (
     odd_polynomial,
     polynomial,
     split_constant,
+    with_sign_of,
 )
 
 
@@ -46,8 +47,6 @@ class ExpTable(NamedTuple):
 
     high: float         # above it 2 * exp overflows even after halving
     low: float          # below it the result rounds to zero
-    tiny: float         # below it the scale factor 2^n needs lifting out of the subnormal range ...
-    lift: int           # ... by this power of two
     expm1_high: float
     expm1_low: float
     ln2_high: float
@@ -58,13 +57,13 @@ class ExpTable(NamedTuple):
 
 EXP = {
     FLOAT: ExpTable(
-        90.0, -104.5, -85.0, 64, 89.0, -30.0,
+        90.0, -104.5, 89.0, -30.0,
         split_constant(math.log(2), FLOAT, 16), math.log(2) - split_constant(math.log(2), FLOAT, 16),
         [0.4999999325384536892, 0.1666651776236763358, 0.04166842179234383546, 0.008369063467432247907, 0.00138138817620933076],
         [0.6931472066576626078, 0.2402265092189741483, 0.05550327160329473406, 0.009618056621125573817, 0.001340046675169108779,
          0.0001546147808370581307]),
     DOUBLE: ExpTable(
-        711.0, -746.0, -700.0, 512, 709.9, -50.0,
+        711.0, -746.0, 709.9, -50.0,
         split_constant(math.log(2), DOUBLE, 40), 7.3710025651677989018e-13,
         [0.5000000000000000045, 0.1666666666666668374, 0.04166666666666608336, 0.008333333333316785876, 0.001388888888911908157,
          0.0001984126989701286164, 0.00002480158692236212798, 2.755723422086912192e-6, 2.755758383444942042e-7, 2.511226425587141555e-8,
@@ -93,7 +92,8 @@ def _expm1_reduced(f: Function, n: Val, head: Val) -> Val:
     """e^r - 1 for r = head - n * (rest of ln 2)."""
     table = EXP[format_of(n)]
     r = fma(f, n, -table.ln2_low, head)
-    return fma(f, fmul(f, r, r), polynomial(f, r, table.exp_q), r)
+    square = fmul(f, r, r)
+    return fma(f, square, polynomial(f, r, table.exp_q, square), r)
 
 
 def _power_of_two(f: Function, bits: Val, fmt: Format) -> Val:
@@ -101,14 +101,12 @@ def _power_of_two(f: Function, bits: Val, fmt: Format) -> Val:
     return from_bits(f, int_op(f, "shl", bits, fmt.mantissa), fmt)
 
 
-def _scale(f: Function, p: Val, bits: Val, is_tiny: Val, extra: int) -> Val:
-    """p * 2^(n + extra), `bits` holding n + bias - 2: overflows to inf and rounds once into the subnormals."""
+def _scale(f: Function, p: Val, bits: Val) -> Val:
+    """(1 + p) * 2^n, `bits` holding n + 2 * bias, in two steps: overflows to inf and rounds once into the subnormals."""
     fmt = format_of(p)
-    lift = EXP[fmt].lift
-    lifted = f.select(is_tiny, int_op(f, "add", bits, lift), bits)
-    scaled = fmul(f, p, _power_of_two(f, lifted, fmt))
-    last = choose(f, is_tiny, like(p, 2.0 ** (2 + extra - lift)), 2.0 ** (2 + extra))
-    return fmul(f, scaled, last)
+    half = int_op(f, "lshr", bits, 1)
+    power = _power_of_two(f, half, fmt)
+    return fmul(f, fma(f, p, power, power), _power_of_two(f, f.binary("sub", bits, half), fmt))
 
 
 def exp_scaled(f: Function, x: Val, extra: int) -> Val:
@@ -116,17 +114,16 @@ def exp_scaled(f: Function, x: Val, extra: int) -> Val:
     fmt = format_of(x)
     table = EXP[fmt]
     x = clamp(f, x, table.low, table.high)
-    n, head, bits = _reduce_exp(f, x, fmt.bias - 2)
-    p = fadd(f, _expm1_reduced(f, n, head), 1.0)
-    return _scale(f, p, bits, compare(f, "olt", x, table.tiny), extra)
+    n, head, bits = _reduce_exp(f, x, 2 * fmt.bias + extra)
+    return _scale(f, _expm1_reduced(f, n, head), bits)
 
 
 def exp_in_range(f: Function, x: Val) -> Val:
     """e^x where the result is known to be a normal number: no clamping."""
     fmt = format_of(x)
     n, head, bits = _reduce_exp(f, x, fmt.bias)
-    p = fadd(f, _expm1_reduced(f, n, head), 1.0)
-    return fmul(f, p, _power_of_two(f, bits, fmt))
+    power = _power_of_two(f, bits, fmt)
+    return fma(f, _expm1_reduced(f, n, head), power, power)
 
 
 def exp(f: Function, x: Val) -> Val:
@@ -139,10 +136,9 @@ def exp2(f: Function, x: Val) -> Val:
     fmt = format_of(x)
     table = EXP[fmt]
     x = clamp(f, x, math.floor(table.low / math.log(2)), fmt.bias + 2)
-    n, bits = _nearest(f, x, 1.0, fmt.bias - 2)
+    n, bits = _nearest(f, x, 1.0, 2 * fmt.bias)
     r = fsub(f, x, n)
-    p = fma(f, r, polynomial(f, r, table.exp2_q), 1.0)
-    return _scale(f, p, bits, compare(f, "olt", x, math.floor(table.tiny / math.log(2))), 0)
+    return _scale(f, fmul(f, r, polynomial(f, r, table.exp2_q, fmul(f, r, r))), bits)
 
 
 def expm1(f: Function, x: Val) -> Val:
@@ -153,7 +149,8 @@ def expm1(f: Function, x: Val) -> Val:
     n, head, bits = _reduce_exp(f, limited, fmt.bias - 1)
     r = fma(f, n, -table.ln2_low, head)
     low = fma(f, n, -table.ln2_low, fsub(f, head, r))
-    p = fadd(f, fma(f, fmul(f, r, r), polynomial(f, r, table.exp_q), low), r)
+    square = fmul(f, r, r)
+    p = fadd(f, fma(f, square, polynomial(f, r, table.exp_q, square), low), r)
     half = _power_of_two(f, bits, fmt)
     y = fmul(f, fma(f, p, half, fsub(f, half, 0.5)), 2.0)
     return choose(f, compare(f, "olt", fabs(f, x), 2.0 ** (-fmt.mantissa - 2)), x, y)
@@ -217,8 +214,9 @@ def split_exponent(f: Function, x: Val, subnormals: bool = True) -> tuple[Val, V
 
 def _log1p_tail(f: Function, t: Val) -> Val:
     """log(1 + t) - t on [-1/3, 1/3]."""
-    p = polynomial(f, t, LOG_P[format_of(t)])
-    return fmul(f, fmul(f, t, t), fma(f, t, p, -0.5))
+    square = fmul(f, t, t)
+    p = polynomial(f, t, LOG_P[format_of(t)], square)
+    return fmul(f, square, fma(f, t, p, -0.5))
 
 
 def _log_specials(f: Function, x: Val, y: Val) -> Val:
@@ -308,13 +306,7 @@ rsqrt = by_type(_rsqrt_float, _rsqrt_double)
 
 
 # -- hyperbolic functions, sigmoid ---------------------------------------------------------------------------------
-# (tanh(x) / x - 1) / x^2 in x^2 for |x| <= 0.625, (sinh(x) / x - 1) / x^2 in x^2 for |x| <= 1.
-TANH_SMALL = {
-    FLOAT: [-0.333332819413085808, 0.133314421790581298, -0.05373971363348231118, 0.02063908295141716842, -0.005704982605676190171],
-    DOUBLE: [-0.3333333333333331281, 0.1333333333332974286, -0.05396825396605892209, 0.02186948846871563389, -0.008863234312579416896,
-             0.003592113999866869377, -0.001455725947949058125, 0.0005894517983315132592, -0.0002370117282981018367,
-             0.00009155840837023456647, -0.00003018721695918942274, 6.042466709344099095e-6],
-}
+# (sinh(x) / x - 1) / x^2 in x^2 for |x| <= 1.
 SINH_SMALL = {
     FLOAT: [0.1666666649756300088, 0.008333350058084317969, 0.00019836159789366148, 2.816951180424359313e-6],
     DOUBLE: [0.1666666666666666738, 0.008333333333333147743, 0.000198412698414318729, 2.755731915707174319e-6,
@@ -323,15 +315,14 @@ SINH_SMALL = {
 
 
 def tanh(f: Function, x: Val) -> Val:
-    """A polynomial up to 0.625, then 1 - 2 / (e^2|x| + 1)."""
-    a = fabs(f, x)
+    """(1 - e^z) / (1 + e^z) for z = -2|x|, each rounded once, from e^r - 1 and the power of two: this is accurate near 0 too."""
+    fmt = format_of(x)
     # Beyond 10 (float) or 20 (double) the result is 1.
-    limited = clamp(f, a, high=20.0 if format_of(x) is DOUBLE else 10.0)
-    e = exp_in_range(f, fadd(f, limited, limited))
-    large = fsub(f, 1.0, fdiv(f, 2.0, fadd(f, e, 1.0)))
-    small = odd_polynomial(f, x, TANH_SMALL[format_of(x)])
-    # The polynomial's coefficients are negative: it would lose the sign of zero.
-    return copysign(f, choose(f, compare(f, "ogt", a, 0.625), large, small), x)
+    limited = clamp(f, fabs(f, x), high=20.0 if fmt is DOUBLE else 10.0)
+    n, head, bits = _reduce_exp(f, neg(f, fadd(f, limited, limited)), fmt.bias)
+    p, power = _expm1_reduced(f, n, head), _power_of_two(f, bits, fmt)
+    below, above = fma(f, neg(f, p), power, fsub(f, like(p, 1.0), power)), fma(f, p, power, fadd(f, power, 1.0))
+    return with_sign_of(f, fdiv(f, below, above), x)
 
 
 def sinh(f: Function, x: Val) -> Val:

@@ -66,7 +66,7 @@ class Points:
         self.needs = self.info.row_needs.union(*self.info.sweep_needs)
         self.splat_wanted = self._find_splats()
         self.divisor_wanted = self._find_divisors()
-        self.streaming = False  # stores go past the caches
+        self.streaming: Val | None = None  # whether stores go past the caches
         self.keeping = False  # heavy values of a row are kept in scratch memory from one sweep to the next
         self.kept: set[int] = set()
         self.row_bytes = const("i64", 0)  # from one kept value of a row to the next
@@ -187,10 +187,10 @@ class Points:
     def scope(self) -> Iterator[None]:
         """What is bound and computed inside is forgotten at the end."""
         saved = (dict(self.env), dict(self.splats), dict(self.divisors), dict(self.checked), dict(self.index), dict(self.pointers),
-                 self.bound, self.mask, self.copies)
+                 self.bound, self.mask, self.copies, self.streaming)
         yield
         (self.env, self.splats, self.divisors, self.checked, self.index, self.pointers,
-         self.bound, self.mask, self.copies) = saved
+         self.bound, self.mask, self.copies, self.streaming) = saved
 
     def enter(self, axis: int, index: Val, needs: frozenset[int] | None = None) -> None:
         """Fix an axis at `index` (for the lane axis: its first element) and compute what this makes computable."""
@@ -398,8 +398,29 @@ class Points:
             else:
                 left.remove(mate)
                 self._write_pair(mate, (access, value))
-        for access, value in left:
+        if self.streaming is None:
+            for access, value in left:
+                self.write(access, value)
+        else:
+            self._stream_or_write(left, self.streaming)
+
+    def _stream_or_write(self, stores: list[tuple[int, int]], streams: Val) -> None:
+        """Whole vectors past the caches if `streams`. One loop does for both, since the branch is always the same."""
+        f = self.f
+        past, through, end = f.label("past"), f.label("through"), f.label("written")
+        f.branch_if(streams, past, through)
+        f.start(past)
+        for access, value in stores:
+            dtype = self.kernel.accesses[access].dtype
+            for u in range(self.copies):
+                pointer = self._copy_pointer(access, self.pointers[access], u, memory_type(dtype))
+                stream_vector(f, to_memory(f, self.operand(value, u, self.width), dtype), pointer)
+        f.branch(end)
+        f.start(through)
+        for access, value in stores:
             self.write(access, value)
+        f.branch(end)
+        f.start(end)
 
     def _write_pair(self, a: tuple[int, int], b: tuple[int, int]) -> None:
         """Interleaved, if one access is found to be the next element of the other."""
@@ -434,7 +455,7 @@ class Points:
         element = memory_type(record.dtype)
         pointer = self._copy_pointer(access, self.pointers[access], copy, element)
         if record.strides[self.lane] == UNIT:
-            (stream_vector if self.streaming else store_vector)(f, value, pointer, self.mask)
+            store_vector(f, value, pointer, self.mask)
         elif self.mask is None and record.strides[self.lane] == REVERSED and self.width > 1:
             store_reversed(f, value, pointer)
         else:

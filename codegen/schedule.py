@@ -26,6 +26,10 @@ GUARDING = 6
 NARROW = 8
 # How bad a lane axis is along which an access jumps about.
 GATHERED = 3
+# Work for each element, in simple operations, of a kernel that hardly keeps a vector unit busy.
+LIGHT = 8
+# Too few for two heavy functions side by side.
+FEW_REGISTERS = 16
 # Instructions of a kernel that does little more than copy.
 COPY = 4
 # Work worth waking a thread for, in simple element operations.
@@ -313,12 +317,31 @@ def schedule(kernel: Kernel, target: Target, narrow: bool = False) -> Schedule:
     moving = [instr for instr, v in zip(kernel.body, info.varies, strict=True) if v >> nest.lane & 1]
     width = max(1, target.vector_bits // _lane_bits(kernel, moving))
     work = sum(instr_cost(instr) for instr in moving)
-    copies = (4 if work <= 60 else 1) if nest.folds else 4 if work <= 8 else 2 if work <= 24 else 1
+    copies = (4 if work <= 60 else 1) if nest.folds else _map_copies(kernel, work, target)
     if nest.rows >= 0 and turned_accesses(kernel, nest):
         copies = 1
     while nest.chunk and copies * width > nest.chunk:
         copies //= 2
     return Schedule(nest, width, copies)
+
+
+def _map_copies(kernel: Kernel, work: int, target: Target) -> int:
+    """Vectors that a map works on side by side. A processor overlaps turns of a short loop by itself, but no longer where one takes as many
+    instructions as heavy functions that wait for one another."""
+    if work <= LIGHT:
+        return 4
+    serial = _serial_heavies(kernel)
+    if serial > 1:
+        return 4 if work <= 5 * LIGHT else 1
+    return 2 if work <= 3 * LIGHT and (not serial or target.registers > FEW_REGISTERS) else 1
+
+
+def _serial_heavies(kernel: Kernel) -> int:
+    """Of how many heavy functions each waits for the one before it."""
+    depths: list[int] = []
+    for instr in kernel.body:
+        depths.append(max([depths[o] for o in instr.operands], default=0) + (instr.opcode in HEAVY))
+    return max(depths, default=0)
 
 
 def sweep_copies(kernel: Kernel, needs: frozenset[int], lane: int) -> int:

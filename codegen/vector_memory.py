@@ -113,9 +113,8 @@ def store_vector(f: Function, value: Val, pointer: Val, mask: Val | None) -> Non
     f.line(f"call void @{name}({value}, ptr align {_align(value.ty)} {pointer.name}, {mask})")
 
 
-def stream_vector(f: Function, value: Val, pointer: Val, mask: Val | None) -> None:
-    """As `store_vector`, past the caches; `pointer` is aligned to the vector, or to a cache line if that is less."""
-    assert mask is None
+def stream_vector(f: Function, value: Val, pointer: Val) -> None:
+    """As `store_vector` of all lanes, past the caches; `pointer` is aligned to the vector, or to a cache line if that is less."""
     f.module.globals = f.module.globals if _ONCE in f.module.globals else [*f.module.globals, _ONCE]
     size = scalar_bits(scalar_type(value.ty)) // 8 * lanes_of(value.ty)
     f.line(f"store {value}, {pointer}, align {min(size, STREAM_ALIGNMENT)}, !nontemporal !0")
