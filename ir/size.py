@@ -99,11 +99,20 @@ class Sizes:
         rests = {text(q) for (operator, _, b), q in self.quotients.items() if operator == "%" and b.__class__ is int}
         return any(name in rests for monomial, _ in polynomial for name in monomial)
 
-    def conditions(self) -> Iterator[tuple[str, bool]]:
-        """Python expressions that have to be true, and whether they say only that two sizes differ."""
+    def checks(self) -> Iterator[tuple[Polynomial, str, bool]]:
+        """The conditions: polynomials, how each compares with 0 (`==`, `!=` or `>=`), and whether it says only that two sizes differ."""
         for polynomial, operator, holds in self.answers:
-            differ = operator == "==" and not holds and not self._is_rest(polynomial)
-            yield f"{'' if holds else 'not '}{_text(polynomial)} {operator} 0", differ
+            if operator == "==":
+                yield polynomial, "==" if holds else "!=", not holds and not self._is_rest(polynomial)
+                continue
+            above = (operator in (">", ">=")) is holds
+            strict = (operator in ("<", ">")) is holds  # of integers: p > 0 is p - 1 >= 0
+            yield _sum(_sum((), polynomial, 1 if above else -1), _polynomial(int(strict)), -1), ">=", False
+
+    def conditions(self) -> Iterator[tuple[str, bool]]:
+        """`checks` as Python expressions."""
+        for polynomial, operator, differ in self.checks():
+            yield f"{_text(polynomial)} {operator} 0", differ
 
 
 class Size:
