@@ -99,7 +99,8 @@ class PlanBuilder:
         if units < 0 or grain < 1:
             raise ValueError(f"a step needs units >= 0 and grain >= 1, got {units} and {grain}")
         for arg in args:
-            self._check_loops(arg)
+            if arg.__class__ is not int:
+                self._check_loops(arg)
         if units:
             self._body().append(_Step(address, list(args), units, grain, tag))
 
@@ -131,7 +132,7 @@ class PlanBuilder:
     def lay_out(self, n_buffers: int, scalar_types: str) -> TableParts:
         """The same table for a walker other than the native one: words that hold positions are left as positions."""
         made = _Layout(self._top, n_buffers, len(scalar_types))
-        words = np.array([w & _WORD_MASK for w in made.words], dtype=np.uint64)
+        words = _as_words(made.words)
         start, count = made.words[1], made.words[2]
         return TableParts(words, made.frame, np.array(made.relocations, np.int64), np.array(made.toggles, np.int64),
                           np.array(made.words[start:start + count * layout.OPERATION_WORDS], np.int64), list(_tags(self._top)))
@@ -140,10 +141,11 @@ class PlanBuilder:
         return self._open[-1].body if self._open else self._top
 
     def _check_loops(self, arg: Argument) -> None:
-        if isinstance(arg, Table):
+        if arg.__class__ is Table:
             for inner in arg.args:
-                self._check_loops(inner)
-        elif isinstance(arg, BufferRef) and (arg.stride or arg.outer_stride or arg.alternate is not None):
+                if inner.__class__ is not int:
+                    self._check_loops(inner)
+        elif arg.__class__ is BufferRef and (arg.stride or arg.outer_stride or arg.alternate is not None):
             depth = len(self._open)
             if depth < (2 if arg.outer_stride else 1):
                 raise ValueError(f"{arg} moves with a loop, but there {'is one loop' if depth else 'is no loop'} around the step")
@@ -220,17 +222,24 @@ class _Layout:
         places: list[tuple[int, BufferRef | ScalarRef]] = []
         row: list[int] = []
         for i, arg in enumerate(args):
-            if isinstance(arg, int):
-                row.append(int(arg))
-            elif isinstance(arg, Table):
+            kind = arg.__class__
+            if kind is int:
+                row.append(arg)
+            elif kind is BufferRef or kind is ScalarRef:
+                places.append((i, arg))
+                row.append(0)
+            elif kind is Table:
                 tables.append(i)
                 row.append(self._arguments(arg.args, around))
             else:
-                places.append((i, arg))
-                row.append(0)
+                row.append(int(arg))
         start = self._append(row or [0], tables)
+        first, buffers = layout.FIRST_BUFFER, self.n_buffers
         for i, place in places:
-            self._relocate(start + i, place, around)
+            if place.__class__ is BufferRef and not around and 0 <= place.index < buffers:
+                self.relocations += (start + i, first + place.index, place.offset)
+            else:
+                self._relocate(start + i, place, around)
         return start
 
     def _loop(self, loop: _Loop, around: list[_Moves]) -> list[int]:
@@ -286,6 +295,13 @@ class _Moves:
         self.flips: list[int] = []
 
 
+def _as_words(numbers: list[int]) -> np.ndarray:
+    try:
+        return np.array(numbers, np.int64).view(np.uint64)
+    except OverflowError:  # addresses in the upper half of memory, say
+        return np.array([n & _WORD_MASK for n in numbers], np.uint64)
+
+
 class Plan:
     """A built plan; `run` may be called from any thread, one run at a time."""
 
@@ -293,7 +309,7 @@ class Plan:
                  "tags")
 
     def __init__(self, table: _Layout, scalar_types: str, tags: list[Any]) -> None:
-        words = np.array([w & _WORD_MASK for w in table.words], dtype=np.uint64)
+        words = _as_words(table.words)
         self.address = int(words.ctypes.data)
         places = np.array(table.pointers, dtype=np.int64)
         words[places] = words[places] * np.uint64(8) + np.uint64(self.address)
