@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from treadle.passes.program import Program
     from treadle.passes.template import Template
 
+MANY_NODES = 16       # graphs of so many are planned for other sizes as well when they are met first
 MAX_FAMILIES = 256    # beyond, the one met longest ago is forgotten
 MANY_MEMBERS = 4      # after so many, another one is not even interpreted
 MOST_SEEN = 6         # members whose sizes tell which of them go together
@@ -111,15 +112,17 @@ def _unlike(member: Numbers, numbers: Numbers) -> int:
 class Family:
     """Graphs that differ in sizes alone: the numbers of some, which of them were seen to differ, and templates for those."""
 
-    def __init__(self, numbers: Numbers) -> None:
-        self.seen = [numbers]
-        self.members = 1
+    def __init__(self) -> None:
+        self.seen: list[Numbers] = []
+        self.members = 0
         self.varies: set[int] = set()
         self.templates: list[Template] = []
         self.made = self.made_special = 0
+        self.imagined = False
 
     def program(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
-        """By a template, made when a second member of the family comes. None when it is better planned alone."""
+        """By a template, made for the first member and an imagined one, or when a member comes that this was not right for. None when it is
+        better planned alone."""
         special = False
         for template in self.templates:
             found = template.program(numbers)
@@ -128,6 +131,8 @@ class Family:
             special = special or found is False
         known = self.seen
         differing = self._count(numbers)
+        if not self.varies:
+            return self._first(graph, numbers, plan)
         as_usual = self._as_usual(graph, known, numbers, plan, special)
         if as_usual is not None:
             return as_usual
@@ -136,6 +141,19 @@ class Family:
         self.made += 1
         from treadle.passes.template import Template
         return self._kept(Template(graph, [*known, numbers], self.varies, plan)).program(numbers) or None
+
+    def _first(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
+        """For another batch too, where it can be told what that would change; small graphs are planned again as fast."""
+        if ALONE or self.imagined or len(graph.nodes) < MANY_NODES:
+            return None
+        self.imagined = True
+        from treadle.passes.imagine import imagined
+        from treadle.passes.template import Template
+        other = imagined(graph, numbers)
+        if other is None:
+            return None
+        varies = {i for i, (a, b) in enumerate(zip(other, numbers, strict=True)) if a != b}
+        return self._kept(Template(graph, [other, numbers], varies, plan)).program(numbers) or None
 
     def _as_usual(self, graph: Graph, known: list[Numbers], numbers: Numbers, plan: Callable[[Graph], Program],
                   special: bool) -> Program | None:
@@ -167,7 +185,7 @@ class Family:
 
     def _count(self, numbers: Numbers) -> set[int]:
         """Note a member; where it differs from the first."""
-        differing = {i for i, (a, b) in enumerate(zip(self.seen[0], numbers, strict=True)) if a != b}
+        differing = {i for i, (a, b) in enumerate(zip(self.seen[0], numbers, strict=True)) if a != b} if self.seen else set()
         self.varies |= differing
         self.members += 1
         if numbers not in self.seen:
@@ -188,14 +206,14 @@ class Templates(threading.local):
         self.ready: dict[Graph, Program] = {}  # made for the graph that is about to be compiled
 
     def _family(self, graph: Graph) -> tuple[Family | None, Numbers]:
-        """The family of the graph, None when it is the first one or has none, and its numbers."""
+        """The family of the graph, None when it has none, and its numbers."""
         try:
             key, numbers = skeleton(graph)
         except Unfit:
             return None, []
         family = self.families.get(key)
         if family is None:
-            self.families[key] = Family(numbers)
+            family = self.families[key] = Family()
             if len(self.families) > MAX_FAMILIES:
                 self.families.popitem(last=False)
         else:
