@@ -85,6 +85,11 @@ class Sizes:
         self.answers[difference, operator, holds] = None
         return holds
 
+    def forget(self) -> None:
+        """Keep only the sizes themselves, which nodes hold: what was asked and computed takes several times as much memory."""
+        for table in (self.known, self.quotients, self.answers, self.types, self.asked, self.computed):
+            table.clear()
+
     @property
     def special(self) -> bool:
         """Whether the computation holds for certain sizes only, that happen to be equal, say; not only for even ones."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MANY_NODES = 16       # graphs of so many are planned for other sizes as well when they are met first
 MAX_FAMILIES = 256    # beyond, the one met longest ago is forgotten
-MANY_MEMBERS = 4      # after so many, another one is not even interpreted
+MANY_MEMBERS = 4      # after so many, another one is planned even if it might never come again
 MOST_SEEN = 6         # members whose sizes tell which of them go together
 MAX_TEMPLATES = 8     # of each kind, made for a family: planning decides differently for its sizes so often that they do not pay
 
@@ -35,6 +35,10 @@ Numbers = list[int]
 
 class Unfit(Exception):
     """A graph or a program that no template can be made from."""
+
+
+# What planning may raise for sizes that do not go together.
+UNPLANNABLE = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, Unfit, ValueError)
 
 
 def skeleton(graph: Graph) -> tuple[tuple, Numbers]:
@@ -149,11 +153,15 @@ class Family:
         self.imagined = True
         from treadle.passes.imagine import imagined
         from treadle.passes.template import Template
-        other = imagined(graph, numbers)
-        if other is None:
+        try:
+            other = imagined(graph, numbers)
+            if other is None:
+                return None
+            varies = {i for i, (a, b) in enumerate(zip(other, numbers, strict=True)) if a != b}
+            template = Template(graph, [other, numbers], varies, plan)
+        except UNPLANNABLE:
             return None
-        varies = {i for i, (a, b) in enumerate(zip(other, numbers, strict=True)) if a != b}
-        return self._kept(Template(graph, [other, numbers], varies, plan)).program(numbers) or None
+        return self._kept(template).program(numbers) or None
 
     def _as_usual(self, graph: Graph, known: list[Numbers], numbers: Numbers, plan: Callable[[Graph], Program],
                   special: bool) -> Program | None:
@@ -167,7 +175,7 @@ class Family:
         from treadle.passes.template import Template
         try:
             template = Template(graph, [*[m for m in known if m is not like], like, numbers], self.varies, plan, special=True)
-        except (ArithmeticError, IndexError, RuntimeError, TypeError, Unfit, ValueError):
+        except UNPLANNABLE:
             return None  # what follows from its real sizes and from usual ones does not go together
         return self._kept(template).program(numbers) or None
 
@@ -177,11 +185,13 @@ class Family:
         return template
 
     def met(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
-        """`program`, for a graph that is new: it counts as a member though it may not be planned."""
-        if self.members < MANY_MEMBERS:
+        """`program`, for a graph that is new: the first ones count as members, but are not planned for this."""
+        if self.members >= MANY_MEMBERS:
+            return self.program(graph, numbers, plan)
+        found = next(filter(None, [template.program(numbers) for template in self.templates]), None)
+        if found is None:
             self._count(numbers)
-            return None
-        return self.program(graph, numbers, plan)
+        return found or None
 
     def _count(self, numbers: Numbers) -> set[int]:
         """Note a member; where it differs from the first."""

@@ -1,6 +1,6 @@
 """Programs with unknown sizes as data: the numbers they need, all computed at once, and how their parts are put together from these.
 
-Nothing is generated that Python would have to compile: that took as long as planning a dozen graphs of one family more.
+No Python is generated: to compile it took longer than several members of a family then cost.
 """
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Recipe:
         wrong = (equal & (asked != 0)) | (unequal & (asked == 0)) | (not_negative & (asked < 0))
         if wrong.any():
             return False if differ[int(wrong.argmax())] else None
-        made: list[Any] = [*values[self._sizes].tolist(), *self._constants]
+        made: list[Any] = [*values[self._rows].tolist(), *self._constants]
         for make, operands in self._makes:
             made.append(make(*operands(made)))
         found: Program = made[-1]
@@ -212,6 +212,7 @@ class Recipe:
         start = {SIZE: 0, CONSTANT: len(self._sizes), MADE: len(self._sizes) + len(self._constants)}
         self._makes = [(make, itemgetter(*[start[kind] + i for kind, i in parts])) for make, parts in self._makes]
         self._places = {}
+        self._rows = np.array(self._sizes, np.intp)
         self.polynomials.close()
 
 

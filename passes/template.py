@@ -33,6 +33,7 @@ class Template:
             _check_types(unknown_graph)
         self._recipe = Recipe(sizes, found, plan(unknown_graph))
         self.special = sizes.special
+        sizes.forget()
 
     def program(self, numbers: Numbers) -> Program | Literal[False] | None:
         """The program of a member, None where the planner might decide differently; False is for sizes that happen to be equal where they
