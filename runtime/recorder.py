@@ -16,6 +16,7 @@ from treadle.ir import dtypes
 from treadle.ir.graph import Graph, Location, Node, Value
 from treadle.ir.op import Attrs, Op, result_types
 from treadle.ir.types import SCALARS, TensorType
+from treadle.passes.family import TEMPLATES, WITHOUT_WINDOWS
 
 MAX_STEPS = 2048           # flush a trace of this many ops
 SHORT_STEPS = 512          # or, when the trace before it repeated itself, of about this many, a whole number of repetitions
@@ -149,8 +150,10 @@ def fresh_trace() -> Trace:
 
 
 def forget() -> None:
-    """Drop every trace seen so far, with its plans."""
+    """Drop every trace seen so far, with its plans and what this thread planned for other sizes."""
     _ROOTS.clear()
+    TEMPLATES.families.clear()
+    WITHOUT_WINDOWS.families.clear()
     STATE.here.trace, STATE.here.spare = fresh_trace(), None
     counters["trie_nodes"] = counters["live_plans"] = 0
 

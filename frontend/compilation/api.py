@@ -16,7 +16,6 @@ from treadle.compilation.replay import Refused, Replay, make_replay
 from treadle.compilation.shortcut import EMPTY, install
 from treadle.ir import dtypes
 from treadle.nn.module import Module
-from treadle.passes.family import TEMPLATES
 from treadle.runtime import engine, log, recorder
 from treadle.runtime.recorder import STATE
 
@@ -289,4 +288,3 @@ def reset() -> None:
         function.fruitless = 0
         function.recompiles.clear()
     recorder.forget()
-    TEMPLATES.families.clear()
