@@ -43,8 +43,8 @@ _RECORDS = (KernelStep, GroupStep, GemmStep, RoutineStep, HostStep, LoopStep, Bu
 _FIELDS = {kind: [f.name for f in fields(kind)] for kind in _RECORDS}
 SIZE, CONSTANT, MADE = range(3)
 Part = tuple[int, int]  # one of these, and a place among them
-# No number in a check or a program may become larger in an int64.
-MOST = 1 << 62
+# Up to this doubles are exact integers.
+MOST = 1 << 53
 
 
 class Polynomials:
@@ -71,22 +71,21 @@ class Polynomials:
         one = len(places)
         factors = [[places[n] for n in m] + [one] * (degree - len(m)) for m in monomials]
         self.factors = np.array(factors, np.intp).reshape(len(monomials), degree)
-        self.coefficients = np.zeros((len(self.rows), len(monomials)), np.int64)
+        self.coefficients = np.zeros((len(self.rows), len(monomials)))
         for polynomial, row in self.rows.items():
             for monomial, c in polynomial:
                 self.coefficients[row, monomials[monomial]] = c
-        self.bounds = np.abs(self.coefficients).astype(np.float64)
 
     def values(self, unknown: list[int]) -> np.ndarray | None:
-        """All of them; None for numbers so large that an int64 might not hold one."""
+        """All of them; None for numbers so large that one might not be exact."""
         names = dict(zip(self.names, unknown, strict=False))
         for name, (operator, a, b) in zip(self.names[len(unknown):], self.quotients, strict=True):
             over = evaluated(b, names)
             names[name] = 0 if not over else evaluated(a, names) // over if operator == "//" else evaluated(a, names) % over
-        found = np.array([*names.values(), 1], np.int64)[self.factors]
-        if (self.bounds @ np.abs(found.astype(np.float64)).prod(1)).max(initial=0) > MOST:
+        found = np.array([*names.values(), 1], np.float64)[self.factors].prod(1)
+        if (np.abs(self.coefficients) @ np.abs(found)).max(initial=0) > MOST:
             return None
-        values: np.ndarray = self.coefficients @ found.prod(1)
+        values: np.ndarray = (self.coefficients @ found).astype(np.int64)
         return values
 
 
