@@ -139,7 +139,7 @@ def polynomial(f: Function, x: Val, coefficients: list[float], square: Val | Non
     """
     terms: list[Val | float] = list(coefficients)
     if square is not None:
-        terms = [fma(f, x, b, a) for a, b in zip(coefficients[::2], coefficients[1::2], strict=False)] + terms[len(terms) & ~1:]
+        terms[:len(terms) & ~1] = [fma(f, x, b, a) for a, b in zip(coefficients[::2], coefficients[1::2], strict=False)]
     value = terms[-1] if isinstance(terms[-1], Val) else like(x, terms[-1])
     for term in reversed(terms[:-1]):
         value = fma(f, value, x if square is None else square, term)

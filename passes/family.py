@@ -188,10 +188,12 @@ class Family:
         """`program`, for a graph that is new: the first ones count as members, but are not planned for this."""
         if self.members >= MANY_MEMBERS:
             return self.program(graph, numbers, plan)
-        found = next(filter(None, [template.program(numbers) for template in self.templates]), None)
-        if found is None:
-            self._count(numbers)
-        return found or None
+        for template in self.templates:
+            found = template.program(numbers)
+            if found:
+                return found
+        self._count(numbers)
+        return None
 
     def _count(self, numbers: Numbers) -> set[int]:
         """Note a member; where it differs from the first."""

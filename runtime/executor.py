@@ -222,21 +222,18 @@ class _Layout:
         places: list[tuple[int, BufferRef | ScalarRef]] = []
         row: list[int] = []
         for i, arg in enumerate(args):
-            kind = arg.__class__
-            if kind is int:
-                row.append(arg)
-            elif kind is BufferRef or kind is ScalarRef:
-                places.append((i, arg))
-                row.append(0)
-            elif kind is Table:
+            if isinstance(arg, int):
+                row.append(int(arg))
+            elif isinstance(arg, Table):
                 tables.append(i)
                 row.append(self._arguments(arg.args, around))
             else:
-                row.append(int(arg))
+                places.append((i, arg))
+                row.append(0)
         start = self._append(row or [0], tables)
         first, buffers = layout.FIRST_BUFFER, self.n_buffers
         for i, place in places:
-            if place.__class__ is BufferRef and not around and 0 <= place.index < buffers:
+            if isinstance(place, BufferRef) and not around and 0 <= place.index < buffers:
                 self.relocations += (start + i, first + place.index, place.offset)
             else:
                 self._relocate(start + i, place, around)
