@@ -111,7 +111,7 @@ def copysign(f: Function, magnitude: Val, sign: Val) -> Val:
 def with_sign_of(f: Function, magnitude: Val, x: Val) -> Val:
     """`copysign` of what is known not to be negative."""
     fmt = format_of(x)
-    sign = int_op(f, "and", bits_of(f, x), bits_constant(-0.0, fmt))
+    sign = int_op(f, "and", bits_of(f, x), fmt.sign_bit)
     return from_bits(f, f.binary("or", bits_of(f, magnitude), sign), fmt)
 
 

@@ -15,8 +15,12 @@ from treadle.ir.types import TensorType, tensor_type
 # Sizes to imagine: unlikely ones, of which the products tell what they are products of.
 _OTHERS = (37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
 
+# More axes, and more sizes in an attribute, than there are.
+EVERY = 1 << 10
+# Sizes that are taken to be the batch, one after another: each follows the graph until something does not go together.
+MOST_TRIES = 3
+
 Attrs = tuple[Any, ...]
-MOST_AXES, MOST_TRIES = 64, 3
 
 
 def imagined(graph: Graph, numbers: list[int]) -> list[int] | None:
@@ -31,7 +35,7 @@ def imagined(graph: Graph, numbers: list[int]) -> list[int] | None:
     results = [o.type.shape for node in graph.nodes for o in node.outputs if o.type.shape]
     inputs = sorted([v.type.shape for v in graph.inputs if v.type.shape], key=len, reverse=True)
     sizes = [n for n in dict.fromkeys([shape[0] for shape in results[:1] + inputs]) if n > 2]  # 1 and 2 are everywhere
-    tries = (_Imagined(graph, size, other, axes).numbers for size in sizes[:MOST_TRIES] for axes in (1, MOST_AXES))
+    tries = (_Imagined(graph, size, other, axes).numbers for size in sizes[:MOST_TRIES] for axes in (1, EVERY))
     return next((found for found in tries if found is not None), None)
 
 
@@ -85,7 +89,7 @@ class _Imagined:
             return
         extents = [name in EXTENTS for name in node.op.attrs]
         for change in (self.become.get, self._multiple):
-            for most in (len(node.attrs) * MOST_AXES, 1, 0):
+            for most in (EVERY, 1, 0):
                 left = [most]
                 yield tuple([_changed(a, change, left) if e else a for e, a in zip(extents, node.attrs, strict=True)])
 

@@ -1,9 +1,9 @@
 """Programs for sizes that were not met before, without planning again.
 
-Graphs that differ in sizes alone form a family (`treadle.passes.family`). When a second member comes, it is planned with the numbers
-that differ as unknowns (`treadle.ir.size`); what comes out is a program whose sizes are polynomials, and the conditions under which
-the planner would have decided the same (`treadle.passes.recipe`). Further members have their programs from it. A special member, of one
-row say, is planned as if it were like another one, so that it takes the same kernels.
+Graphs that differ in sizes alone form a family (`treadle.passes.family`). One of them is planned with the numbers that differ from
+another one as unknowns (`treadle.ir.size`); the other may be imagined (`treadle.passes.imagine`). What comes out is a program whose sizes
+are polynomials, and the conditions under which the planner would have decided the same (`treadle.passes.recipe`). Further members have
+their programs from it. A special member, of one row say, is planned as if it were like another one, so that it takes the same kernels.
 """
 from __future__ import annotations
 

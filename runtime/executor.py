@@ -231,12 +231,8 @@ class _Layout:
                 places.append((i, arg))
                 row.append(0)
         start = self._append(row or [0], tables)
-        first, buffers = layout.FIRST_BUFFER, self.n_buffers
         for i, place in places:
-            if isinstance(place, BufferRef) and not around and 0 <= place.index < buffers:
-                self.relocations += (start + i, first + place.index, place.offset)
-            else:
-                self._relocate(start + i, place, around)
+            self._relocate(start + i, place, around)
         return start
 
     def _loop(self, loop: _Loop, around: list[_Moves]) -> list[int]:
@@ -293,6 +289,7 @@ class _Moves:
 
 
 def _as_words(numbers: list[int]) -> np.ndarray:
+    """The numbers modulo 2**64, as uint64."""
     try:
         return np.array(numbers, np.int64).view(np.uint64)
     except OverflowError:  # addresses in the upper half of memory, say
