@@ -1,8 +1,10 @@
 """The memory plan: lifetimes of temporaries, results written over operands that die, and offsets in one arena."""
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from operator import itemgetter
 
 from treadle.ir.dtypes import by_name
 from treadle.ir.kernel import PARALLEL, argument_layout, may_fail
@@ -221,6 +223,9 @@ def _set_offset(program: Program, block: _Block, offset: int) -> None:
         program.buffers[number].offset = offset
 
 
+_OFFSET = itemgetter(0)
+
+
 def _place_by_size(program: Program, blocks: list[_Block]) -> int:
     placed: list[tuple[int, int, _Block]] = []  # (offset, end, block), by offset
     arena = 0
@@ -234,8 +239,7 @@ def _place_by_size(program: Program, blocks: list[_Block]) -> int:
             at = max(at, end)
         offset = at if best < 0 else best
         _set_offset(program, block, offset)
-        placed.append((offset, offset + block.size, block))
-        placed.sort(key=lambda p: p[0])
+        insort(placed, (offset, offset + block.size, block), key=_OFFSET)
         arena = max(arena, offset + block.size)
     return arena
 

@@ -255,6 +255,8 @@ class CompiledPlan:
 
     def _argument(self, argument: Any) -> executor.Argument:
         kind = argument.__class__
+        if kind is int:
+            return argument
         if kind is Ref:
             place, start = self._lies[argument.buffer]
             offset = argument.offset

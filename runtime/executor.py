@@ -99,7 +99,7 @@ class PlanBuilder:
         if units < 0 or grain < 1:
             raise ValueError(f"a step needs units >= 0 and grain >= 1, got {units} and {grain}")
         for arg in args:
-            if arg.__class__ is not int:
+            if arg.__class__ is not int and arg.__class__ is not ScalarRef:
                 self._check_loops(arg)
         if units:
             self._body().append(_Step(address, list(args), units, grain, tag))
@@ -219,17 +219,18 @@ class _Layout:
     def _arguments(self, args: Sequence[Argument], around: list[_Moves]) -> int:
         """Lay out a table of arguments (and, first, those it points to)."""
         tables: list[int] = []
-        places: list[tuple[int, BufferRef | ScalarRef]] = []
+        places: list[tuple[int, Any]] = []
         row: list[int] = []
-        for i, arg in enumerate(args):
-            if isinstance(arg, int):
-                row.append(int(arg))
-            elif isinstance(arg, Table):
-                tables.append(i)
+        for arg in args:  # many: classes are asked for, which is faster than `isinstance`
+            kind = arg.__class__
+            if kind is BufferRef or kind is ScalarRef:
+                places.append((len(row), arg))
+                row.append(0)
+            elif kind is Table:
+                tables.append(len(row))
                 row.append(self._arguments(arg.args, around))
             else:
-                places.append((i, arg))
-                row.append(0)
+                row.append(int(arg))
         start = self._append(row or [0], tables)
         for i, place in places:
             self._relocate(start + i, place, around)
@@ -246,7 +247,7 @@ class _Layout:
         return [layout.LOOP, loop.trip, count, steps, step_count, flips, flip_count, 0, *body]
 
     def _relocate(self, position: int, arg: BufferRef | ScalarRef, around: list[_Moves]) -> None:
-        if isinstance(arg, ScalarRef):
+        if arg.__class__ is ScalarRef:
             self.relocations += [position, layout.FIRST_BUFFER + self.n_buffers + self._in_range(arg.index, self.n_scalars, "scalar"), 0]
             return
         self.relocations += (position, self._buffer(arg.index), arg.offset)
