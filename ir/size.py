@@ -8,13 +8,24 @@ itself (indexing, a float) pins it: the condition is then that it is that number
 In a special case, a batch of one say, it can be done as in a usual one: sizes are then equal only where they are so in both, as if
 only their names were known, and that others are not is no condition. All other answers are those of the case itself.
 
+Questions may ask for less: a choice that only speed depends on stands for sizes some times larger or smaller too (`at_least`, `roughly`),
+a no that is always right is no condition (`surely`), and where it is none that two sizes differ, their order is not a strict one (`beyond`,
+`in_order`).
+
 Unequal polynomials hash differently, also when their values agree: a table that would have found an equal number may miss it. Tables
 of what is there already may be searched with sizes, tables whose misses mean something else may not.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+
+# What was chosen by a threshold that only speed depends on stands for sizes so many times larger than it, and smaller: what was planned for
+# much data is nearly right for little.
+ABOVE, BELOW = 16, 64
 
 # Coefficients by monomial; a monomial is the sorted names of its factors.
 Polynomial = tuple[tuple[tuple[str, ...], int], ...]
@@ -24,7 +35,8 @@ Number = "int | Size"
 class Sizes:
     """The unknowns of one computation, the quotients made from them, and the conditions under which it holds."""
 
-    def __init__(self, special: bool = False) -> None:
+    def __init__(self, special: bool = False, exact: bool = False) -> None:
+        self.above, self.below = (1, 1) if exact else (ABOVE, BELOW)
         self.usual: dict[str, int] | None = {} if special else None  # the unknowns, quotients included, in a usual case
         self.unknowns: list[Size] = []
         self.known: dict[Polynomial, Size] = {}
@@ -80,9 +92,20 @@ class Sizes:
         difference = _sum(a.polynomial, _polynomial(b), -1)
         if all(not monomial for monomial, _ in difference):
             return holds  # a constant: it is so in every case
-        if operator == "==" and self.usual is not None and not self._has_rest(difference) and (not holds or _at(difference, self.usual)):
+        if operator == "==" and self.usual is not None and not self.has_rest(difference) and (not holds or _at(difference, self.usual)):
             return False
         self.answers[difference, operator, holds] = None
+        return holds
+
+    def choose(self, a: Any, b: Any) -> bool:
+        """Whether `a >= b`, as a choice that only speed depends on: see `at_least`."""
+        holds = _known(a) >= _known(b)
+        if self.usual is not None:
+            return holds
+        above = self.below if b.__class__ is Size else self.above  # neither of two sizes is a threshold
+        difference = _sum(_polynomial(a * self.below), _polynomial(b), -1) if holds else _sum(_polynomial(b * above), _polynomial(a), -1)
+        if any(monomial for monomial, _ in difference):
+            self.answers[difference, ">=" if holds else ">", True] = None
         return holds
 
     def forget(self) -> None:
@@ -99,7 +122,7 @@ class Sizes:
         """Whether it is what a division left: whether that is 0 tells sizes apart that are equally usual."""
         return any(operator == "%" and q.__class__ is Size and q.polynomial == polynomial for (operator, _, _), q in self.quotients.items())
 
-    def _has_rest(self, polynomial: Polynomial) -> bool:
+    def has_rest(self, polynomial: Polynomial) -> bool:
         """Whether what a division by a number left is in it: what is not even may be taken to be odd."""
         rests = {text(q) for (operator, _, b), q in self.quotients.items() if operator == "%" and b.__class__ is int}
         return any(name in rests for monomial, _ in polynomial for name in monomial)
@@ -108,7 +131,7 @@ class Sizes:
         """The conditions: polynomials, how each compares with 0 (`==`, `!=` or `>=`), and whether it says only that two sizes differ."""
         for polynomial, operator, holds in self.answers:
             if operator == "==":
-                yield polynomial, "==" if holds else "!=", not holds and not self._is_rest(polynomial)
+                yield polynomial, "==" if holds else "!=", not holds and not self.has_rest(polynomial)
                 continue
             above = (operator in (">", ">=")) is holds
             strict = (operator in ("<", ">")) is holds  # of integers: p > 0 is p - 1 >= 0
@@ -336,11 +359,55 @@ def _at(polynomial: Polynomial, names: Mapping[str, int]) -> int:
     return total
 
 
-def usual(number: Any) -> Any:
-    """The number itself; in a special case what it is in a usual one: for an order of which only speed depends."""
+def at_least(number: Any, bound: Any) -> bool:
+    """Whether `number >= bound` (integers from 0 on), where only speed depends on it: the answer stands for a number `ABOVE` times larger
+    or `BELOW` times smaller than the bound too. In a special case it is that of the usual one."""
+    if number.__class__ is Size:
+        return number.sizes.choose(number, bound)
+    return bound.sizes.choose(number, bound) if bound.__class__ is Size else number >= bound
+
+
+def roughly(number: Any) -> int:
+    """The value of a size (from 0 on) by which memory is saved: it stands for smaller ones, and those up to `ABOVE` times larger."""
+    if number.__class__ is not Size:
+        return int(number)
+    value = _known(number)
+    if number.sizes.usual is None:
+        _ = number <= value * number.sizes.above  # asks
+    return value
+
+
+def surely(number: Any, bound: Any) -> bool:
+    """Whether `number >= bound`, where a no is always right: only a yes is a condition. What a division left is not asked about."""
+    if _known(number) < _known(bound):
+        return False
+    for a in (number, bound):
+        if a.__class__ is Size and a.sizes.has_rest(a.polynomial):
+            return False
+    return bool(number >= bound)
+
+
+def beyond(number: Any, bound: Any) -> bool:
+    """Whether `number > bound`, of two that differ: whether they do has been asked, and where that is no condition they may be equal."""
+    if _known(number) > _known(bound):
+        return bool(number >= bound)
+    return not number <= bound
+
+
+def _known(number: Any) -> int:
+    """The value; in a special case that in the usual one."""
     if number.__class__ is Size and number.sizes.usual is not None:
         return _at(number.polynomial, number.sizes.usual)
-    return number
+    return _value(number)
+
+
+def in_order(items: Iterable[T], key: Callable[[T], Any]) -> list[T]:
+    """Sorted by a size, equal ones in the order of the usual case. That neighbours in it are not the other way round is the condition."""
+    found = sorted(items, key=lambda item: (_value(key(item)), _known(key(item))))
+    for a, b in pairwise([key(item) for item in found]):
+        if a.__class__ is Size or b.__class__ is Size:
+            _ = a <= b  # asks
+    return found
 
 
 def each_size(value: Any, change: Callable[[Size], Any]) -> Any:

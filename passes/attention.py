@@ -6,7 +6,7 @@ from treadle.ir.dtypes import DType
 from treadle.ir.graph import Node, Value
 from treadle.ir.op import Kind
 from treadle.ir.routine import ALL, ARGUMENTS, KEY_BLOCK, ONLY_KEYS, ONLY_QUERIES, Routine
-from treadle.ir.size import Size
+from treadle.ir.size import Size, at_least
 from treadle.ir.types import Shape
 from treadle.passes.build import scalar_bits
 from treadle.passes.product import Operand, fold_view, plain
@@ -66,7 +66,7 @@ def _forward(outer: Lowering, node: Node, routine: Routine, given: dict[str, Arg
     batch, heads, rows, depth = out.shape
     given |= _strided("out", Matrix(Ref(outer.buffer(out)), (heads * rows * depth, rows * depth, depth)))
     given["lse"] = Ref(outer.buffer(lse))
-    block = next((n for n in BLOCKS if batch * heads * -(-rows // n) >= ENOUGH), BLOCKS[-1])
+    block = next((n for n in BLOCKS if at_least(batch * heads * -(-rows // n), ENOUGH)), BLOCKS[-1])
     blocks = -(-rows // block)
     given |= {"block": block, "blocks": blocks}
     keys = given["keys"]
@@ -81,7 +81,7 @@ def _backward(outer: Lowering, node: Node, routine: Routine, given: dict[str, Ar
     batch, heads, rows, size = dq.shape
     owners, keys = batch * dk.shape[1], dk.shape[2]
     work = rows * keys * size
-    if owners >= FEW_OWNERS:
+    if at_least(owners, FEW_OWNERS):
         _append(outer, node, routine, given | {"phase": ALL, "block": keys, "blocks": 1}, owners, work * heads // dk.shape[1], mats)
         return
     parts = -(-rows // TOGETHER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from treadle.ir.graph import Graph, Node, Value
-from treadle.ir.size import usual
+from treadle.ir.size import at_least
 from treadle.passes.demand import is_reduce, is_view, lowerable
 
 _CHEAP = frozenset("""add sub mul neg abs sign relu maximum minimum eq ne lt le gt ge logical_and logical_or logical_xor logical_not
@@ -51,6 +51,6 @@ def costs(graph: Graph) -> dict[Value, Cost]:
             cost = found.get(v, _LEAF)
             ops += cost.ops
             touches = touches or cost.touches
-            heavy += cost.heavy if usual(v.type.numel) >= usual(node.out.type.numel) else 0
+            heavy += cost.heavy if at_least(v.type.numel, node.out.type.numel) else 0
         found[node.out] = Cost(min(ops, NEVER), min(heavy, NEVER), touches)
     return found

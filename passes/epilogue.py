@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from treadle.ir.graph import Node, Value
+from treadle.ir.size import beyond
 from treadle.passes.build import KernelBuilder, Place
 from treadle.passes.demand import is_view
 from treadle.passes.index import Axes, Expr, by_coefficient
@@ -62,8 +63,8 @@ def tile_axes(axes: Axes, form: Expr, parallel: list[int], m: int, n: int, batch
         if c != reach:
             return None
         reach *= axes.size[axis]
-        group = 0 if c == m * n or c > m * n else 1 if c >= n and reach <= m * n else 2 if c < n and reach <= n else -1
-        if group < 0:
+        group = next((i for i, size in enumerate((m * n, n)) if c == size or beyond(c, size)), 2)
+        if group and not reach <= (m * n if group == 1 else n):
             return None
         groups[group].insert(0, axis)
     if reach != batch * m * n or not groups[2] or not groups[1]:

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from treadle.passes.template import Template
 
 MANY_NODES = 16       # graphs of so many are planned for other sizes as well when they are met first
+FEW = 2               # so many samples are computed by the kernels of many
 MAX_FAMILIES = 256    # beyond, the one met longest ago is forgotten
 MANY_MEMBERS = 4      # after so many, another one is planned even if it might never come again
 MOST_SEEN = 6         # members whose sizes tell which of them go together
 MAX_TEMPLATES = 8     # of each kind, made for a family: planning decides differently for its sizes so often that they do not pay
 
-# Whether a special size, as 1, has a program of its own, which does not depend on what was met before; else the kernels of other sizes
-# compute it too.
+# Whether each size has the program that it has alone, which does not depend on what was met before; else what was decided for another size
+# may do for it, and the kernels of others compute a special one, as 1, too.
 ALONE = False
 
 _INT = object()
@@ -147,18 +148,22 @@ class Family:
         return self._kept(Template(graph, [*known, numbers], self.varies, plan)).program(numbers) or None
 
     def _first(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
-        """For another batch too, where it can be told what that would change; small graphs are planned again as fast."""
-        if ALONE or self.imagined or len(graph.nodes) < MANY_NODES:
+        """For another batch too, where it can be told what that would change; small graphs are planned again as fast. A single sample, or
+        two, takes the kernels of many."""
+        if ALONE or self.imagined or (len(graph.nodes) < MANY_NODES and not any(0 < n <= FEW for n in numbers)):
             return None
         self.imagined = True
         from treadle.passes.imagine import imagined
         from treadle.passes.template import Template
         try:
-            other = imagined(graph, numbers)
-            if other is None:
+            found = imagined(graph, numbers)
+            if found is None:
+                return None
+            other, sizes = found
+            if min(sizes) > FEW and len(graph.nodes) < MANY_NODES:
                 return None
             varies = {i for i, (a, b) in enumerate(zip(other, numbers, strict=True)) if a != b}
-            template = Template(graph, [other, numbers], varies, plan)
+            template = Template(graph, [numbers, other], varies, plan)  # sizes that are imagined are not equal by chance
         except UNPLANNABLE:
             return None
         return self._kept(template).program(numbers) or None

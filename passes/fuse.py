@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.kernel import INTEGER_FAULTS
-from treadle.ir.size import usual
+from treadle.ir.size import at_least
 from treadle.passes.attention import attention_operands, has_numbers, is_attention
 from treadle.passes.cost import EXPENSIVE, Cost, costs
 from treadle.passes.demand import (
@@ -174,9 +174,9 @@ class Fuser:
         axes = self.axes
         size, rows = node.out.type.numel, extent(axes, site.unit.parallel_atoms())
         domain = rows * extent(axes, site.unit.reduce_atoms())
-        if usual(domain) < 4096 or usual(size * 4) > usual(domain):
+        if not at_least(domain, 4096) or not at_least(domain, size * 4):
             return False
-        return not (site.unit.reduce and usual(size) >= usual(rows))
+        return not (site.unit.reduce and at_least(size, rows))
 
     # -- joining a unit ------------------------------------------------------------------------------------------------
     def can_absorb(self, site: Site, node: Node) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from treadle.ir.dtypes import by_name
 from treadle.ir.kernel import RUNTIME, ZERO, Kernel, argument_layout, may_fail
-from treadle.ir.size import Size
+from treadle.ir.size import Size, at_least, surely
 from treadle.passes.program import BufferInfo, GemmStep, GroupStep, HostStep, KernelStep, Program, Ref, RoutineStep, Step, step_refs
 
 SMALL = 64 << 10     # bytes of an operand
@@ -67,8 +67,7 @@ def spans(step: Step, buffers: list[BufferInfo]) -> Iterator[Span]:
         if isinstance(step, RoutineStep | HostStep):
             read = {r.buffer for r in step.inputs if isinstance(r, Ref)} - {r.buffer for r in step.outputs}
         for ref in step_refs(step):
-            for buffer in (ref.buffer, *([ref.other] if ref.other >= 0 else [])):
-                yield _whole(Ref(buffer), buffers, buffer not in read)
+            yield _whole(ref, buffers, ref.buffer not in read)
 
 
 def _whole(ref: Ref, buffers: list[BufferInfo], writes: bool) -> Span:
@@ -90,7 +89,7 @@ def _kernel_spans(step: KernelStep, buffers: list[BufferInfo]) -> Iterator[Span]
             stride = table["stride", number, axis] if kind >= RUNTIME else int(kind != ZERO)
             assert isinstance(stride, int | Size)
             reach = (n - 1) * stride * size
-            low, high = low + min(reach, 0), high + max(reach, 0)
+            low, high = low + min(0, reach), high + max(reach, 0)
         yield Span(ref.buffer, low, high + size, access.writes)
 
 
@@ -99,7 +98,12 @@ def _budget(step: Step, touched: list[Span], buffers: list[BufferInfo]) -> int:
     if not isinstance(step, KernelStep) or may_fail(step.kernel):
         return -1
     held = [buffers[b].nbytes for b in {s.buffer for s in touched if not s.writes} if buffers[b].kind == "temp"]
-    return -1 if any(s.high - s.low > SMALL for s in touched) or any(n > SMALL for n in held) else sum(held)
+    return -1 if any(at_least(n, SMALL + 1) for n in (*[s.high - s.low for s in touched], *held)) else sum(held)
+
+
+def _overlap(low: int, high: int, span: Span) -> bool:
+    """Whether some of these bytes may be among the span's, as far as all sizes are concerned that a plan is for."""
+    return not (surely(low, span.high) or surely(span.low, high))
 
 
 # -- moving down ---------------------------------------------------------------------------------------------------------
@@ -115,12 +119,12 @@ class _Later:
         pieces = self.found.get((span.buffer, True), [])
         if span.writes:
             pieces = pieces + self.found.get((span.buffer, False), [])
-        return max([number for low, high, number in pieces if low < span.high and span.low < high], default=-1)
+        return max([number for low, high, number in pieces if _overlap(low, high, span)], default=-1)
 
     def note(self, span: Span, number: int) -> None:
         pieces = self.found.setdefault((span.buffer, span.writes), [])
         for piece in pieces:
-            if piece[0] <= span.low and span.high <= piece[1]:
+            if surely(span.low, piece[0]) and surely(piece[1], span.high):
                 piece[2] = max(piece[2], number)
                 return
         last = pieces[-1] if pieces else None
@@ -142,7 +146,8 @@ def _sink(program: Program) -> list[_Slot]:
         if nbytes >= 0:
             assert isinstance(step, KernelStep)
             slot = open_slots.get(step.kernel)
-            if slot is not None and slot.bytes + nbytes <= BUDGET and slot.number > max([later.nearest(s) for s in touched]):
+            fits = slot is not None and not at_least(slot.bytes + nbytes, BUDGET + 1)
+            if slot is not None and fits and slot.number > max([later.nearest(s) for s in touched]):
                 slot.steps.append(step)
                 slot.spans += touched
                 slot.bytes += nbytes
@@ -165,7 +170,7 @@ def _merge_neighbours(slots: list[_Slot], buffers: list[BufferInfo]) -> list[_Sl
     merged: list[_Slot] = []
     for slot in slots:
         last = merged[-1] if merged else None
-        fits = last is not None and last.bytes >= 0 <= slot.bytes and last.bytes + slot.bytes <= BUDGET
+        fits = last is not None and last.bytes >= 0 <= slot.bytes and not at_least(last.bytes + slot.bytes, BUDGET + 1)
         if last is not None and fits and _independent(last.spans, slot.spans):
             last.steps += slot.steps
             last.spans += slot.spans
@@ -180,5 +185,5 @@ def _independent(first: list[Span], second: list[Span]) -> bool:
     by_buffer: dict[int, list[Span]] = {}
     for span in dict.fromkeys(first):
         by_buffer.setdefault(span.buffer, []).append(span)
-    return not any((a.writes or b.writes) and a.low < b.high and b.low < a.high
+    return not any((a.writes or b.writes) and _overlap(a.low, a.high, b)
                    for b in dict.fromkeys(second) for a in by_buffer.get(b.buffer, ()))

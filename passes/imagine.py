@@ -1,119 +1,458 @@
-"""What a graph would be for another size of its data: a member of its family that nobody has recorded yet.
+"""What a graph would be for other data: a member of its family that nobody has recorded yet.
 
-Batches and sentences come in several sizes, so a graph is planned for all of them when it is met first. Which sizes go together is told by
-the type rules. A wrong guess costs nothing but the chance: a template is used only where all numbers are in the relations it was made for.
+Batches and sentences come in several sizes, so a graph is planned for all of them when it is met first. The leading size of what its first
+op computes from is changed, and followed through the graph by the type rules; then the length of its sequences. Where types do not go
+together, something else has that size too, as labels have that of the samples: it is changed as well. So weights stay as they are, whatever
+sizes they happen to have. A wrong guess costs nothing but the chance: a template is used only where all numbers are in the relations it was
+made for.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Container, Iterator, Sequence
+from itertools import count
+from math import isqrt, prod
 from typing import Any
 
+from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Graph, Node, Value
-from treadle.ir.op import EXTENTS, result_types
-from treadle.ir.types import TensorType, tensor_type
+from treadle.ir.op import EXTENTS, Kind, result_types
+from treadle.ir.types import Shape, TensorType, tensor_type
+from treadle.passes.index import suffix_strides
 
-# Sizes to imagine: unlikely ones, of which the products tell what they are products of.
-_OTHERS = (37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113)
+LEAST = 29          # samples that are imagined: products with primes tell what they are products of
+SHORTEST = 11       # length that is imagined
+FEW = 2             # a length of so many may be that of anything
+MOST_STARTS = 3     # of what is taken to be the data, until something goes together
+MOST_CHANGES = 30   # beside the data
+MOST_VISITS = 3     # of an op, on average
+ENOUGH = 4          # one in so many results changes with the data; with something else fewer may
+EVERY = 64          # more axes than there are
 
-# More axes, and more sizes in an attribute, than there are.
-EVERY = 1 << 10
-# Sizes that are taken to be the batch, one after another: each follows the graph until something does not go together.
-MOST_TRIES = 3
+_PRODUCTS = (Kind.CONTRACT, Kind.COMPOSITE, Kind.GATHER)  # ops that have data and weights
+_WEIGHTS = frozenset("w w_ih w_hh weight bias affine".split())
 
 Attrs = tuple[Any, ...]
 
 
-def imagined(graph: Graph, numbers: list[int]) -> list[int] | None:
-    """The numbers of a graph (see `treadle.passes.family.skeleton`) for another batch; None if it cannot be told what would change.
-
-    A batch is taken to be the leading size of the first result, or else of inputs, those with most axes first. Other axes may have that
-    size by chance: leading ones are tried alone first.
-    """
-    other = next((n for n in _OTHERS if n not in numbers), 0)
-    if not other:
+def imagined(graph: Graph, numbers: Sequence[int]) -> tuple[list[int], list[int]] | None:
+    """The numbers of a graph (see `treadle.passes.family.skeleton`) for other data, and the sizes that its data has in fact; None if it
+    cannot be told what would change."""
+    best = None
+    for start in _starts(graph):
+        member = _Member(graph, numbers)
+        if not member.change(start, 0):
+            continue
+        for other in _starts(graph, only=_PRODUCTS):  # images of two kinds, say
+            if other.type.shape[0] in member.become:
+                member.change(other, 0)
+        if best is None or len(member.types) > len(best.types):
+            best = member
+        if len(best.types) * ENOUGH >= len(graph.nodes):
+            break
+    if best is None:
         return None
-    results = [o.type.shape for node in graph.nodes for o in node.outputs if o.type.shape]
-    inputs = sorted([v.type.shape for v in graph.inputs if v.type.shape], key=len, reverse=True)
-    sizes = [n for n in dict.fromkeys([shape[0] for shape in results[:1] + inputs]) if n > 2]  # 1 and 2 are everywhere
-    tries = (_Imagined(graph, size, other, axes).numbers for size in sizes[:MOST_TRIES] for axes in (1, EVERY))
-    return next((found for found in tries if found is not None), None)
+    best.lengthen()
+    return best.numbers(), list(best.become)
 
 
-class _Imagined:
-    """The graph again, with `size` become `other` among the first `axes` axes of inputs, and whatever follows from that in results."""
+def _starts(graph: Graph, only: Container[Kind] = tuple(Kind)) -> Iterator[Value]:
+    """Inputs with the leading size of what ops of certain kinds compute from them first, and those that are viewed otherwise first."""
+    found: dict[Value, None] = {}
+    for node in graph.nodes:
+        assert node.op is not None
+        if node.op.kind not in only:
+            continue
+        shape = node.outputs[0].type.shape
+        for value in node.inputs:
+            given = value.type.shape
+            if given[:1] not in ((), (0,)) and (node.op.kind is Kind.VIEW or given[:1] == shape[:1]):
+                if value.node.op is None and value not in found:
+                    found[value] = None
+                    yield value
+                break
+        if len(found) == MOST_STARTS:
+            return
 
-    def __init__(self, graph: Graph, size: int, other: int, axes: int) -> None:
-        self.size, self.other = size, other
-        self.become = {size: other}
+
+class _Member:
+    """The graph again, where sizes of the data have `become` others. `inputs`: axes of inputs that have changed; `made`: nodes that make,
+    repeat or cut out something, with sizes, what they have become and in how many places; `types` and `attrs` that follow from that."""
+
+    def __init__(self, graph: Graph, numbers: Sequence[int]) -> None:
+        self.graph, self.given = graph, set(numbers)
+        self.loss = any([o.type.shape == () and not o.type.weak for node in graph.nodes for o in node.outputs])
+        self.places = {node: i for i, node in enumerate(graph.nodes)}
+        self.users = {v: i for i, node in reversed(list(enumerate(graph.nodes))) for v in node.inputs}  # the first ones
+        self.weights = set(_weights(graph))
+        self.left = 0                   # visits of ops
+        self.axes = 1                   # so many leading axes of inputs may have the size
+        self.become: dict[int, int] = {}
+        self.now: dict[int, int] = {}   # of these the one that is being changed
+        self.inputs: dict[Value, dict[int, int]] = {}
+        self.made: dict[Node, dict[int, tuple[int, int]]] = {}
         self.types: dict[Value, TensorType] = {}
-        self.numbers: list[int] | None = []
-        for value in graph.inputs:
-            shape = value.type.shape
-            self._note(value, _with_shape(value.type, tuple([other if n == size else n for n in shape[:axes]]) + shape[axes:]))
-        for node in graph.nodes:
-            if not self._follow(node):
-                self.numbers = None
+        self.attrs: dict[Node, Attrs] = {}
+        self.open: set[tuple] = set()   # what is made, by lines, that may have the size in several places
+        self.last: set[tuple] = set()   # they have it in the last one
+        self.seen: dict[int, int] = {}  # sizes of results, and what they became first
+
+    # -- what changes ------------------------------------------------------------------------------------------------
+    def change(self, start: Value, axis: int) -> bool:
+        """Change this axis and what has to change with it, until all goes together; if it does not, all stays as it was."""
+        if axis in self.inputs.get(start, ()):
+            return True
+        before = self.become, self.inputs, self.made, self.types, self.attrs
+        size = start.type.shape[axis]
+        if size not in self.become:
+            taken = {*self.given, *self.become.values(), *[size + m - n for n, m in self.become.items()]}  # no neighbour of another one
+            self.become = {**self.become, size: _unlike(size, SHORTEST if self.become else LEAST, taken)}
+        self.now = {size: self.become[size]}
+        self.inputs, self.made = dict(self.inputs), dict(self.made)
+        self.types, self.attrs = dict(self.types), dict(self.attrs)
+        self.left = MOST_VISITS * len(self.graph.nodes)
+        if self._settle(self._change_input(start, axis, self.become[size])):
+            return True
+        self.become, self.inputs, self.made, self.types, self.attrs = before
+        return False
+
+    def lengthen(self) -> None:
+        """Change the length of sequences too: of tokens (N, T), of vectors (N, T, D) or of channels (N, C, T)."""
+        data = next(iter(self.inputs))
+        shape = data.type.shape
+        if len(shape) != (3 if data.type.dtype.category == FLOAT else 2):
+            return
+        self.axes = EVERY
+        for axis in range(1, len(shape)):
+            if shape[axis] > FEW and shape[axis] not in self.become and self.change(data, axis):
                 return
 
-    def _note(self, value: Value, type: TensorType) -> None:
-        self.types[value] = type
-        assert self.numbers is not None
-        self.numbers += type.shape
+    def _settle(self, start: int) -> bool:
+        for _ in range(MOST_CHANGES):
+            self.types = {v: t for v, t in self.types.items() if self.places.get(v.node, -1) < start}
+            self.attrs = {n: a for n, a in self.attrs.items() if self.places[n] < start}
+            stuck = next((node for node in self.graph.nodes[start:] if not self._follow(node)), None)
+            if stuck is None:
+                return True
+            found = self._mend(stuck)
+            if found is None or self.left <= 0:
+                return False
+            start = found
+        return False
+
+    def _mend(self, stuck: Node) -> int | None:
+        """Change something else for an op that does not go together; the first place where that matters. What has not changed at all comes
+        first; then other places for a batch, and for a length what has the batch."""
+        found = self._change_more(stuck, False)
+        if found is None and self.axes == 1:
+            found = self._place_otherwise(stuck)
+        return self._change_more(stuck, True) if found is None else found
+
+    def _change_input(self, value: Value, axis: int, new: int) -> int:
+        """The first place where that matters."""
+        axes = self.inputs[value] = {**self.inputs.get(value, {}), axis: new}
+        shape = tuple([axes.get(i, n) for i, n in enumerate(value.type.shape)])
+        self.types[value] = tensor_type(shape, value.type.dtype, value.type.device, value.type.weak)
+        return self.users[value]
+
+    def _change_more(self, stuck: Node, again: bool) -> int | None:
+        """Change what an op is computed from and has a size that became another: an input, or what makes, repeats or cuts out something,
+        and all that is made alike. `again`: also what has changed in some way already."""
+        local: dict[int, int] = {}
+        for v in stuck.inputs:
+            for n, m in zip(v.type.shape, self._shape(v), strict=True):
+                if n != m and self.become.get(n) != m:
+                    local[n] = max(m, local.get(n, 0))
+        for become in (local | self.now, self.now | local):
+            waiting, seen = [*reversed(stuck.inputs)], set()
+            while waiting:
+                value = waiting.pop()
+                sizes = [n for n, m in zip(value.type.shape, self._shape(value), strict=True) if become.get(n, m) != m]
+                if value in seen or (value in self.types and not (again and sizes)):
+                    continue
+                seen.add(value)
+                for n in sizes:
+                    found = self._change_source(value, n, become[n])
+                    if found is not None:
+                        return found
+                waiting += reversed(value.node.inputs)
+        return None
+
+    def _change_source(self, value: Value, n: int, m: int) -> int | None:
+        node = value.node
+        if node.op is None:
+            changed = self.inputs.get(value, {})
+            axis = next((i for i, k in enumerate(value.type.shape[:self.axes]) if k == n and changed.get(i) != m), None)
+            if axis is None or value in self.weights or not (n > 1 or self.loss):
+                return None
+            return self._change_input(value, axis, m)
+        if len(_makes(node, n)) <= self.made.get(node, {}).get(n, (0, 0))[1]:
+            return None
+        alike = [k for k in self.graph.nodes if k.op is node.op and k.attrs == node.attrs and k.out.type == value.type]
+        for k in alike:
+            sizes = self.made.get(k, {})
+            self.made[k] = {**sizes, n: (m, sizes.get(n, (0, 0))[1] + 1)}
+        return self.places[alike[0]]
+
+    def _place_otherwise(self, stuck: Node) -> int | None:
+        """Put the size in another place where that was open, for what is nearest to an op that does not go together, and all like it."""
+        waiting, seen = [*stuck.inputs], set()
+        for value in waiting:
+            node = value.node
+            if node.op is None or node in seen:
+                continue
+            seen.add(node)
+            key = node.op, node.loc, node.attrs
+            if key in self.open and key not in self.last:
+                self.last.add(key)
+                return next(i for i, n in enumerate(self.graph.nodes) if (n.op, n.loc, n.attrs) == key)
+            waiting += node.inputs
+        return None
+
+    def _in_order(self, node: Node, places: list[int]) -> list[int]:
+        """Places that may have the size: the first one has it, or the last one if the first would not go together."""
+        key = node.op, node.loc, node.attrs
+        if len(places) > 1:
+            self.open.add(key)
+        return places[::-1] if key in self.last else places
+
+    # -- what follows ------------------------------------------------------------------------------------------------
+    def _shape(self, value: Value) -> Shape:
+        return self.types.get(value, value.type).shape
+
+    def numbers(self) -> list[int]:
+        found: list[int] = []
+        for value in self.graph.inputs:
+            found += self._shape(value)
+        for node in self.graph.nodes:
+            assert node.op is not None
+            for name, attr in zip(node.op.attrs, self.attrs.get(node, node.attrs), strict=True):
+                if name in EXTENTS:
+                    found += _integers(attr)
+            for value in node.outputs:
+                found += self._shape(value)
+        return found
 
     def _follow(self, node: Node) -> bool:
         """Find the attributes under which the op goes together with its operands; False if there are none."""
-        assert node.op is not None and self.numbers is not None
-        operands = tuple([self.types[v] for v in node.inputs])
-        for attrs in self._attributes(node):
+        if node not in self.made and not any([v in self.types for v in node.inputs]):
+            return True
+        assert node.op is not None
+        self.left -= 1
+        operands = tuple([self.types.get(v, v.type) for v in node.inputs])
+        for attrs in self._attributes(node, operands):
             try:
                 found = result_types(node.op, operands, attrs)
             except (IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
                 continue
             if all([len(a.shape) == len(o.type.shape) and a.dtype is o.type.dtype for a, o in zip(found, node.outputs, strict=True)]):
-                for name, attr in zip(node.op.attrs, attrs, strict=True):
-                    if name in EXTENTS:
-                        self.numbers += _integers(attr)
-                for value, type in zip(node.outputs, found, strict=True):
-                    for n, m in zip(value.type.shape, type.shape, strict=True):
-                        if n != m:
-                            self.become.setdefault(n, m)
-                    self._note(value, type)
+                if 1 in self.become and node.op.kind is Kind.ELEMENTWISE and self._repeats(node):
+                    return False
+                self.attrs[node] = attrs
+                self._note(node, found)
                 return True
         return False
 
-    def _attributes(self, node: Node) -> Iterator[Attrs]:
-        """With every size that may change changed, only the first such one, or none; then the same for multiples of them too."""
+    def _note(self, node: Node, found: Sequence[TensorType]) -> None:
+        for value, type in zip(node.outputs, found, strict=True):
+            if type.shape != value.type.shape:
+                self.types[value] = type
+                for n, m in zip(value.type.shape, type.shape, strict=True):
+                    if n != m:
+                        self.seen.setdefault(n, m)
+
+    def _repeats(self, node: Node) -> bool:
+        """Whether what had the shape of something that has changed would be repeated: a single label for many samples."""
+        changed = {v.type.shape for v in node.inputs if v in self.types}
+        single = [v for v in node.inputs if v not in self.types and v.type.shape in changed]
+        return bool(single) and self._has_source(single[0])
+
+    def _has_source(self, value: Value) -> bool:
+        """Whether it could have changed."""
+        waiting, seen = [value], set()
+        while waiting:
+            v = waiting.pop()
+            if v in seen or v in self.types:
+                continue
+            seen.add(v)
+            if v.node.op is None:
+                if v.type.shape[:1] == (1,) and self.loss and v not in self.weights:
+                    return True
+            elif _makes(v.node, 1):
+                return True
+            waiting += v.node.inputs
+        return False
+
+    # -- attributes --------------------------------------------------------------------------------------------------
+    def _attributes(self, node: Node, operands: tuple[TensorType, ...]) -> Iterator[Attrs]:
+        """First what is likely: sizes and places along an axis follow it. Then with sizes changed wherever they stand, and as it was."""
         assert node.op is not None
-        if not any([name in EXTENTS for name in node.op.attrs]):
-            yield node.attrs
-            return
         extents = [name in EXTENTS for name in node.op.attrs]
-        for change in (self.become.get, self._multiple):
-            for most in (EVERY, 1, 0):
-                left = [most]
-                yield tuple([_changed(a, change, left) if e else a for e, a in zip(extents, node.attrs, strict=True)])
+        if not any(extents):
+            yield node.attrs
+        elif node in self.made:
+            yield self._made(node, operands)
+        else:
+            yield self._along(node, operands)
+            if 1 not in self.become:
+                yield tuple([_each(a, self._multiple) if e else a for e, a in zip(extents, node.attrs, strict=True)])
+            yield node.attrs
 
-    def _multiple(self, n: int) -> int | None:
+    def _made(self, node: Node, operands: tuple[TensorType, ...]) -> Attrs:
+        """Of what is made, repeated or cut out with sizes that have changed."""
+        assert node.op is not None
+        attrs = dict(zip(node.op.attrs, self._along(node, operands), strict=True))
+        for n, (m, times) in self.made[node].items():
+            places = self._in_order(node, _makes(node, n))
+            for axis in places[:times]:
+                if "size" in attrs:
+                    attrs["size"] = m
+                    continue
+                name = "stops" if "stops" in attrs else "shape"
+                start = attrs["starts"][axis] if name == "stops" else 0
+                attrs[name] = (*attrs[name][:axis], start + m, *attrs[name][axis + 1:])
+        return tuple(attrs.values())
+
+    def _along(self, node: Node, operands: tuple[TensorType, ...]) -> Attrs:
+        assert node.op is not None
+        old = node.inputs[0].type.shape if operands else ()
+        new = operands[0].shape if operands else ()
+        if node.op.name == "reshape":
+            return (self._regrouped(node, old, new),)
+        if node.op.name.startswith("as_strided"):
+            return _restrided(old, new, *node.attrs)
+        moved = tuple([self._moved(old, new, a) if name in EXTENTS and a.__class__ is tuple else a
+                       for name, a in zip(node.op.attrs, node.attrs, strict=True)])
+        if node.op.name != "slice_scatter":
+            return moved
+        starts, stops, steps = moved
+        part = zip(starts, stops, steps, node.inputs[1].type.shape, operands[1].shape, strict=True)
+        return starts, tuple([lo + m if n != m and step == 1 else hi for lo, hi, step, n, m in part]), steps
+
+    def _moved(self, old: Shape, new: Shape, places: tuple[int, ...]) -> tuple[int, ...]:
+        """Places along the last axes of a shape, or all of them, that has become another."""
+        lead = len(places) - len(old)
+        if lead < 0:
+            return places
+        return (*places[:lead], *[p if n == m else self._moved_place(n, m, p) for p, n, m in zip(places[lead:], old, new, strict=True)])
+
+    def _moved_place(self, n: int, m: int, place: int) -> int:
+        """A place along an axis of n that has become m: that of a part of several equal ones, or else so far from the nearer end."""
+        for size, other in self.become.items():
+            if size > 1 and n % size == 0 and m == n // size * other and place % size == 0:
+                return place // size * other
+        return place + m - n if place * 2 > n else place
+
+    def _multiple(self, n: int) -> int:
         found = self.become.get(n)
-        return n // self.size * self.other if found is None and n and n % self.size == 0 else found
+        return next((n // s * m for s, m in self.become.items() if n and n % s == 0), n) if found is None else found
+
+    def _regrouped(self, node: Node, old: Shape, new: Shape) -> Shape:
+        """The shape that a reshape of `old` has, for `new`: axes that are joined or split change together."""
+        shape: Shape = node.attrs[0]
+        squeezed = self._squeezed(node, old, new) if 1 in self.become else None
+        if squeezed is not None:
+            return squeezed
+        found: list[int] = []
+        i = j = 0
+        while i < len(old) or j < len(shape):
+            start, first = i, j
+            while i == start or j == first or prod(old[start:i]) != prod(shape[first:j]):
+                if i < len(old) and (i == start or j == len(shape) or prod(old[start:i]) < prod(shape[first:j])):
+                    i += 1
+                elif j < len(shape):
+                    j += 1
+                else:
+                    break
+            found += self._group(old[start:i], new[start:i], shape[first:j])
+        return tuple(found)
+
+    def _group(self, old: Shape, new: Shape, axes: Shape) -> Shape:
+        """Axes that are the axes `old` joined or split, when these have become `new`."""
+        if old == new:
+            return axes
+        found, whole = [self.seen.get(n, n) for n in axes], prod(new)
+        if prod(found) == whole:
+            return tuple(found)
+        found = list(axes)
+        for n, m in zip(old, new, strict=True):
+            if n != m and n:
+                fits = [k for k, a in enumerate(found) if a % n == 0 and a == axes[k]] or [k for k, a in enumerate(found) if a * m % n == 0]
+                if fits:
+                    found[fits[0]] = found[fits[0]] * m // n
+        return tuple(found) if prod(found) == whole else axes
+
+    def _squeezed(self, node: Node, old: Shape, new: Shape) -> Shape | None:
+        """The shape of a reshape of `old` that has other axes of 1, where that has become `new`; None if it is another one, or what has
+        changed is gone. Rows that were one sample's are again so many of each sample, if there is an axis for samples."""
+        shape: Shape = node.attrs[0]
+        if [n for n in old if n != 1] != [n for n in shape if n != 1]:
+            return None
+        found = list(shape)
+        for i, (n, m) in enumerate(zip(old, new, strict=True)):
+            if n == m:
+                continue
+            before = sum([k != 1 for k in old[:i]])  # axes of other sizes
+            places = [j for j, k in enumerate(shape) if k == n and sum([s != 1 for s in shape[:j]]) == before]
+            if not places:
+                return None
+            at = self._in_order(node, places)[0]
+            samples = self.become[1]
+            if n != 1 and m % samples == 0 and shape[:at][-1:] == (1,):
+                found[at - 1], m = samples, m // samples
+            found[at] = m
+        return tuple(found)
 
 
-def _changed(attr: Any, change: Callable[[int], int | None], left: list[int]) -> Any:
-    """Up to `left` integers of an attribute changed."""
+def _unlike(size: int, least: int, numbers: set[int]) -> int:
+    """A prime from the size on that is none of the numbers; of an even size of some length twice a prime, since loops go by twos."""
+    times = 2 if size > FEW and size % 2 == 0 else 1
+    primes = (n for n in count(max(size, least) // times) if all(n % d for d in range(2, isqrt(n) + 1)))
+    return next(n * times for n in primes if n * times not in numbers)
+
+
+def _weights(graph: Graph) -> Iterator[Value]:
+    """What ops take for weights."""
+    for node in graph.nodes:
+        assert node.op is not None
+        names = node.op.operands
+        for i, value in enumerate(node.inputs):
+            if names[min(i, len(names) - 1)].rstrip("*") in _WEIGHTS:
+                yield value
+
+
+def _makes(node: Node, size: int) -> list[int]:
+    """The axes to which an op itself gives a size: it makes something, repeats an axis, or cuts so much out of one."""
+    assert node.op is not None
+    attrs = dict(zip(node.op.attrs, node.attrs, strict=True))
+    shape = node.outputs[0].type.shape
+    given = node.inputs[0].type.shape if node.inputs else ()
+    if node.op.name == "expand":
+        before = (1,) * (len(shape) - len(given)) + given
+        return [i for i, (n, k) in enumerate(zip(shape, before, strict=True)) if n == size and k == 1]
+    if node.op.name == "slice":
+        return [i for i, (n, k, step) in enumerate(zip(shape, given, attrs["steps"], strict=True)) if 1 != n == size != k and step == 1]
+    if ("shape" not in attrs and "size" not in attrs) or any([v.type.shape and not v.type.weak for v in node.inputs]):
+        return []
+    found = [i for i, n in enumerate(shape) if n == size]
+    # Samples come second in what a layer keeps, (layers, samples, features).
+    return found[::-1] if len(shape) == 3 and found == [0, 1] else found
+
+
+def _restrided(old: Shape, new: Shape, shape: Shape, strides: tuple[int, ...], offset: int) -> Attrs:
+    """Axes of memory of the shape `old`, which has become `new`."""
+    axes = {(n, s): (m, t) for n, s, m, t in zip(old, suffix_strides(old), new, suffix_strides(new), strict=True)}
+    steps = {s: t for (_, s), (_, t) in axes.items()}
+    found = [axes.get((n, s), (n, steps.get(s, s))) for n, s in zip(shape, strides, strict=True)]
+    return tuple([n for n, _ in found]), tuple([s for _, s in found]), offset
+
+
+def _each(attr: Any, change: Any) -> Any:
     if attr.__class__ is tuple:
-        return tuple([_changed(a, change, left) for a in attr])
-    found = change(attr) if attr.__class__ is int and left[0] else None
-    if found is None:
-        return attr
-    left[0] -= 1
-    return found
+        return tuple([_each(a, change) for a in attr])
+    return change(attr) if attr.__class__ is int else attr
 
 
 def _integers(attr: Any) -> list[int]:
     if attr.__class__ is tuple:
         return [n for a in attr for n in _integers(a)]
     return [attr] if attr.__class__ is int else []
-
-
-def _with_shape(type: TensorType, shape: tuple[int, ...]) -> TensorType:
-    return type if shape == type.shape else tensor_type(shape, type.dtype, type.device, type.weak)

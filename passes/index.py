@@ -5,10 +5,11 @@ be split (outer, inner) when a reshape needs it; expressions that mention the ol
 """
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import NamedTuple
 
 from treadle.ir.graph import Node
-from treadle.ir.size import usual
+from treadle.ir.size import beyond, in_order
 from treadle.ir.types import Shape
 
 Terms = tuple[tuple[int, int], ...]
@@ -30,7 +31,7 @@ def by_coefficient(terms: Terms) -> list[tuple[int, int]]:
     where it would if there were more."""
     if len(terms) < 2:
         return list(terms)
-    return sorted(sorted(terms, key=lambda term: usual(term[1])), key=lambda term: term[1])
+    return in_order(terms, itemgetter(1))
 
 
 class Condition(NamedTuple):
@@ -165,7 +166,7 @@ def _digits(axes: Axes, linear: Expr, shape: Shape) -> Index | int | None:
                 carry.append((axis, c // n, sign))
                 continue
             reach = c * axes.size[axis]
-            if reach != n and reach >= n:
+            if reach != n and beyond(reach, n):
                 if n % c == 0 and axes.size[axis] % (n // c) == 0 and axes.split(axis, n // c):
                     return 0
                 if c * (axes.size[axis] - 1) + top >= n:

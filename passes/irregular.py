@@ -116,7 +116,7 @@ def _elements(b: Any, x: Value, index: Value, dim: int) -> Value | None:
     strides = [prod(x.shape[d + 1:]) for d in range(len(x.shape))]
     total = b.mul(start, strides[dim])
     for d, n in enumerate(index.shape):
-        if d != dim and n > 1:
+        if d != dim and n != 1:
             total = b.add(total, b.mul(iota_along(b, index.type, d), strides[d]))
     return _flat(b, b.where(valid, total, x.type.numel))
 

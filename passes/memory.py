@@ -40,11 +40,10 @@ def mark_lifetimes(program: Program) -> None:
     """Note for each buffer the first and last step that touches it."""
     for i, step in enumerate(program.steps):
         for ref in step_refs(step):
-            for number in (ref.buffer, ref.other):
-                if number >= 0:
-                    info = program.buffers[number]
-                    info.first = i if info.first < 0 else info.first
-                    info.last = i
+            if ref.buffer >= 0:
+                info = program.buffers[ref.buffer]
+                info.first = i if info.first < 0 else info.first
+                info.last = i
 
 
 def _reuse(program: Program) -> None:

@@ -1,12 +1,13 @@
 """The order of a program's steps: one that keeps less memory alive, where the order of the graph keeps more than it needs."""
 from __future__ import annotations
 
+from treadle.ir.size import at_least, roughly
 from treadle.passes.group import spans
 from treadle.passes.memory import donations, find_lifetimes, may_fail_step
 from treadle.passes.program import Program, step_refs
 
 WORTH = 1 << 20       # bytes of temporaries below which the order does not matter
-LEAST = 16 << 10      # bytes of a temporary that counts; which of two smaller ones is larger need not be asked
+LEAST = 16 << 10      # bytes of a temporary that counts
 SMALL = 64 << 10      # bytes of a result that need not take over an input's memory
 MAX_STEPS = 4000      # beyond, the order stays
 
@@ -16,9 +17,10 @@ def order_steps(program: Program) -> Program:
 
     A weight's gradient is so made, and used up by the optimizer's update, as soon as its operands are there, not at the end.
     """
-    temps = {i: b.nbytes for i, b in enumerate(program.buffers) if b.kind == "temp" and b.nbytes >= LEAST}
-    if not 3 <= len(program.steps) <= MAX_STEPS or sum(temps.values()) < WORTH:
+    taken = {i: b.nbytes for i, b in enumerate(program.buffers) if b.kind == "temp"}
+    if not 3 <= len(program.steps) <= MAX_STEPS or not at_least(sum(taken.values()), WORTH):
         return program
+    temps = {i: n for i, n in [(i, roughly(nbytes)) for i, nbytes in taken.items()] if n >= LEAST}
     table = _Steps(program, temps)
     before = peak = table.peak()
     best = table.order
@@ -84,7 +86,7 @@ class _Steps:
             for b in {r.buffer for r in step_refs(step)}:
                 steps.setdefault(b, []).append(i)
         for out, source in pairs.items():
-            if program.buffers[out].nbytes <= SMALL:
+            if not at_least(program.buffers[out].nbytes, SMALL + 1):
                 continue
             for i in steps.get(source, ()):
                 for j in steps.get(out, ()):

@@ -150,7 +150,7 @@ def _usable(operand: Operand, shape: tuple[int, ...]) -> Operand | None:
         columns = 1
     if shape[-2] == 1:
         rows = shape[-1] if columns == 1 else 1
-    if (rows, columns).count(1) == 0 or min(rows, columns, *operand.strides) < 0 or rows == 0 or columns == 0:
+    if (rows, columns).count(1) == 0 or any(s < 0 for s in (rows, columns, *operand.strides)) or rows == 0 or columns == 0:
         return None
     return operand._replace(strides=(*operand.strides[:-2], rows, columns))
 

@@ -13,15 +13,12 @@ from treadle.ir.size import Size
 
 
 class Ref(NamedTuple):
-    """A place in a buffer. Inside a loop it moves by `step` bytes per iteration.
-
-    With `other` >= 0 the place alternates: `buffer` in iterations 0, 2, ... and `other` in iterations 1, 3, ...
-    """
+    """A place in a buffer. Inside a loop it moves by `step` bytes per iteration, and is `apart` bytes away in iterations 1, 3, ..."""
 
     buffer: int
     offset: int = 0
     step: int = 0
-    other: int = -1
+    apart: int = 0
 
 
 class ScalarRef(NamedTuple):

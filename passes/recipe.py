@@ -92,10 +92,10 @@ class Polynomials:
 class Recipe:
     """A program whose sizes are polynomials in some numbers of a family, and the conditions under which it is the right one."""
 
-    def __init__(self, sizes: Sizes, numbers: list[Any], program: Program) -> None:
+    def __init__(self, sizes: Sizes, numbers: list[Any], program: Program, by_name: bool) -> None:
         self.polynomials = Polynomials(sizes)
         self._check_numbers(sizes, numbers)
-        self._check_answers(sizes)
+        self._check_answers(sizes, by_name)
         self._makes: list[tuple[Callable[..., Any], Any]] = []  # of operands: where they lie, or, once all is known, what fetches them
         self._constants: list[Any] = []
         self._sizes: list[int] = []          # their rows
@@ -114,8 +114,8 @@ class Recipe:
         related = [i for i, n in enumerate(numbers) if n.__class__ is Size]
         self._related = np.array(related, np.intp), np.array([self.polynomials.row(numbers[i].polynomial) for i in related], np.intp)
 
-    def _check_answers(self, sizes: Sizes) -> None:
-        checks = list(sizes.checks())
+    def _check_answers(self, sizes: Sizes, by_name: bool) -> None:
+        checks = [check for check in sizes.checks() if not (by_name and check[2])]
         rows = np.array([self.polynomials.row(polynomial) for polynomial, _, _ in checks], np.intp)
         kinds = np.array([kind for _, kind, _ in checks], "U2")
         self._answers = rows, kinds == "==", kinds == "!=", kinds == ">=", [differ for _, _, differ in checks]

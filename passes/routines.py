@@ -53,7 +53,7 @@ def _around(shape: Shape, dim: int) -> tuple[int, int, int]:
 
 def grain_of(work: int) -> int:
     """Units of so much work each that are worth a thread."""
-    return max(1, -(-THREAD_WORK // max(work, 1)))
+    return -(-THREAD_WORK // max(work, 1))
 
 
 def _append(outer: Lowering, node: Node, routine: Routine, given: dict[str, Argument], units: int, work: int, last: bool = True) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from treadle.ir import dtypes
 from treadle.ir.dtypes import DType
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.kernel import PARALLEL, UNIT, Access, Axis, Instr, Kernel
+from treadle.passes.memory import ALIGNMENT
 from treadle.passes.program import (
     Argument,
     BufferInfo,
@@ -37,7 +39,8 @@ class Lowering(Protocol):
 def lower_scan(outer: Lowering, node: Node, lower: Callable[[Graph], Program]) -> bool:
     """Append the loop for a `scan` node whose body the pipeline has prepared; False when its body needs the host.
 
-    A carry has two buffers: iterations read one and write the other in turn, so that the last one writes the scan's result.
+    A carry has two places in one buffer: iterations read one and write the other in turn. Which of them the last one writes follows from
+    the length as a number, so that loops of all lengths are planned alike.
     """
     body, n_carry, n_seq, length, reverse = node.attrs
     inner = lower(body)
@@ -48,13 +51,15 @@ def lower_scan(outer: Lowering, node: Node, lower: Callable[[Graph], Program]) -
         return False
     program = outer.program
     places: dict[int, Ref] = {}
+    results: list[tuple[Value, Ref]] = []
     for i in range(n_carry):
-        ends = outer.buffer(node.outputs[i])
-        starts = _new_temp(program, node.outputs[i])
-        even, odd = (starts, ends) if length % 2 else (ends, starts)
-        program.steps.append(_copy(operands[i], outer.buffer(operands[i]), even))
-        places[inner.inputs[i]] = Ref(even, 0, 0, odd)
-        places[inner.outputs[i]] = Ref(odd, 0, 0, even)
+        apart = -(-node.outputs[i].type.nbytes // ALIGNMENT) * ALIGNMENT
+        both = len(program.buffers)
+        program.buffers.append(BufferInfo(2 * apart, "temp", dtypes.uint8, (2 * apart,)))
+        program.steps.append(_copy(operands[i], Ref(outer.buffer(operands[i])), Ref(both)))
+        results.append((node.outputs[i], Ref(both, length % 2 * apart)))
+        places[inner.inputs[i]] = Ref(both, 0, 0, apart)
+        places[inner.outputs[i]] = Ref(both, apart, 0, -apart)
     for i, value in enumerate(operands[n_carry:n_carry + n_seq], n_carry):
         places[inner.inputs[i]] = _slice(outer.buffer(value), value, length, reverse)
     for i, value in enumerate(operands[n_carry + n_seq:], n_carry + n_seq):
@@ -69,12 +74,8 @@ def lower_scan(outer: Lowering, node: Node, lower: Callable[[Graph], Program]) -
     scalars = [outer.scalar(operands[info.input], info.dtype) for info in inner.scalars]
     if length and inner.steps:
         program.steps.append(LoopStep(length, [_moved(s, places, scalars) for s in inner.steps], node))
+    program.steps += [_copy(value, place, Ref(outer.buffer(value))) for value, place in results]
     return True
-
-
-def _new_temp(program: Program, like: Value) -> int:
-    program.buffers.append(BufferInfo(like.type.nbytes, "temp", like.dtype, like.shape))
-    return len(program.buffers) - 1
 
 
 def _slice(buffer: int, value: Value, length: int, reverse: bool) -> Ref:
@@ -83,13 +84,13 @@ def _slice(buffer: int, value: Value, length: int, reverse: bool) -> Ref:
     return Ref(buffer, (length - 1) * stride, -stride) if reverse else Ref(buffer, 0, stride)
 
 
-def _copy(value: Value, source: int, target: int) -> KernelStep:
-    """A kernel that copies a whole buffer."""
+def _copy(value: Value, source: Ref, target: Ref) -> KernelStep:
+    """A kernel that copies a whole value."""
     dtype = value.dtype.name
     kernel = Kernel((Axis(PARALLEL),), (Access(dtype, False, (UNIT,)), Access(dtype, True, (UNIT,))), (), 0,
                     (Instr("load", dtype, (), (0,)),), ((1, 0),))
     count = value.type.numel
-    return KernelStep(kernel, (count,), (ErrorCell(), count, Ref(source), Ref(target)))
+    return KernelStep(kernel, (count,), (ErrorCell(), count, source, target))
 
 
 def _moved(step: Step, places: dict[int, Ref], scalars: list[int]) -> Step:

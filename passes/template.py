@@ -2,8 +2,9 @@
 
 Graphs that differ in sizes alone form a family (`treadle.passes.family`). One of them is planned with the numbers that differ from
 another one as unknowns (`treadle.ir.size`); the other may be imagined (`treadle.passes.imagine`). What comes out is a program whose sizes
-are polynomials, and the conditions under which the planner would have decided the same (`treadle.passes.recipe`). Further members have
-their programs from it. A special member, of one row say, is planned as if it were like another one, so that it takes the same kernels.
+are polynomials, and the conditions under which the planner would have decided the same (`treadle.passes.recipe`), or nearly, where only
+speed depends on it. Further members have their programs from it. Most often that includes special ones, of one row say; what is left of
+them is planned as if it were like another one, so that it takes the same kernels.
 """
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from typing import Any, Literal
 from treadle.ir.graph import Graph
 from treadle.ir.op import result_types
 from treadle.ir.size import Sizes
-from treadle.passes.family import Numbers, Unfit, with_numbers
+from treadle.passes import family
+from treadle.passes.family import UNPLANNABLE, Numbers, Unfit, with_numbers
 from treadle.passes.program import Program
 from treadle.passes.recipe import Recipe
 
@@ -24,14 +26,15 @@ class Template:
 
     def __init__(self, graph: Graph, members: Sequence[Numbers], varies: set[int], plan: Callable[[Graph], Program],
                  special: bool = False) -> None:
-        sizes = Sizes(special)
+        sizes = Sizes(special, exact=family.ALONE)
         columns = list(zip(*members, strict=True))
         unknown = _unknowns(sizes, sorted({columns[i] for i in varies}, key=lambda column: column[::-1]))
         found = [unknown[column] if i in varies else column[-1] for i, column in enumerate(columns)]
         unknown_graph = with_numbers(graph, iter(found))
-        if special:
-            _check_types(unknown_graph)
-        self._recipe = Recipe(sizes, found, plan(unknown_graph))
+        by_name = not family.ALONE and _typed_by_name(unknown_graph)
+        if special and not by_name:
+            raise Unfit("sizes that happen to be equal")
+        self._recipe = Recipe(sizes, found, plan(unknown_graph), by_name)
         self.special = sizes.special
         sizes.forget()
 
@@ -41,15 +44,19 @@ class Template:
         return self._recipe.program(numbers)
 
 
-def _check_types(graph: Graph) -> None:
-    """Unfit unless the sizes of results follow from those of operands as in any usual case: a size of 1 may be what others are, or what is
-    repeated."""
+def _typed_by_name(graph: Graph) -> bool:
+    """Whether the sizes of results follow from the names of those of operands, as in any usual case: a size of 1 may be what others are, or
+    what is repeated. If so, that sizes differ is no condition: what is planned for different ones is right for equal ones too."""
     for node in graph.nodes:
         assert node.op is not None
-        found = result_types(node.op, tuple([v.type for v in node.inputs]), node.attrs)
+        try:
+            found = result_types(node.op, tuple([v.type for v in node.inputs]), node.attrs)
+        except UNPLANNABLE:
+            return False
         for made, out in zip(found, node.outputs, strict=True):
             if len(made.shape) != len(out.type.shape) or not all(map(_identical, made.shape, out.type.shape)):
-                raise Unfit(f"{node.op.name}: sizes that happen to be equal")
+                return False
+    return True
 
 
 def _identical(a: Any, b: Any) -> bool:

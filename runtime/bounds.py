@@ -173,13 +173,12 @@ def _inside(program: Program, step: Step, what: str, ref: Ref, span: Span, dtype
         return
     size = by_name(dtype).itemsize
     moved = ref.step * (trips[0] - 1) if trips else 0
-    low = ref.offset + span[0] * size + min(moved, 0)
-    high = ref.offset + (span[1] + 1) * size + max(moved, 0)
-    for number in (ref.buffer, *([ref.other] if ref.other >= 0 else [])):
-        nbytes = program.buffers[number].nbytes if number >= 0 else 0
-        if low < 0 or high > nbytes:
-            raise CheckError(f"bounds: {work.title(step)}{_lines(step)}: {what} touches bytes {low} to {high} of b{number}, "
-                             f"which has {nbytes}")
+    low = ref.offset + span[0] * size + min(moved, 0) + min(ref.apart, 0)
+    high = ref.offset + (span[1] + 1) * size + max(moved, 0) + max(ref.apart, 0)
+    nbytes = program.buffers[ref.buffer].nbytes if ref.buffer >= 0 else 0
+    if low < 0 or high > nbytes:
+        raise CheckError(f"bounds: {work.title(step)}{_lines(step)}: {what} touches bytes {low} to {high} of b{ref.buffer}, "
+                         f"which has {nbytes}")
 
 
 def _lines(step: Step) -> str:

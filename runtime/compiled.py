@@ -260,9 +260,9 @@ class CompiledPlan:
         if kind is Ref:
             place, start = self._lies[argument.buffer]
             offset = argument.offset
-            if argument.other >= 0:
-                other, other_start = self._lies[argument.other]
-                return executor.BufferRef(place, start + offset, argument.step, alternate=other, alternate_offset=other_start + offset)
+            if argument.apart:
+                offset += start
+                return executor.BufferRef(place, offset, argument.step, alternate=place, alternate_offset=offset + argument.apart)
             return executor.BufferRef(place, start + offset, argument.step)
         if kind is ScalarRef:
             return executor.ScalarRef(argument.position)

@@ -91,7 +91,7 @@ def product_variant(step: GemmStep, place: Callable[[Ref], tuple[int, int]]) -> 
     """The variant that computes a product, and whether it applies the epilogue too."""
     form = step.form or step.dtype.name
     a, b = ((0, 1), (0, 1)) if form == "int8" else (step.a.strides[-2:], step.b.strides[-2:])
-    wide = all(o % 16 == 0 and m.ref.step % 16 == 0 and m.ref.other < 0 for m in (step.a, step.b) for o in (place(m.ref)[1],))
+    wide = all(o % 16 == 0 and m.ref.step % 16 == 0 and m.ref.apart % 16 == 0 for m in (step.a, step.b) for o in (place(m.ref)[1],))
     wide = wide and step.k % 8 == 0 and all(s % 8 == 0 for s in (*step.a.strides[:-1], *step.b.strides[:-2], step.b.strides[-1]))
     epilogue, product = None, -1
     if step.epilogue is not None:
@@ -132,10 +132,7 @@ def known_arguments(step: KernelStep, place: Callable[[Ref], tuple[int, int]]) -
     found: list[object] = []
     for argument in step.arguments:
         if isinstance(argument, Ref):
-            offset = place(argument)[1]
-            if argument.other >= 0:
-                offset |= place(argument._replace(buffer=argument.other, other=-1))[1]
-            found.append((offset, argument.step))
+            found.append((place(argument)[1] | argument.apart, argument.step))
         else:
             found.append(argument if isinstance(argument, int) else UNKNOWN)
     return found

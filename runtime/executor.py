@@ -216,8 +216,8 @@ class _Layout:
         self.parallel = self.parallel or step.units > step.grain
         return [layout.KERNEL, step.function, self._arguments(step.args, around), step.units, step.grain, 0, 0, 0]
 
-    def _arguments(self, args: Sequence[Argument], around: list[_Moves]) -> int:
-        """Lay out a table of arguments (and, first, those it points to)."""
+    def _arguments(self, args: Sequence[Any], around: list[_Moves]) -> int:
+        """Lay out a table of `Argument`s (and, first, those it points to)."""
         tables: list[int] = []
         places: list[tuple[int, Any]] = []
         row: list[int] = []
@@ -247,7 +247,7 @@ class _Layout:
         return [layout.LOOP, loop.trip, count, steps, step_count, flips, flip_count, 0, *body]
 
     def _relocate(self, position: int, arg: BufferRef | ScalarRef, around: list[_Moves]) -> None:
-        if arg.__class__ is ScalarRef:
+        if isinstance(arg, ScalarRef):
             self.relocations += [position, layout.FIRST_BUFFER + self.n_buffers + self._in_range(arg.index, self.n_scalars, "scalar"), 0]
             return
         self.relocations += (position, self._buffer(arg.index), arg.offset)

@@ -53,10 +53,9 @@ class Runner:
 
     def flat(self, ref: Ref, dtype: np.dtype, iteration: int) -> tuple[np.ndarray, int]:
         """The buffer as elements, and the element a Ref starts at."""
-        number = ref.other if ref.other >= 0 and iteration % 2 else ref.buffer
-        at = ref.offset + ref.step * iteration
+        at = ref.offset + ref.step * iteration + ref.apart * (iteration % 2)
         assert at % dtype.itemsize == 0
-        return self.memory[number].view(dtype), at // dtype.itemsize
+        return self.memory[ref.buffer].view(dtype), at // dtype.itemsize
 
     def step(self, step: Step, iteration: int) -> None:
         if isinstance(step, KernelStep):

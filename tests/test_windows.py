@@ -104,8 +104,8 @@ def test_parts_of_transposed_convolutions_lie_in_turn(shape: tuple[int, ...], we
 def test_readers_of_parts_do_not_choose_among_them(weight: tuple[int, ...], groups: int) -> None:
     """What reads a gradient of parts, element by element, finds their rows in memory."""
     b = Builder(Graph("reader"))
-    shape, channels = (2, 6, 8, 8), weight[1] * groups
-    arrays = [np.random.default_rng(2).standard_normal(s).astype(np.float32) for s in (shape, weight, (2, channels, 16, 16))]
+    shape, channels = (3, 6, 8, 8), weight[1] * groups
+    arrays = [np.random.default_rng(2).standard_normal(s).astype(np.float32) for s in (shape, weight, (3, channels, 16, 16))]
     y, w, x = [b.input(tensor_type(a.shape, dtypes.float32)) for a in arrays]
     found = b.convolution_input(y, w, x.shape, (2, 2), (1, 1), (1, 1), groups)
     b.graph.outputs = [b.mul(b.add(found, x), 2.0)]

@@ -186,7 +186,7 @@ def _plain_gradient(b: Any, g: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, 
 def _takes(q: TensorType, v: TensorType, lead: Shape, mask: list[TensorType]) -> bool:
     """float32 and 16-bit floats of at most 4 axes, with something to compute for more than one query: a vector times a matrix does better
     by the plain formula, and all other lengths take the same kernels."""
-    return (q.dtype is not dtypes.float64 and len(lead) <= 2 and q.shape[-2] != 1 and min(*lead, *q.shape, *v.shape) > 0
+    return (q.dtype is not dtypes.float64 and len(lead) <= 2 and q.shape[-2] != 1 and all(n > 0 for n in (*lead, *q.shape, *v.shape))
             and all(m.ndim <= 4 for m in mask))
 
 

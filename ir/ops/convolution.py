@@ -79,12 +79,22 @@ def _input_type(types: Types, shape: Shape, stride: Ints, padding: Ints, dilatio
     if g.shape[1] != w.shape[0]:
         raise RuntimeError(f"conv_transpose: Given transposed=1, weight of size {list(w.shape)}, expected input{list(g.shape)} to have "
                            f"{w.shape[0]} channels, but got {g.shape[1]} channels instead")
+    _check_output("convolution_input", g.with_(shape), w.shape, g, stride, padding, dilation, groups)
     return g.with_(shape)
 
 
 def _weight_type(types: Types, shape: Shape, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> TensorType:
     _check(types, stride, padding, dilation, groups)
+    _check_output("convolution_weight", types[0], shape, types[1], stride, padding, dilation, groups)
     return types[0].with_(shape)
+
+
+def _check_output(name: str, x: TensorType, w: Shape, y: TensorType, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> None:
+    """RuntimeError unless `y` has the shape of the convolution of `x` with a weight of the shape `w`; of large images some of it may do."""
+    made = _convolution_type((x, x.with_(w)), stride, padding, dilation, groups)
+    if made.shape[:2] != y.shape[:2] or any(n < m for n, m in zip(made.shape, y.shape, strict=True)):
+        raise RuntimeError(f"{name}: expected the output of an input of shape {list(x.shape)} and a weight of {list(w)} to have "
+                           f"the shape {list(made.shape)}, but got {list(y.shape)}")
 
 
 # -- windows -------------------------------------------------------------------------------------------------------------------------

@@ -153,6 +153,10 @@ def _layer(name: str, gates: int, states: tuple[str, ...], saves: tuple[int, ...
     def backward_type(types: Types, *flags: Any) -> Types:
         bias = types[1 + count].with_(types[1 + count].shape[:1])
         need_float(f"{name}_backward", types[0])
+        for t in types[3 + count:]:
+            if t.shape[:-1] not in (types[0].shape[:2], types[1].shape[:1]):
+                raise RuntimeError(f"{name}_backward: expected results and gradients for a sequence of {list(types[0].shape)}, "
+                                   f"but got {list(t.shape)}")
         return (*types[1:1 + count], types[0], types[1 + count], types[2 + count], *(bias, bias) * flags[-2])
 
     parameters = ((gates * 4, 3), (gates * 4, 4), (gates * 4,), (gates * 4,))

@@ -72,6 +72,12 @@ declare("expand", Kind.VIEW, "x", "shape", batch="expand", type_rule=_expand_typ
         doc="x repeated along axes of size 1 and along new leading axes, without a copy.")
 
 
+def _check_written(name: str, y: TensorType, shape: Shape) -> None:
+    """RuntimeError when what is written does not have the shape of the place."""
+    if y.shape != shape:
+        raise RuntimeError(f"{name}: expected a source of shape {list(shape)}, as the part that it replaces has, but got {list(y.shape)}")
+
+
 def slice_shape(shape: Shape, starts: Ints, stops: Ints, steps: Ints) -> Shape:
     return tuple([max(0, -(-(hi - lo) // st)) for lo, hi, st in zip(starts, stops, steps, strict=True)])
 
@@ -94,6 +100,14 @@ declare("slice", Kind.VIEW, "x", "starts stops steps", type_rule=_slice_type,
         doc="Elements starts[i] : stops[i] : steps[i] of every axis; 0 <= start <= stop <= size, and steps are positive.")
 
 
+def _slice_scatter_type(types: Types, starts: Ints, stops: Ints, steps: Ints) -> TensorType:
+    x, y = types
+    if any(hi > n for hi, n in zip(stops, x.shape, strict=True)):
+        raise RuntimeError(f"slice_scatter: a part up to {list(stops)} is not inside of {list(x.shape)}")
+    _check_written("slice_scatter", y, slice_shape(x.shape, starts, stops, steps))
+    return x
+
+
 def _np_slice_scatter(x: np.ndarray, y: np.ndarray, starts: Ints, stops: Ints, steps: Ints) -> np.ndarray:
     out = x.copy()
     out[_slices(starts, stops, steps)] = y
@@ -105,7 +119,7 @@ def _slice_scatter_dx(b: Any, g: Any, y_type: TensorType, starts: Ints, stops: I
 
 
 declare("slice_scatter", Kind.SCATTER, "x y", "starts stops steps", field=Field.ANALYTIC,
-        type_rule=lambda t, *_: t[0], reference=_np_slice_scatter,
+        type_rule=_slice_scatter_type, reference=_np_slice_scatter,
         vjp=(_slice_scatter_dx, lambda b, g, starts, stops, steps: b.slice(g, starts, stops, steps)),
     samples=[(((4, 5), (2, 3)), ((1, 0), (3, 5), (1, 2)))], doc="x with y written over the slice.")
 
@@ -143,6 +157,7 @@ def _as_strided_type(types: Types, shape: Shape, strides: Ints, offset: int) -> 
 def _strided_write_type(name: str) -> Callable[..., TensorType]:
     def type_rule(types: Types, shape: Shape, strides: Ints, offset: int) -> TensorType:
         _check_reach(name, types[0], shape, strides, offset)
+        _check_written(name, types[1], shape)
         return types[0]
     return type_rule
 

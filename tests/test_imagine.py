@@ -1,0 +1,146 @@
+"""What is imagined of other data is what is recorded with it."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from zoo import ZOO
+
+import treadle
+import treadle.nn.functional as F
+from treadle import nn
+from treadle.ir.graph import Graph
+from treadle.passes import imagine
+from treadle.passes.family import skeleton
+from treadle.runtime import engine
+
+MANY = 16  # ops of a graph that is looked at
+
+
+def graphs_of(step: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> dict[tuple, tuple[Graph, list[int]]]:
+    """The graphs that a step records, with their numbers, by what they are but for these."""
+    found: list[Graph] = []
+    monkeypatch.setattr(engine, "COMPILE", lambda graph: bool(found.append(graph)))
+    treadle.compiler.reset()
+    for _ in range(2):
+        step()
+    return {skeleton(g)[0]: (g, skeleton(g)[1]) for g in found if len(g.nodes) >= MANY}
+
+
+def trained(model: nn.Module, loss: Callable[..., Any], *data: Any) -> Callable[[], Any]:
+    optimizer = treadle.optim.SGD(model.parameters(), lr=0.01)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        found = loss(model, *data)
+        found.backward()
+        optimizer.step()
+        return found.item()
+    return step
+
+
+def resized(arrays: tuple[Any, ...], n: int) -> list[Any]:
+    batch = arrays[0].shape[0]
+    return [treadle.tensor(np.resize(a, (n, *a.shape[1:])) if a.ndim and a.shape[0] == batch else a) for a in arrays]
+
+
+def check(small: dict, large: dict, sizes: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Graphs recorded in both cases: what is imagined of the first is the second. How many there are."""
+    monkeypatch.setattr(imagine, "_unlike", lambda size, *_: sizes.get(size, 31))
+    both = [key for key in small if key in large]
+    for key in both:
+        graph, numbers = small[key]
+        found = imagine.imagined(graph, numbers)
+        assert found is not None and found[0] == large[key][1]
+    return len(both)
+
+
+@pytest.mark.parametrize("first", [1, 2, 4, 16])  # also the sizes of weights, of images, and how many layers there are
+@pytest.mark.parametrize("name", "mlp vae lstm transformer gpt lenet resnet mobilenet unet vit dcgan actor_critic".split())
+def test_other_batches(name: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = ZOO[name]
+    monkeypatch.setattr(imagine._Member, "lengthen", lambda member: None)
+
+    def recorded(n: int) -> dict:
+        treadle.manual_seed(0)
+        model = program.make(treadle)
+        data = resized(program.data(np.random.default_rng(0)), n)
+        return graphs_of(trained(model, lambda net, *d: program.loss(treadle, net, *d), *data), monkeypatch)
+    found = check(recorded(first), recorded(37), {first: 37}, monkeypatch)
+    # With one sample these record other operations: slices of one row, and what is not repeated.
+    assert found or (first == 1 and name in ("lstm", "transformer", "gpt", "vit", "actor_critic"))
+
+
+class Decoder(nn.Module):
+    """Positions are cut out of a table, and each word sees those before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(19, 12), nn.Parameter(treadle.zeros(1, 64, 12))
+        self.layer, self.out = nn.TransformerEncoderLayer(12, 2, 24, dropout=0.0, batch_first=True), nn.Linear(12, 19)
+
+    def forward(self, x: Any) -> Any:
+        length = x.shape[1]
+        mask = nn.Transformer.generate_square_subsequent_mask(length)
+        return self.out(self.layer(self.words(x) + self.places[:, :length], src_mask=mask))
+
+
+class Tagger(nn.Module):
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.layer, self.out = nn.LSTM(5, 8, batch_first=batch_first, bidirectional=True), nn.Linear(16, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.layer(x)[0])
+
+
+def next_words(model: nn.Module, x: Any) -> Any:
+    return F.cross_entropy(model(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten())
+
+
+def words(n: int, length: int) -> Any:
+    return treadle.tensor(np.random.default_rng(0).integers(0, 19, (n, length)))
+
+
+def vectors(*shape: int) -> Any:
+    return treadle.tensor(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+
+
+def squares(model: nn.Module, x: Any) -> Any:
+    return model(x).square().mean()
+
+
+SEQUENCES: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Any], Callable[..., Any]]] = {
+    "decoder": (Decoder, words, next_words),
+    "tagger": (lambda: Tagger(True), lambda n, t: vectors(n, t, 5), squares),
+    "time first": (lambda: Tagger(False), lambda n, t: vectors(t, n, 5), squares),
+    "signals": (lambda: nn.Sequential(nn.Conv1d(3, 6, 5, padding=2), nn.ReLU(), nn.Conv1d(6, 4, 3)),
+                lambda n, t: vectors(n, 3, t), squares),
+}
+
+
+@pytest.mark.parametrize("sizes", [(9, 14), (4, 7), (12, 24)])  # the last ones are sizes of weights of the decoder
+@pytest.mark.parametrize("name", list(SEQUENCES))
+def test_other_lengths(name: str, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    make, data, loss = SEQUENCES[name]
+
+    def recorded(n: int, length: int) -> dict:
+        treadle.manual_seed(0)
+        return graphs_of(trained(make(), loss, data(n, length)), monkeypatch)
+    n, length = sizes
+    assert check(recorded(n, length), recorded(37, 29), {n: 37, length: 29}, monkeypatch)
+
+
+def test_a_product_has_two_sizes_and_weights_none() -> None:
+    """The data is known by what is computed from it; without types that go together nothing is imagined."""
+    def recorded(f: Callable[..., Any], *arguments: Any) -> Graph:
+        return treadle.inspect(f, *arguments).graph
+    w = treadle.ones(8, 8)
+    graph = recorded(lambda x, w: treadle.relu(x @ w) @ w, treadle.ones(8, 8), w)
+    numbers = skeleton(graph)[1]
+    found = imagine.imagined(graph, numbers)
+    assert found is not None and found[1] == [8] and sum(a != b for a, b in zip(found[0], numbers, strict=True)) == 4
+    graph = recorded(lambda x: x.reshape(2, 3, 4).sum(0) + treadle.ones(3, 4), treadle.ones(6, 4))
+    assert skeleton(graph)[1] and imagine.imagined(graph, skeleton(graph)[1]) is None
