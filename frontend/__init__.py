@@ -120,11 +120,6 @@ from treadle.nn.functional import rms_norm as rms_norm
 from treadle.nn.functional import rrelu as rrelu
 from treadle.settings import *
 
-# isort: split
-from treadle import compiler as compiler
-from treadle.compilation.api import compile as compile
-from treadle.compilation.api import explain as explain
-
 inverse, pinverse, det, slogdet, logdet, cholesky, qr, matrix_exp, cholesky_solve, cholesky_inverse = (
     linalg.inv, linalg.pinverse, linalg.det, linalg.slogdet, linalg.logdet, linalg.cholesky, linalg.qr, linalg.matrix_exp,
     linalg.cholesky_solve, linalg.cholesky_inverse)
@@ -142,6 +137,9 @@ pi, e, inf, nan = math.pi, math.e, math.inf, math.nan
 newaxis = None
 
 if TYPE_CHECKING:
+    from treadle import compiler as compiler
+    from treadle.compilation.api import compile as compile
+    from treadle.compilation.api import explain as explain
     from treadle.inspection import inspect as inspect
     from treadle.serialization import load as load
     from treadle.serialization import save as save
@@ -151,13 +149,14 @@ if _collects:
     _gc.freeze()  # what was imported stays: later collections, and the one at exit, need not walk it
 
 # Imported when first used, so that they cost nothing before.
-_LAZY = ("_dynamo", "_inductor", "accelerator", "ao", "backends", "distributed", "distributions", "fft", "func", "fx", "hub", "jit",
-         "masked", "mps", "multiprocessing", "onnx", "profiler", "quantization", "serialization", "signal", "sparse", "special",
+_LAZY = ("_dynamo", "_inductor", "accelerator", "ao", "backends", "compiler", "distributed", "distributions", "fft", "func", "fx", "hub",
+         "jit", "masked", "mps", "multiprocessing", "onnx", "profiler", "quantization", "serialization", "signal", "sparse", "special",
          "testing", "version", "xpu")
 
-_LAZY_FUNCTIONS = {"inspect": "inspection", "istft": "spectra", "load": "serialization", "save": "serialization", "stft": "spectra",
-                   "vmap": "vmapping", **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor",
-                                                        "sparse_compressed_tensor", "dsmm", "hspmm", "smm", "spmm", "sspaddmm"), "sparse")}
+_LAZY_FUNCTIONS = {"compile": "compilation.api", "explain": "compilation.api", "inspect": "inspection", "istft": "spectra",
+                   "load": "serialization", "save": "serialization", "stft": "spectra", "vmap": "vmapping",
+                   **dict.fromkeys(("sparse_coo_tensor", "sparse_csr_tensor", "sparse_csc_tensor", "sparse_compressed_tensor", "dsmm",
+                                    "hspmm", "smm", "spmm", "sspaddmm"), "sparse")}
 
 
 def __getattr__(name: str) -> Any:

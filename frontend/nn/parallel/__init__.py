@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from treadle import distributed
 from treadle.nn.module import Module
 
 __all__ = ["DataParallel", "DistributedDataParallel"]
@@ -22,6 +21,7 @@ class DistributedDataParallel(Module):
                  find_unused_parameters: bool = False, check_reduction: bool = False, gradient_as_bucket_view: bool = False,
                  static_graph: bool = False, delay_all_reduce_named_params: Any = None, param_to_hook_all_reduce: Any = None,
                  mixed_precision: Any = None, device_mesh: Any = None, skip_all_reduce_unused_params: bool = False) -> None:
+        from treadle import distributed  # takes a while to load
         super().__init__()
         if device_mesh is not None or mixed_precision is not None:
             raise NotImplementedError("DistributedDataParallel: device_mesh and mixed_precision are not supported")
