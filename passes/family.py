@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from treadle.passes.template import Template
 
 MANY_NODES = 16       # graphs of so many are planned for other sizes as well when they are met first
-FEW = 2               # so many samples are computed by the kernels of many
+FEW = 2               # so many samples are computed by the kernels of many; so many places may be those of anything
 MAX_FAMILIES = 256    # beyond, the one met longest ago is forgotten
 MANY_MEMBERS = 4      # after so many, another one is planned even if it might never come again
 MOST_SEEN = 6         # members whose sizes tell which of them go together
@@ -148,8 +148,8 @@ class Family:
         return self._kept(Template(graph, [*known, numbers], self.varies, plan)).program(numbers) or None
 
     def _first(self, graph: Graph, numbers: Numbers, plan: Callable[[Graph], Program]) -> Program | None:
-        """For another batch too, where it can be told what that would change; small graphs are planned again as fast. A single sample, or
-        two, takes the kernels of many."""
+        """For another batch and length too, where it can be told what that would change; small graphs are planned again as fast. A single
+        sample, or two, takes the kernels of many."""
         if ALONE or self.imagined or (len(graph.nodes) < MANY_NODES and not any(0 < n <= FEW for n in numbers)):
             return None
         self.imagined = True

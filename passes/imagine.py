@@ -17,11 +17,11 @@ from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.op import EXTENTS, Kind, result_types
 from treadle.ir.types import Shape, TensorType, tensor_type
+from treadle.passes.family import FEW
 from treadle.passes.index import suffix_strides
 
 LEAST = 29          # samples that are imagined: products with primes tell what they are products of
 SHORTEST = 11       # length that is imagined
-FEW = 2             # a length of so many may be that of anything
 MOST_STARTS = 3     # of what is taken to be the data, until something goes together
 MOST_CHANGES = 30   # beside the data
 MOST_VISITS = 3     # of an op, on average

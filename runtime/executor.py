@@ -233,7 +233,10 @@ class _Layout:
                 row.append(int(arg))
         start = self._append(row or [0], tables)
         for i, place in places:
-            self._relocate(start + i, place, around)
+            if place.__class__ is BufferRef and not around:
+                self.relocations += (start + i, self._buffer(place.index), place.offset)
+            else:
+                self._relocate(start + i, place, around)
         return start
 
     def _loop(self, loop: _Loop, around: list[_Moves]) -> list[int]:

@@ -144,3 +144,30 @@ def test_a_product_has_two_sizes_and_weights_none() -> None:
     assert found is not None and found[1] == [8] and sum(a != b for a, b in zip(found[0], numbers, strict=True)) == 4
     graph = recorded(lambda x: x.reshape(2, 3, 4).sum(0) + treadle.ones(3, 4), treadle.ones(6, 4))
     assert skeleton(graph)[1] and imagine.imagined(graph, skeleton(graph)[1]) is None
+
+
+@pytest.mark.parametrize("name", list(SEQUENCES))
+def test_steps_of_all_sizes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches and lengths one after another, even and odd, equal and single ones: what is computed is what the interpreter computes."""
+    make, data, loss = SEQUENCES[name]
+    sizes = [(4, 9), (16, 9), (3, 12), (1, 5), (12, 12), (2, 31), (5, 4)]
+
+    def steps() -> list[list[Any]]:
+        treadle.compiler.reset()
+        treadle.manual_seed(0)
+        model = make()
+        start = {k: v.clone() for k, v in model.state_dict().items()}
+        found = []
+        for n, length in sizes:
+            step = trained(model, loss, data(n, length))
+            for _ in range(3):
+                model.load_state_dict(start)
+                value = step()
+            found.append([value, *[p.tolist() for p in model.parameters()]])
+        return found
+    compiled = steps()
+    monkeypatch.setattr(engine, "COMPILE", lambda graph: False)
+    monkeypatch.setattr(engine, "one_of_many", lambda graph: False)
+    for got, want in zip(compiled, steps(), strict=True):
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
