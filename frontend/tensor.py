@@ -466,7 +466,8 @@ def view_type(op: Op, type: TensorType, attrs: Attrs) -> TensorType:
 def _window(op: Op, data: Data, attrs: Attrs) -> Data | None:
     """The view of a computed value as a part of its buffer, when it is contiguous there: nothing to record.
 
-    `for i in range(n): x[i]` would otherwise be a different trace for every i.
+    `for i in range(n): x[i]` would otherwise be a different trace for every i. All but one place of a single row (`x[:, 1:]`, the next
+    words of a sentence) are recorded as those of several rows are, so that the program is the same for one.
     """
     if op.name in ("reshape", "view_as_real", "view_as_complex"):
         return computed(view_type(op, data.type, attrs), data.buffer)
@@ -474,13 +475,13 @@ def _window(op: Op, data: Data, attrs: Attrs) -> Data | None:
         return None
     shape = data.type.shape
     starts, stops, steps = attrs
-    offset, stride, whole = 0, data.type.numel, True
+    offset, stride, whole, axes, rows = 0, data.type.numel, True, 0, 1
     for n, lo, hi, step in zip(shape, starts, stops, steps, strict=True):
-        if (not whole and (lo, hi) != (0, n)) or step != 1:
+        if (not whole and (lo, hi) != (0, n)) or step != 1 or (axes and rows == 1 and hi - lo == n - 1 > 1):
             return None
         stride //= n or 1
         offset += lo * stride
-        whole = whole and hi - lo == 1
+        whole, axes, rows = whole and hi - lo == 1, axes + 1, rows * n
     type = view_type(op, data.type, attrs)
     size = data.type.dtype.itemsize
     return computed(type, memory.Buffer(data.buffer.ptr + offset * size, type.nbytes, data.buffer))

@@ -187,6 +187,8 @@ class _Member:
             return self._change_input(value, axis, m)
         if len(_makes(node, n)) <= self.made.get(node, {}).get(n, (0, 0))[1]:
             return None
+        if n == 1 and node.op.name == "expand" and self._has_source(node.inputs[0], False):
+            return None  # rather that
         alike = [k for k in self.graph.nodes if k.op is node.op and k.attrs == node.attrs and k.out.type == value.type]
         for k in alike:
             sizes = self.made.get(k, {})
@@ -245,7 +247,7 @@ class _Member:
             except (IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
                 continue
             if all([len(a.shape) == len(o.type.shape) and a.dtype is o.type.dtype for a, o in zip(found, node.outputs, strict=True)]):
-                if 1 in self.become and node.op.kind is Kind.ELEMENTWISE and self._repeats(node):
+                if 1 in self.become and self._repeats(node):
                     return False
                 self.attrs[node] = attrs
                 self._note(node, found)
@@ -262,12 +264,17 @@ class _Member:
 
     def _repeats(self, node: Node) -> bool:
         """Whether what had the shape of something that has changed would be repeated: a single label for many samples."""
+        assert node.op is not None
+        if node.op.name == "gather":
+            return node.inputs[0] in self.types and self._has_source(node.inputs[1], True)
+        if node.op.kind not in (Kind.ELEMENTWISE, Kind.COMPOSITE):
+            return False
         changed = {v.type.shape for v in node.inputs if v in self.types}
         single = [v for v in node.inputs if v not in self.types and v.type.shape in changed]
-        return bool(single) and self._has_source(single[0])
+        return bool(single) and self._has_source(single[0], True)
 
-    def _has_source(self, value: Value) -> bool:
-        """Whether it could have changed."""
+    def _has_source(self, value: Value, made: bool) -> bool:
+        """Whether it could have changed with an input of a single sample, or something that is made."""
         waiting, seen = [value], set()
         while waiting:
             v = waiting.pop()
@@ -277,7 +284,7 @@ class _Member:
             if v.node.op is None:
                 if v.type.shape[:1] == (1,) and self.loss and v not in self.weights:
                     return True
-            elif _makes(v.node, 1):
+            elif made and _makes(v.node, 1):
                 return True
             waiting += v.node.inputs
         return False

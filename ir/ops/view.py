@@ -61,7 +61,9 @@ def sum_to(b: Any, g: Any, shape: Shape) -> Any:
     if have == shape:
         return g
     lead = len(have) - len(shape)
-    dims = tuple([i for i in range(len(have)) if i < lead or shape[i - lead] == 1])  # of size 1 too: another size has the same graph
+    # Axes of size 1 too: another size has the same graph. But a single row, of up to three axes, is one of many, not what is added to all.
+    first = int(not lead and have[0] == 1 and len(have) < 4)
+    dims = tuple([i for i in range(first, len(have)) if i < lead or shape[i - lead] == 1])
     total = b.sum(g, dims, False, None) if dims else g
     return total if total.type.shape == shape else b.reshape(total, shape)
 
