@@ -28,10 +28,11 @@ def place(program: Program) -> Program:
 
 
 def find_lifetimes(program: Program) -> Program:
-    """Fill in lifetimes, and what shares memory with what."""
+    """Fill in lifetimes, what shares memory with what, and `safe`."""
     for info in program.buffers:
         info.first = info.last = info.shares = info.offset = -1
     mark_lifetimes(program)
+    program.safe = 1 + max((i for i, step in enumerate(program.steps) if may_fail_step(step)), default=-1)
     _reuse(program)
     return program
 
@@ -108,17 +109,19 @@ def donations(program: Program, dead: Collection[int]) -> dict[int, int]:
     buffers = program.buffers
     starts: dict[int, int] = {}
     for number, info in enumerate(buffers):
+        if info.first < 0 or (info.shares < 0 and info.kind != "output"):
+            continue
         root = _root(program, number)
-        if buffers[root].kind == "output" and info.first >= 0:
+        if buffers[root].kind == "output":
             starts[root] = min(starts.get(root, info.first), info.first)
-    safe = 1 + max((i for i, step in enumerate(program.steps) if may_fail_step(step)), default=-1)
+    safe = program.safe
     waiting: dict[int, list[int]] = {}
     for number in sorted(dead, key=lambda b: -buffers[b].last):
         waiting.setdefault(buffers[number].nbytes, []).append(number)
     found: dict[int, int] = {}
     began = {first for out, first in starts.items() if first >= safe and buffers[out].nbytes in waiting}
     touchers: dict[tuple[int, int], tuple[Step, frozenset[int]]] = {
-        (i, ref.buffer): (step, shared) for i, step, shared in _launches(program, began) for ref in step_refs(step)}
+        (i, ref.buffer): (step, shared) for i, step, shared in _launches(program, began) for ref in step_refs(step) if ref.buffer in starts}
     for out, first in sorted(starts.items(), key=lambda item: item[1]):
         sources = waiting.get(buffers[out].nbytes)
         if not sources or first < safe:

@@ -187,13 +187,15 @@ Step = KernelStep | GemmStep | RoutineStep | HostStep | LoopStep | GroupStep
 
 @dataclass(slots=True)
 class Program:
-    """`inputs` and `outputs` are buffer numbers in the graph's order; an input that is a run-time number has -1."""
+    """`inputs` and `outputs` are buffer numbers in the graph's order; an input that is a run-time number has -1. From the step `safe` on
+    nothing can find the data at fault."""
 
     steps: list[Step] = field(default_factory=list)
     buffers: list[BufferInfo] = field(default_factory=list)
     inputs: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     scalars: list[ScalarInfo] = field(default_factory=list)
+    safe: int = 0
     arena: int = 0
     arena_bound: int = 0
 
