@@ -159,6 +159,10 @@ _LAZY_FUNCTIONS = {"compile": "compilation.api", "explain": "compilation.api", "
                                     "hspmm", "smm", "spmm", "sspaddmm"), "sparse")}
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, *_LAZY_FUNCTIONS})
+
+
 def __getattr__(name: str) -> Any:
     import importlib
     if name in _LAZY:

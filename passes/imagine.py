@@ -178,6 +178,7 @@ class _Member:
         return None
 
     def _change_source(self, value: Value, n: int, m: int) -> int | None:
+        """Let an axis of n become m, of an input or of what a node makes; the first place where that matters, None if there is none."""
         node = value.node
         if node.op is None:
             changed = self.inputs.get(value, {})
@@ -320,6 +321,7 @@ class _Member:
         return tuple(attrs.values())
 
     def _along(self, node: Node, operands: tuple[TensorType, ...]) -> Attrs:
+        """With sizes of, and places along, axes of the first operand as these have changed."""
         assert node.op is not None
         old = node.inputs[0].type.shape if operands else ()
         new = operands[0].shape if operands else ()
@@ -411,7 +413,7 @@ class _Member:
 
 
 def _unlike(size: int, least: int, numbers: set[int]) -> int:
-    """A prime from the size on that is none of the numbers; of an even size of some length twice a prime, since loops go by twos."""
+    """A prime from the size on that is none of the numbers; for an even size twice a prime, so that what is halved still can be."""
     times = 2 if size > FEW and size % 2 == 0 else 1
     primes = (n for n in count(max(size, least) // times) if all(n % d for d in range(2, isqrt(n) + 1)))
     return next(n * times for n in primes if n * times not in numbers)

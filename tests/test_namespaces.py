@@ -259,6 +259,11 @@ def test_importing_loads_no_compiler() -> None:
     assert run.stdout.strip() == "[]"
 
 
+def test_names_that_are_loaded_later_are_listed() -> None:
+    code = "import treadle; names = dir(treadle); assert {'compile', 'explain', 'compiler', 'load', 'vmap', 'fft', 'Tensor'} <= {*names}"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_ops_by_their_inner_names() -> None:
     torch, aten = treadle, treadle.ops.aten
     x = torch.arange(12.0).reshape(3, 4)
