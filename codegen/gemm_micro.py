@@ -5,6 +5,7 @@ packed panel (`pack` values per k, of which it uses `rows`) and B row by row, pa
 """
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 from treadle.codegen.llvm_text import Function, Module, Val, const, intrinsic_suffix, lanes_of, scalar_bits, scalar_type, vector_type
@@ -67,6 +68,7 @@ class Tile:
         return (-(-self.height // self.rows) + 1) * self.pack * self.depth * self.align
 
 
+@functools.cache
 def product_tile(target: Target, dtype: str) -> Tile:
     """The tile for operands of `dtype`: float32, float64, or one whose elements are multiplied in words of 32 bits along K."""
     if dtype == "bfloat16":

@@ -1,12 +1,10 @@
 """Which matrix kernel computes a product, and how its result is cut into units. Pure functions of sizes and strides."""
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from treadle.codegen.gemm_micro import Tile, product_tile
 from treadle.codegen.gemm_small import GROUP
@@ -61,8 +59,7 @@ class Word(IntEnum):
 WINDOWS, ACROSS = 2, 3
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Element strides of one operand: over the two batch axes, rows and columns."""
 
     row: int
@@ -75,8 +72,7 @@ class Layout:
         return Layout(self.column, self.row, self.outer, self.inner)
 
 
-@dataclass(frozen=True)
-class GemmStep:
+class GemmStep(NamedTuple):
     """A plan step: kernel `symbol` (see `gemm.gemm_address`) over `units`, on one thread when units <= `grain`."""
 
     symbol: str
@@ -86,7 +82,7 @@ class GemmStep:
     grain: int
 
     def arguments(self, a: Any, b: Any, c: Any, epilogue: Any = 0, epilogue_args: Any = 0) -> list[Any]:
-        """The argument table, from whatever stands for the operands' addresses (integers, `BufferRef`s).
+        """The argument table, from whatever stands for the operands' addresses (integers, `Ref`s).
 
         The epilogue, 0 for none, is the address of `void (ptr args, i64 row_lo, i64 row_hi, i64 col_lo, i64 col_hi, i64 batch)`,
         called for each block of C once it is final; together the blocks cover C exactly once.
@@ -129,7 +125,6 @@ def gemm_step(dtype: str, m: int, n: int, k: int, a: Layout, b: Layout, c: Layou
     return _plan(dtype, (m, n, k), (a, b, c), (outer, inner), threads, windows)
 
 
-@functools.lru_cache(maxsize=4096)
 def _plan(dtype: str, sizes: tuple[int, int, int], layouts: tuple[Layout, Layout, Layout], batch: tuple[int, int],
           threads: int, windows: tuple[int, ...]) -> GemmStep:
     m, n, k = sizes
@@ -190,7 +185,6 @@ def fits_tiles(m: int, n: int, k: int) -> bool:
     return min(m, n) >= AMX_ROWS and AMX_WORDS <= k // 2 <= AMX_MOST and k % 2 == 0 and matrix_unit()
 
 
-@functools.lru_cache(maxsize=4096)
 def tiles_step(m: int, n: int, k: int, a: Layout, b: Layout, c: Layout, batch: tuple[int, ...] = (), threads: int = 1) -> GemmStep:
     """As `gemm_step`, for bfloat16 A and B on the matrix unit (`fits_tiles`); C is float32.
 

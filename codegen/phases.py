@@ -12,6 +12,7 @@ Parts depend on sizes only, so results do not change with the number of threads;
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from math import prod
 from typing import NamedTuple
@@ -44,6 +45,7 @@ class Launch(NamedTuple):
     grain: int
 
 
+@functools.lru_cache(maxsize=4096)
 def has_phases(kernel: Kernel) -> bool:
     """Whether the kernel takes the words described above."""
     return any(a.kind == REDUCE for a in kernel.axes)
@@ -56,10 +58,11 @@ def fold_of(kernel: Kernel, instr: Instr) -> Fold:
     return Fold(kind, "bool" if kind in ("any", "all") else dtype)
 
 
-def launches(kernel: Kernel, sizes: tuple[int, ...]) -> list[Launch]:
+@functools.lru_cache(maxsize=4096)
+def launches(kernel: Kernel, sizes: tuple[int, ...]) -> tuple[Launch, ...]:
     """How to run the kernel on these sizes: once, or sweep by sweep with the long axis in parts."""
     units, grain = parallel_units(kernel, sizes)
-    whole = [Launch(0, 0, 0, units, grain)]
+    whole = (Launch(0, 0, 0, units, grain),)
     if not has_phases(kernel) or units == 0:
         return whole
     nest = loops(kernel)
@@ -74,7 +77,7 @@ def launches(kernel: Kernel, sizes: tuple[int, ...]) -> list[Launch]:
     parts = -(-size // length)
     info = analyse(kernel)
     found = [Launch(1 + sweep, parts, length, parts * units, 1) for sweep in range(len(info.reduces))]
-    return found + ([Launch(1 + len(found), parts, length, units, units)] if info.row_stores else [])
+    return (*found, *[Launch(1 + len(found), parts, length, units, units)] * bool(info.row_stores))
 
 
 def _part_count(kernel: Kernel, sizes: tuple[int, ...], units: int, size: int, nest: Loops) -> int:

@@ -380,10 +380,15 @@ def parallel_units(kernel: Kernel, sizes: tuple[int, ...]) -> tuple[int, int]:
     if nest.rows >= 0:
         units *= -(-sizes[nest.rows] // TRANSPOSE_ROWS)
         per_unit *= min(sizes[nest.rows], TRANSPOSE_ROWS)
-    for a, axis in enumerate(kernel.axes):
-        per_unit *= sizes[a] if axis.kind == REDUCE else 1
+    for a in reduce_axes(kernel):
+        per_unit *= sizes[a]
     work = max(1, per_unit) * max(1, element_cost(kernel))
     return units, max(1, -(-THREAD_WORK // work))
+
+
+@functools.lru_cache(maxsize=4096)
+def reduce_axes(kernel: Kernel) -> list[int]:
+    return [a for a, axis in enumerate(kernel.axes) if axis.kind == REDUCE]
 
 
 @functools.lru_cache(maxsize=4096)

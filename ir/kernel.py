@@ -69,15 +69,25 @@ class Instr(NamedTuple):
     params: tuple = ()
 
 
-class Kernel(NamedTuple):
-    """See the module's docstring. `slots`: how many int64 run-time arguments beyond sizes, strides and scalars it takes."""
-
+class _Parts(NamedTuple):
     axes: tuple[Axis, ...]
     accesses: tuple[Access, ...]
     scalars: tuple[str, ...]
     slots: int
     body: tuple[Instr, ...]
     stores: tuple[tuple[int, int], ...]
+
+
+class Kernel(_Parts):
+    """See the module's docstring. `slots`: how many int64 run-time arguments beyond sizes, strides and scalars it takes."""
+
+    _hash: int | None = None
+
+    def __hash__(self) -> int:
+        """Known once it was asked for: what plans are made of is looked up again and again."""
+        if self._hash is None:
+            self._hash = super().__hash__()
+        return self._hash
 
 
 # Functions that an integer divisor of zero stops, and all opcodes that may find their data at fault.

@@ -17,7 +17,7 @@ def dce(graph: Graph) -> Graph:
     needed: set[Value] = set(graph.outputs)
     kept = []
     for node in reversed(graph.nodes):
-        if any(o in needed for o in node.outputs):
+        if not needed.isdisjoint(node.outputs):
             kept.append(node)
             needed.update(node.inputs)
     new = Graph(graph.name)

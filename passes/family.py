@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from treadle.ir import dtypes
@@ -46,27 +46,32 @@ def skeleton(graph: Graph) -> tuple[tuple, Numbers]:
     """The graph without its sizes, and these in order. Unfit for control flow, whose regions have shapes of their own."""
     numbers: Numbers = []
     place: dict[Value, int] = {}
+    types: dict[TensorType, tuple] = {}  # their keys
     key: list[Any] = [dtypes.default_float()]
-    for value in graph.inputs:
-        place[value] = len(place)
-        key.append(_type_key(value.type, numbers))
+
+    def met(values: Iterable[Value]) -> None:
+        for value in values:
+            place[value] = len(place)
+            type = value.type
+            found = types.get(type)
+            if found is None:
+                found = types[type] = _type_key(type)
+            key.append(found)
+            numbers.extend(type.shape)
+    met(graph.inputs)
     for node in graph.nodes:
         assert node.op is not None
         attrs = tuple([_attr_key(a, n in EXTENTS, numbers) for n, a in zip(node.op.attrs, node.attrs, strict=True)]) if node.attrs else ()
         key += (node.op, node.loc, tuple([place[v] for v in node.inputs]), attrs)
-        for value in node.outputs:
-            place[value] = len(place)
-            key.append(_type_key(value.type, numbers))
+        met(node.outputs)
     key.append(tuple([place[v] for v in graph.outputs]))
     return tuple(key), numbers
 
 
-def _type_key(type: TensorType, numbers: Numbers) -> tuple:
+def _type_key(type: TensorType) -> tuple:
     if type.device != "cpu":
         raise Unfit("a device other than the CPU")
-    shape = type.shape
-    numbers += shape
-    return type.dtype, tuple([-1 if n else 0 for n in shape]), type.weak
+    return type.dtype, tuple([-1 if n else 0 for n in type.shape]), type.weak
 
 
 def _attr_key(attr: Any, extent: bool, numbers: Numbers) -> Any:
@@ -78,7 +83,7 @@ def _attr_key(attr: Any, extent: bool, numbers: Numbers) -> Any:
         return tuple([_attr_key(a, extent, numbers) for a in attr])
     if kind is float:
         return attr.hex()
-    if isinstance(attr, Graph):
+    if kind is Graph:
         raise Unfit("control flow")
     return kind, attr
 

@@ -4,11 +4,24 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from operator import itemgetter
+from itertools import accumulate
 
 from treadle.ir.dtypes import by_name
 from treadle.ir.kernel import PARALLEL, argument_layout, may_fail
-from treadle.passes.program import ErrorCell, GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Program, Ref, Step, step_refs
+from treadle.passes.program import (
+    Block,
+    ErrorCell,
+    GemmStep,
+    GroupStep,
+    HostStep,
+    KernelStep,
+    LoopStep,
+    Program,
+    Ref,
+    Step,
+    Taker,
+    step_refs,
+)
 
 ALIGNMENT = 64
 BY_SIZE_LIMIT = 1500  # above this many temporaries, placing the biggest first (quadratic) gives way to order of use
@@ -21,19 +34,22 @@ def plan_memory(program: Program) -> Program:
 
 def place(program: Program) -> Program:
     """`plan_memory` of a program with lifetimes."""
-    blocks = _blocks(program)
-    program.arena_bound = _bound(blocks, len(program.steps))
-    program.arena = _place(program, blocks)
+    buffers = program.buffers
+    sizes = [-(-max([buffers[b].nbytes for b in block.members]) // ALIGNMENT) * ALIGNMENT for block in program.blocks]
+    program.arena_bound = _bound(program.blocks, sizes, len(program.steps))
+    program.arena = _place(program, sizes)
     return program
 
 
 def find_lifetimes(program: Program) -> Program:
-    """Fill in lifetimes, what shares memory with what, and `safe`."""
+    """Fill in lifetimes, what shares memory with what, and what follows from them for any sizes: `safe`, `blocks` and `takers`."""
     for info in program.buffers:
         info.first = info.last = info.shares = info.offset = -1
     mark_lifetimes(program)
     program.safe = 1 + max((i for i, step in enumerate(program.steps) if may_fail_step(step)), default=-1)
     _reuse(program)
+    program.blocks = _blocks(program)
+    program.takers = _takers(program)
     return program
 
 
@@ -100,12 +116,9 @@ def _updates(program: Program, number: int, nbytes: int, pattern: tuple, reads: 
                for b, found in reads.items())
 
 
-def donations(program: Program, dead: Collection[int]) -> dict[int, int]:
-    """Outputs that may be written into the memory of inputs nobody needs after the run: {output: input}, buffers of a planned program.
-
-    An input gives its memory when it was read for the last time before the output's memory is first touched, or by the map that writes
-    the output, element by element. A step that may find its data at fault must not come after: the run is then repeated from the inputs.
-    """
+def _takers(program: Program) -> list[Taker]:
+    """What `donations` chooses from, by the order in which memory is first touched. A step that may find its data at fault must not come
+    after: the run is then repeated from the inputs."""
     buffers = program.buffers
     starts: dict[int, int] = {}
     for number, info in enumerate(buffers):
@@ -114,41 +127,51 @@ def donations(program: Program, dead: Collection[int]) -> dict[int, int]:
         root = _root(program, number)
         if buffers[root].kind == "output":
             starts[root] = min(starts.get(root, info.first), info.first)
-    safe = program.safe
+    late = {out: first for out, first in starts.items() if first >= program.safe}
+    touchers = {(i, ref.buffer): (step, shared) for i, step, shared in _launches(program, sorted(set(late.values())))
+                for ref in step_refs(step) if ref.buffer in late}
+    return [Taker(out, first, _overwritten(program, out, first, *touchers[first, out]) if (first, out) in touchers else ())
+            for out, first in sorted(late.items(), key=lambda item: item[1])]
+
+
+def donations(program: Program, dead: Collection[int]) -> dict[int, int]:
+    """Outputs that may be written into the memory of inputs nobody needs after the run: {output: input}, buffers of a planned program.
+
+    An input gives its memory when it was read for the last time before the output's memory is first touched, or by the map that writes
+    the output, element by element.
+    """
+    buffers = program.buffers
     waiting: dict[int, list[int]] = {}
     for number in sorted(dead, key=lambda b: -buffers[b].last):
         waiting.setdefault(buffers[number].nbytes, []).append(number)
     found: dict[int, int] = {}
-    began = {first for out, first in starts.items() if first >= safe and buffers[out].nbytes in waiting}
-    touchers: dict[tuple[int, int], tuple[Step, frozenset[int]]] = {
-        (i, ref.buffer): (step, shared) for i, step, shared in _launches(program, began) for ref in step_refs(step) if ref.buffer in starts}
-    for out, first in sorted(starts.items(), key=lambda item: item[1]):
+    for out, first, readers in program.takers:
         sources = waiting.get(buffers[out].nbytes)
-        if not sources or first < safe:
+        if not sources:
             continue
-        source = _overwritten(program, out, first, sources, *touchers[first, out]) if (first, out) in touchers else None
-        if source is None and buffers[sources[-1]].last < first:
+        source = next((s for s in readers if s in sources), -1)  # operands and results come in the same order
+        if source < 0 and buffers[sources[-1]].last < first:
             source = sources[-1]
-        if source is not None:
+        if source >= 0:
             sources.remove(source)
             found[out] = source
     return found
 
 
-def _overwritten(program: Program, out: int, number: int, sources: list[int], step: Step, held: Collection[int]) -> int | None:
-    """Which of `sources` (but none of `held`) the step reads last, just as it writes `out`."""
+def _overwritten(program: Program, out: int, number: int, step: Step, held: Collection[int]) -> tuple[int, ...]:
+    """Inputs (but none of `held`) that the step reads last, just as it writes `out`."""
     if isinstance(step, GemmStep) and step.epilogue is not None:
         if _root(program, step.c.ref.buffer) == out:
-            return None  # the product is there before the epilogue reads
+            return ()  # the product is there before the epilogue reads
         held = {m.ref.buffer for m in (step.a, step.b)}
         step = step.epilogue
     if not isinstance(step, KernelStep) or any(a.kind != PARALLEL for a in step.kernel.axes) or program.buffers[out].first != number:
-        return None
+        return ()
     reads, writes = _accesses(step)
     if out not in writes:
-        return None
-    fits = [s for s in reads if s in sources and s not in held and program.buffers[s].last == number and reads[s] == {writes[out]}]
-    return min(fits, default=None)  # operands and results come in the same order
+        return ()
+    fits = [s for s in reads if program.buffers[s].kind == "input" and s not in held]
+    return tuple(sorted([s for s in fits if program.buffers[s].last == number and reads[s] == {writes[out]}]))
 
 
 def may_fail_step(step: Step) -> bool:
@@ -190,89 +213,67 @@ def _root(program: Program, number: int) -> int:
     return number
 
 
-class _Block:
-    """Temporaries that share memory, and when it is in use."""
-
-    __slots__ = ("first", "last", "members", "size")
-
-    def __init__(self) -> None:
-        self.members: list[int] = []
-        self.first, self.last, self.size = 1 << 60, -1, 0
-
-
-def _blocks(program: Program) -> list[_Block]:
-    found: dict[int, _Block] = {}
+def _blocks(program: Program) -> list[Block]:
+    members: dict[int, list[int]] = {}
     for number, info in enumerate(program.buffers):
         root = _root(program, number)
-        if info.kind != "temp" or program.buffers[root].kind != "temp" or (info.first < 0 and info.nbytes == 0):
-            continue
-        block = found.setdefault(root, _Block())
-        block.members.append(number)
-        block.first, block.last = min(block.first, info.first), max(block.last, info.last)
-        block.size = max(block.size, -(-info.nbytes // ALIGNMENT) * ALIGNMENT)
-    return list(found.values())
+        if info.kind == "temp" and program.buffers[root].kind == "temp":
+            members.setdefault(root, []).append(number)
+    spans = [([program.buffers[b].first for b in found], [program.buffers[b].last for b in found], found) for found in members.values()]
+    return [Block(min(first), max(last), tuple(found)) for first, last, found in spans]
 
 
-def _place(program: Program, blocks: list[_Block]) -> int:
-    """Give every block the tightest gap that fits among those alive at the same time; the size of the arena."""
-    if len(blocks) <= BY_SIZE_LIMIT:
-        return _place_by_size(program, sorted(blocks, key=lambda b: (-b.size, b.first)))
-    return _place_by_time(program, sorted(blocks, key=lambda b: b.first))
+def _place(program: Program, sizes: list[int]) -> int:
+    """Give every block, of so many bytes, the tightest gap that fits among those alive at the same time; the size of the arena."""
+    if len(sizes) <= BY_SIZE_LIMIT:
+        return _place_by_size(program, sizes)
+    return _place_by_time(program, sizes)
 
 
-def _set_offset(program: Program, block: _Block, offset: int) -> None:
-    for number in block.members:
-        program.buffers[number].offset = offset
-
-
-_OFFSET = itemgetter(0)
-
-
-def _place_by_size(program: Program, blocks: list[_Block]) -> int:
-    placed: list[tuple[int, int, _Block]] = []  # (offset, end, block), by offset
+def _place_by_size(program: Program, sizes: list[int]) -> int:
+    blocks = program.blocks
+    placed: list[tuple[int, int, int, int]] = []  # (offset, end, first, last)
     arena = 0
-    for block in blocks:
+    for i in sorted(range(len(blocks)), key=lambda i: (-sizes[i], blocks[i].first)):
+        size, (first, last, members) = sizes[i], blocks[i]
         at, best, gap = 0, -1, 1 << 62
-        for offset, end, other in placed:
-            if other.first > block.last or other.last < block.first:
-                continue
-            if block.size <= offset - at < gap:
+        for offset, end in [(o, e) for o, e, f, n in placed if f <= last and n >= first]:
+            if size <= offset - at < gap:
                 best, gap = at, offset - at
-            at = max(at, end)
+            if end > at:
+                at = end
         offset = at if best < 0 else best
-        _set_offset(program, block, offset)
-        insort(placed, (offset, offset + block.size, block), key=_OFFSET)
-        arena = max(arena, offset + block.size)
+        for number in members:
+            program.buffers[number].offset = offset
+        insort(placed, (offset, offset + size, first, last))
+        arena = max(arena, offset + size)
     return arena
 
 
-def _place_by_time(program: Program, blocks: list[_Block]) -> int:
+def _place_by_time(program: Program, sizes: list[int]) -> int:
     """First come, first served, from lists of freed pieces of exactly the same size."""
     free: dict[int, list[int]] = {}
     ends: dict[int, list[tuple[int, int]]] = {}
     arena = now = 0
-    for block in blocks:
+    for size, block in sorted(zip(sizes, program.blocks, strict=True), key=lambda item: item[1].first):
         while now < block.first:
-            for offset, size in ends.pop(now, ()):
-                free.setdefault(size, []).append(offset)
+            for offset, freed in ends.pop(now, ()):
+                free.setdefault(freed, []).append(offset)
             now += 1
-        pieces = free.get(block.size)
+        pieces = free.get(size)
         if pieces:
             offset = pieces.pop()
         else:
-            offset, arena = arena, arena + block.size
-        _set_offset(program, block, offset)
-        ends.setdefault(block.last, []).append((offset, block.size))
+            offset, arena = arena, arena + size
+        for number in block.members:
+            program.buffers[number].offset = offset
+        ends.setdefault(block.last, []).append((offset, size))
     return arena
 
 
-def _bound(blocks: list[_Block], steps: int) -> int:
+def _bound(blocks: list[Block], sizes: list[int], steps: int) -> int:
     change = [0] * (steps + 2)
-    for block in blocks:
-        change[max(block.first, 0)] += block.size
-        change[block.last + 1] -= block.size
-    best = now = 0
-    for delta in change:
-        now += delta
-        best = max(best, now)
-    return best
+    for size, block in zip(sizes, blocks, strict=True):
+        change[max(block.first, 0)] += size
+        change[block.last + 1] -= size
+    return max(accumulate(change))

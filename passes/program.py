@@ -185,10 +185,26 @@ class GroupStep:
 Step = KernelStep | GemmStep | RoutineStep | HostStep | LoopStep | GroupStep
 
 
+class Block(NamedTuple):
+    """Temporaries that share memory, and the first and last step that touches it."""
+
+    first: int
+    last: int
+    members: tuple[int, ...]
+
+
+class Taker(NamedTuple):
+    """An output whose memory is first touched in step `first`, and inputs that are read there for the last time, just as it is written."""
+
+    output: int
+    first: int
+    readers: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Program:
     """`inputs` and `outputs` are buffer numbers in the graph's order; an input that is a run-time number has -1. From the step `safe` on
-    nothing can find the data at fault."""
+    nothing can find the data at fault. `takers`: what may be written into the memory of inputs, see `treadle.passes.memory`."""
 
     steps: list[Step] = field(default_factory=list)
     buffers: list[BufferInfo] = field(default_factory=list)
@@ -196,6 +212,8 @@ class Program:
     outputs: list[int] = field(default_factory=list)
     scalars: list[ScalarInfo] = field(default_factory=list)
     safe: int = 0
+    blocks: list[Block] = field(default_factory=list)
+    takers: list[Taker] = field(default_factory=list)
     arena: int = 0
     arena_bound: int = 0
 
@@ -204,11 +222,6 @@ class Program:
         for step in walk(self.steps):
             if isinstance(step, KernelStep):
                 yield step.kernel
-
-    def routines(self) -> Iterator[Routine]:
-        for step in walk(self.steps):
-            if isinstance(step, RoutineStep):
-                yield step.routine
 
     def epilogues(self) -> Iterator[Kernel]:
         for step in walk(self.steps):

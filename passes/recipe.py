@@ -38,7 +38,8 @@ from treadle.passes.program import (
     Windows,
 )
 
-_TUPLES = (Ref, Matrix, Windows, ScalarRef, ScalarInfo, ErrorCell)
+# How immutable parts are made of a tuple of theirs: without a call of Python.
+_MAKERS = {tuple: tuple, **{kind: partial(tuple.__new__, kind) for kind in (Ref, Matrix, Windows, ScalarRef, ScalarInfo, ErrorCell)}}
 _RECORDS = (KernelStep, GroupStep, GemmStep, RoutineStep, HostStep, LoopStep, BufferInfo)
 _FIELDS = {kind: [f.name for f in fields(kind)] for kind in _RECORDS}
 SIZE, CONSTANT, MADE = range(3)
@@ -96,11 +97,13 @@ class Recipe:
         self.polynomials = Polynomials(sizes)
         self._check_numbers(sizes, numbers)
         self._check_answers(sizes, by_name)
-        self._makes: list[tuple[Callable[..., Any], Any]] = []  # of operands: where they lie, or, once all is known, what fetches them
+        # What makes a part, whether it takes its own parts one by one, and where those lie or, once all is known, what fetches them.
+        self._makes: list[tuple[Callable[..., Any], bool, Any]] = []
         self._constants: list[Any] = []
         self._sizes: list[int] = []          # their rows
         self._places: dict[Any, Part] = {}   # of sizes and constants by id, of immutable parts by what they are made of
         parts = [self._part(p) for p in (program.steps, program.buffers, program.inputs, program.outputs, program.scalars, program.safe)]
+        parts += [self._constant(p) for p in (program.blocks, program.takers)]
         self._make(Program, parts)
         self._close()
 
@@ -139,8 +142,9 @@ class Recipe:
         if wrong.any():
             return False if differ[int(wrong.argmax())] else None
         made: list[Any] = [*values[self._rows].tolist(), *self._constants]
-        for make, operands in self._makes:
-            made.append(make(*operands(made)))
+        for make, several, operands in self._makes:
+            parts = operands(made)
+            made.append(make(*parts) if several else make(parts))
         found: Program = made[-1]
         return found
 
@@ -152,14 +156,14 @@ class Recipe:
             return self._size(value)
         if kind is SizeBits:
             return self._once(scalar_bits, [self._part(value.size), self._constant(value.dtype)])
-        if kind is tuple or kind in _TUPLES:
+        if kind in _MAKERS:
             parts = [self._part(v) for v in value]
-            return self._constant(value) if _constant(parts) else self._once(_together if kind is tuple else kind, parts)
+            return self._constant(value) if _constant(parts) else self._once(_MAKERS[kind], parts, False)
         if kind in _RECORDS:
             parts = [self._field(value, name) for name in _FIELDS[kind]]
             return self._constant(value) if _constant(parts) and kind is not BufferInfo else self._make(kind, parts)
         if kind is list:
-            return self._make(_listed, [self._part(v) for v in value])
+            return self._make(list, [self._part(v) for v in value], False)
         if value is None or isinstance(value, int | str | Kernel | Routine | DType):
             return self._constant(value)
         raise TypeError(f"a template cannot hold {value!r}")
@@ -192,24 +196,22 @@ class Recipe:
             self._constants.append(value)
         return found
 
-    def _once(self, make: Callable[..., Any], parts: list[Part]) -> Part:
+    def _once(self, make: Callable[..., Any], parts: list[Part], several: bool = True) -> Part:
         """One object for equal ones."""
         key = (make, *parts)
         found = self._places.get(key)
         if found is None:
-            found = self._places[key] = self._make(make, parts)
+            found = self._places[key] = self._make(make, parts, several)
         return found
 
-    def _make(self, make: Callable[..., Any], parts: list[Part]) -> Part:
-        if len(parts) < 2:  # `itemgetter` of one place gives no tuple
-            make, parts = partial(_only, make, len(parts)), [*parts, self._constant(None), self._constant(None)]
-        self._makes.append((make, parts))
+    def _make(self, make: Callable[..., Any], parts: list[Part], several: bool = True) -> Part:
+        self._makes.append((make, several, parts))
         return MADE, len(self._makes) - 1
 
     def _close(self) -> None:
         """All is known: one list will have the sizes, the constants and what is made, in this order."""
         start = {SIZE: 0, CONSTANT: len(self._sizes), MADE: len(self._sizes) + len(self._constants)}
-        self._makes = [(make, itemgetter(*[start[kind] + i for kind, i in parts])) for make, parts in self._makes]
+        self._makes = [(make, several, _fetcher([start[kind] + i for kind, i in parts])) for make, several, parts in self._makes]
         self._places = {}
         self._rows = np.array(self._sizes, np.intp)
         self.polynomials.close()
@@ -219,16 +221,10 @@ def _constant(parts: list[Part]) -> bool:
     return all([kind == CONSTANT for kind, _ in parts])
 
 
-def _together(*values: Any) -> tuple[Any, ...]:
-    return values
-
-
-def _listed(*values: Any) -> list[Any]:
-    return list(values)
-
-
-def _only(make: Callable[..., Any], count: int, *values: Any) -> Any:
-    return make(*values[:count])
+def _fetcher(places: list[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
+    if len(places) > 1:  # `itemgetter` of one place gives no tuple
+        return itemgetter(*places)
+    return lambda made: tuple([made[i] for i in places])
 
 
 def renewed(node: Node, sizes: tuple[int, ...], *numbers: int) -> Node:

@@ -6,6 +6,7 @@ the same loop compiles nothing.
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,6 @@ from treadle.ir.routine import Routine, print_routine
 from treadle.passes.memory import donations
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import (
-    ErrorCell,
     GemmStep,
     GroupStep,
     HostStep,
@@ -42,12 +42,15 @@ from treadle.passes.program import (
     ScalarInfo,
     ScalarRef,
     Step,
+    Windows,
     step_refs,
     walk,
 )
 from treadle.runtime import dump, engine, executor, log, memory, native, threads, timing
 from treadle.runtime.launch import bind, make_launch
 from treadle.runtime.progress import Progress
+
+Strides = tuple[int, ...]
 
 # "loop": launched on its own; "tile": a matrix product's epilogue; "routine"
 Form = tuple[str, Kernel | Routine]
@@ -62,10 +65,18 @@ ERROR, ARENA, FIRST = 0, 1, 2  # positions in a plan's buffer table; inputs and 
 
 
 def named_kernels(program: Program) -> dict[str, Form]:
-    """The distinct kernels of a program, in order, with names for its module."""
-    forms: dict[Form, None] = dict.fromkeys([("loop", k) for k in program.kernels()] + [("tile", k) for k in program.epilogues()]
-                                            + [("routine", r) for r in program.routines()])
-    return {f"k{i}": form for i, form in enumerate(forms)}
+    """The distinct kernels of a program, those launched on their own first, with names for its module."""
+    own: dict[Form, None] = {}
+    others: dict[Form, None] = {}
+    for step in walk(program.steps):
+        kind = step.__class__
+        if kind is KernelStep:
+            own["loop", step.kernel] = None
+        elif kind is GemmStep and step.epilogue is not None:
+            others["tile", step.epilogue.kernel] = None
+        elif kind is RoutineStep:
+            others["routine", step.routine] = None
+    return {f"k{i}": form for i, form in enumerate([*own, *others])}
 
 
 _EMITTERS: dict[str, Callable[..., None]] = {"loop": emit.emit_kernel, "tile": emit.emit_tile, "routine": emit_routine}
@@ -146,7 +157,7 @@ def _refs(step: Step) -> str:
 
 def compile_graph(graph: Graph) -> CompiledPlan:
     """Lower `graph` and compile what it needs."""
-    with Progress(dump.title(graph)) as progress:
+    with Progress(lambda: dump.title(graph)) as progress:
         return _compile_graph(graph, progress)
 
 
@@ -206,7 +217,7 @@ class _Call(NamedTuple):
     """A call of a kernel: its address, the table of its arguments, its units, and how many of them are worth a thread."""
 
     address: int
-    arguments: list[executor.Argument]
+    arguments: Sequence[executor.Argument]
     units: int
     grain: int
 
@@ -253,23 +264,6 @@ class CompiledPlan:
         place, start = self._lies[ref.buffer]
         return place, start + ref.offset
 
-    def _argument(self, argument: Any) -> executor.Argument:
-        kind = argument.__class__
-        if kind is int:
-            return argument
-        if kind is Ref:
-            place, start = self._lies[argument.buffer]
-            offset = argument.offset
-            if argument.apart:
-                offset += start
-                return executor.BufferRef(place, offset, argument.step, alternate=place, alternate_offset=offset + argument.apart)
-            return executor.BufferRef(place, start + offset, argument.step)
-        if kind is ScalarRef:
-            return executor.ScalarRef(argument.position)
-        if kind is ErrorCell:
-            return executor.BufferRef(ERROR)
-        return int(argument)
-
     def _build(self, steps: list[Step]) -> list[Any]:
         """Runs of native steps become plans; host steps stand between them."""
         segments: list[Any] = []
@@ -286,7 +280,7 @@ class CompiledPlan:
         return segments
 
     def _native(self, steps: list[Step]) -> executor.Plan:
-        builder = executor.PlanBuilder()
+        builder = executor.PlanBuilder(self._lies)
         self._emit(builder, steps)
         return builder.build(FIRST + len(self.places), len(self.scalar_types), self.scalar_types)
 
@@ -297,8 +291,7 @@ class CompiledPlan:
             elif isinstance(step, GemmStep):
                 self._emit_gemm(builder, step)
             elif isinstance(step, RoutineStep):
-                builder.step(_KERNELS["routine", step.routine], [self._argument(a) for a in step.arguments], step.units, step.grain,
-                             (self.program, step, True))
+                builder.step(_KERNELS["routine", step.routine], step.arguments, step.units, step.grain, (self.program, step, True))
             elif isinstance(step, GroupStep):
                 self._emit_group(builder, step)
             elif isinstance(step, LoopStep):
@@ -320,14 +313,13 @@ class CompiledPlan:
             work = 0
             for call in [c[number] for c in calls if len(c) > number and c[number].units]:
                 share = max(THREAD_WORK // call.grain, 1)
-                records += [call.address, executor.Table(tuple(call.arguments)), work, share]
+                records += [call.address, executor.Table(call.arguments), work, share]
                 work += share * call.units
             count = len(records) // GROUP_WORDS
             builder.step(native_executor().group, [count, *records, 0, 0, work], work, THREAD_WORK, (self.program, step, number == 0))
 
     def _calls(self, step: KernelStep) -> list[_Call]:
         """One, or one for each sweep, with memory between them that is the plan's own."""
-        arguments = [self._argument(a) for a in step.arguments]
         launches = phases.launches(step.kernel, step.sizes)
         partials = 0
         if launches[0].parts:
@@ -335,8 +327,8 @@ class CompiledPlan:
             partials = self._partials[-1].ptr
         calls = []
         for launch in launches:
-            words = [launch.phase, launch.parts, launch.length, partials] if phases.has_phases(step.kernel) else []
-            calls.append(_Call(_KERNELS["loop", step.kernel], [*arguments, *words], launch.units, launch.grain))
+            words = (launch.phase, launch.parts, launch.length, partials) if phases.has_phases(step.kernel) else ()
+            calls.append(_Call(_KERNELS["loop", step.kernel], (*step.arguments, *words), launch.units, launch.grain))
         return calls
 
     def _emit_gemm(self, builder: executor.PlanBuilder, step: GemmStep) -> None:
@@ -345,10 +337,9 @@ class CompiledPlan:
         table: Any = 0
         if step.epilogue is not None:
             epilogue = _KERNELS["tile", step.epilogue.kernel]
-            table = executor.Table(tuple([self._argument(a) for a in step.epilogue.arguments]))
-        left, right, out = (self._argument(m.ref) for m in (step.a, step.b, step.c))
-        builder.step(gemm.gemm_address(call.symbol), call.arguments(left, right, out, epilogue, table), call.units, call.grain,
-                     (self.program, step, True))
+            table = executor.Table(step.epilogue.arguments)
+        arguments = call.arguments(step.a.ref, step.b.ref, step.c.ref, epilogue, table)
+        builder.step(gemm.gemm_address(call.symbol), arguments, call.units, call.grain, (self.program, step, True))
 
     def donors(self, dead: Sequence[int]) -> list[int]:
         """For each output the input, one of `dead` (positions), whose memory it may be written into; -1 for none."""
@@ -429,16 +420,22 @@ class CompiledPlan:
 
 def matrix_call(step: GemmStep) -> GemmCall:
     """Which matrix kernel computes the step, and on what units."""
-    if step.form == "int8":
-        return int8_step(step.m, step.n, step.k, step.a.strides[-2], step.c.strides[-2], threads.num_threads())
-    a, b, c = (_layout(m.strides) for m in (step.a, step.b, step.c))
-    if step.form == "bfloat16" and fits_tiles(step.m, step.n, step.k):
-        return tiles_step(step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads())
-    return gemm_step(step.form or step.dtype.name, step.m, step.n, step.k, a, b, c, step.batch, threads.num_threads(),
-                     () if step.b.windows is None else window_words(*step.b.windows))
+    return _matrix_call(step.form or step.dtype.name, (step.m, step.n, step.k), step.a.strides, step.b.strides, step.c.strides, step.batch,
+                        step.b.windows, threads.num_threads())
 
 
-def _layout(strides: tuple[int, ...]) -> Layout:
+@functools.lru_cache(maxsize=4096)
+def _matrix_call(form: str, sizes: tuple[int, int, int], a: Strides, b: Strides, c: Strides, batch: Strides, windows: Windows | None,
+                 n_threads: int) -> GemmCall:
+    if form == "int8":
+        return int8_step(*sizes, a[-2], c[-2], n_threads)
+    layouts = _layout(a), _layout(b), _layout(c)
+    if form == "bfloat16" and fits_tiles(*sizes):
+        return tiles_step(*sizes, *layouts, batch, n_threads)
+    return gemm_step(form, *sizes, *layouts, batch, n_threads, () if windows is None else window_words(*windows))
+
+
+def _layout(strides: Strides) -> Layout:
     """(batch..., row, column) strides in elements as the matrix kernels take them."""
     *batch, row, column = strides
     outer, inner = (0, 0, *batch)[-2:]

@@ -161,7 +161,7 @@ class CudaPlan(CompiledPlan):
         self.lock = threading.Lock()
         self.rooms: list[int] = []  # bytes of further memory for each run, behind the other buffers
         self.error_address = 0
-        builder = executor.PlanBuilder()
+        builder = executor.PlanBuilder(self._lies)
         self._emit(builder, program.steps)
         self.table = Table(builder, 2 + len(self.places) + len(self.rooms), self.scalar_types)
 
@@ -200,12 +200,11 @@ class CudaPlan(CompiledPlan):
             return
         self.faults = self.faults or code.faults
         function = self._function(code)
-        arguments = [self._argument(a) for a in step.arguments]
         partials = self._room(ptx_mapping.workspace(step.kernel, step.sizes, found))
-        spare = ptx_emit.argument_words(step.kernel) - len(arguments)
+        spare = ptx_emit.argument_words(step.kernel) - len(step.arguments)
         for item in found:
             words: list[Any] = [item.phase, item.parts, item.length, partials] if spare else []
-            self._put(builder, [*arguments, *words],
+            self._put(builder, [*step.arguments, *words],
                       Launch(function, item.grid, item.block, 0, step.nodes, f"{code.name} grid {item.grid} block {item.block}"))
 
     def _room(self, nbytes: int) -> executor.Argument:
@@ -213,7 +212,8 @@ class CudaPlan(CompiledPlan):
         if not nbytes:
             return 0
         self.rooms.append(nbytes)
-        return executor.BufferRef(1 + len(self.places) + len(self.rooms))
+        self._lies.append((1 + len(self.places) + len(self.rooms), 0))
+        return Ref(len(self._lies) - 1)
 
     def _function(self, code: Code) -> Any:
         with self.device.lock:
@@ -237,7 +237,7 @@ class CudaPlan(CompiledPlan):
                 arguments = [*(step.epilogue.arguments if joined and step.epilogue else ()), *product_words(step)]
                 where = ptx_gemm.grid(gemm, step.m, step.n, batch)
                 nodes = (step.epilogue.nodes if joined and step.epilogue else ()) or (() if step.node is None else (step.node,))
-                self._put(builder, [self._argument(a) for a in arguments],
+                self._put(builder, arguments,
                           Launch(self._function(code), where, (BLOCK, 1, 1), 0, nodes, f"{code.name} grid {where}"))
         if step.epilogue is not None and not joined:
             self._emit_kernel(builder, step.epilogue)
@@ -264,7 +264,7 @@ class CudaPlan(CompiledPlan):
             c[...] = a.astype(c.dtype) @ b.astype(c.dtype)
             cuda_memory.write_bytes(device, words[5], flat[2].tobytes())
             return True
-        refs = [self._argument(m.ref) for m in operands] + [self._argument(self._whole(m.ref)) for m in operands]
+        refs = [m.ref for m in operands] + [self._whole(m.ref) for m in operands]
         nodes = () if step.node is None else (step.node,)
         self._put(builder, refs, HostRun(run, 6, nodes, f"host: product {shapes[2]} of {step.dtype.name}"))
 
@@ -295,8 +295,8 @@ class CudaPlan(CompiledPlan):
             for base in {words[count + i] for i, a in enumerate(kernel.accesses) if a.writes}:
                 cuda_memory.write_bytes(device, base, bytes(flat[base]))
             return True
-        whole = [self._argument(self._whole(r)) for r in refs if isinstance(r, Ref)]
-        self._put(builder, [*[self._argument(a) for a in step.arguments], *whole],
+        whole = [self._whole(r) for r in refs if isinstance(r, Ref)]
+        self._put(builder, [*step.arguments, *whole],
                   HostRun(run, count + len(whole), step.nodes, f"host: kernel, because {why}"))
 
     def _emit_routine(self, builder: executor.PlanBuilder, step: RoutineStep) -> None:
@@ -312,7 +312,7 @@ class CudaPlan(CompiledPlan):
         for item in found:
             words: list[Any] = [winners if w == ptx_routines.WINNERS else w for w in item.words]
             label = f"{code.name} grid {item.grid} block {item.block}"
-            self._put(builder, [*[self._argument(a) for a in step.arguments], *words],
+            self._put(builder, [*step.arguments, *words],
                       Launch(self._function(code), item.grid, item.block, 0, (step.node,), label))
 
     def _emit_node(self, builder: executor.PlanBuilder, step: HostStep) -> None:
@@ -336,7 +336,7 @@ class CudaPlan(CompiledPlan):
             for word, array, type in zip(words[count:], found, results, strict=True):
                 cuda_memory.write_bytes(device, word, np.ascontiguousarray(array, type.dtype.np).tobytes())
             return True
-        self._put(builder, [self._argument(r) for r in (*step.inputs, *step.outputs)],
+        self._put(builder, [*step.inputs, *step.outputs],
                   HostRun(run, count + len(step.outputs), (node,), f"host: {op.name}"))
 
     # -- running -----------------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ class Table:
     """The plan table of `codegen/executor.py`, walked from Python: each operation is a launch or a run on the host."""
 
     def __init__(self, builder: executor.PlanBuilder, n_buffers: int, scalar_types: str) -> None:
-        plan = builder.lay_out(n_buffers, scalar_types)
+        plan = builder.lay_out(n_buffers, len(scalar_types))
         self.words, self.tags = plan.words, plan.tags
         self.frame = plan.frame
         self.pack = struct.Struct(f"={2 + n_buffers}Q{executor._padded(scalar_types)}").pack_into

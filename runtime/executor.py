@@ -8,55 +8,36 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from itertools import accumulate, chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from treadle.codegen import executor as layout
+from treadle.passes.program import ErrorCell, Ref, ScalarRef
 from treadle.runtime import threads
 
 ERROR_CELL_BYTES = 8 * layout.ERROR_CELL_WORDS
 _WORD_MASK = (1 << 64) - 1
 
 
-class BufferRef(NamedTuple):
-    """The address of buffer `index` plus `offset` bytes.
-
-    Inside a loop: plus `stride` bytes per iteration of the innermost loop around the step and `outer_stride` bytes per
-    iteration of the loop around that one. With `alternate`, odd iterations of the innermost loop use that buffer.
-    """
-
-    index: int  # type: ignore[assignment]  # a field, not tuple.index
-    offset: int = 0
-    stride: int = 0
-    outer_stride: int = 0
-    alternate: int | None = None
-    alternate_offset: int | None = None  # None: `offset`
-
-
-class ScalarRef(NamedTuple):
-    """The 64 bits of run-time scalar `index`."""
-
-    index: int  # type: ignore[assignment]  # a field, not tuple.index
-
-
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """The address of a further table of arguments, for kernels that call another function with its own."""
 
-    args: tuple[int | BufferRef | ScalarRef | Table, ...]
+    arguments: Sequence[Argument]
 
 
-Argument = int | BufferRef | ScalarRef | Table
+# Of a kernel. A Ref is the address of a buffer and moves with the loops around it; an ErrorCell that of buffer 0.
+Argument = int | Ref | ScalarRef | ErrorCell | Table
 
 
-@dataclass(frozen=True)
-class TableParts:
-    """A plan table's words, where its frame begins, and copies of its relocations, toggles and operations, with the steps' tags."""
+class TableParts(NamedTuple):
+    """A plan's table: its words, of which those at `pointers` are positions in it, where its frame begins, what it is laid out from
+    (views of the words), and the steps' tags."""
 
     words: np.ndarray
+    pointers: np.ndarray
     frame: int
     relocations: np.ndarray
     toggles: np.ndarray
@@ -64,32 +45,26 @@ class TableParts:
     tags: list[Any]
 
 
-@dataclass
-class _Step:
-    function: int
-    args: list[Argument]
-    units: int
-    grain: int
-    tag: Any = None
-
-
-@dataclass
-class _Loop:
-    trip: int
-    body: list[_Step | _Loop] = field(default_factory=list)
-
-
 class PlanBuilder:
-    """Collects kernel calls: `step(...)`, and `begin_loop(trip)` ... `end_loop()` around the body of a loop.
+    """Lays out kernel calls: `step(...)`, and `begin_loop(trip)` ... `end_loop()` around the body of a loop.
 
-    By convention buffer 0 of every plan is the error cell (8 words, see `Plan.run`).
+    `lies`: where the buffers lie that a Ref may name: position in the table of buffers that a run is given, and byte offset; without it a
+    Ref names that position. By convention buffer 0 of every plan is the error cell (8 words, see `Plan.run`).
     """
 
-    def __init__(self) -> None:
-        self._top: list[_Step | _Loop] = []
-        self._open: list[_Loop] = []
+    def __init__(self, lies: Sequence[tuple[int, int]] | None = None) -> None:
+        self._lies = lies
+        self._words: list[int] = [0] * layout.HEADER_WORDS
+        self._pointers: list[int] = []       # words that hold positions and become addresses once the table has a place in memory
+        self._relocations: list[int] = []    # triples: word, buffer (or -1 - scalar), offset
+        self._toggles: list[int] = []
+        self._operations: list[int] = []
+        self._positions: list[int] = []      # as `_pointers`, among the operations
+        self._open: list[_Moves] = []
+        self._tags: list[Any] = []
+        self._parallel = False
 
-    def step(self, address: int, args: Sequence[Argument], units: int = 1, grain: int = 1, tag: Any = None) -> None:
+    def step(self, address: int, arguments: Sequence[Argument], units: int = 1, grain: int = 1, tag: Any = None) -> None:
         """Call the kernel at `address` over `units` parallel units, on one thread when there are at most `grain`.
 
         Integer arguments are constants; the others are filled in at each run. `tag` tells a profiler what the call is.
@@ -98,11 +73,12 @@ class PlanBuilder:
             raise ValueError("a step needs the address of a kernel, got 0")
         if units < 0 or grain < 1:
             raise ValueError(f"a step needs units >= 0 and grain >= 1, got {units} and {grain}")
-        for arg in args:
-            if arg.__class__ is not int and arg.__class__ is not ScalarRef:
-                self._check_loops(arg)
         if units:
-            self._body().append(_Step(address, list(args), units, grain, tag))
+            self._parallel = self._parallel or units > grain
+            operations = self._operations
+            self._positions.append(len(operations) + 2)
+            operations += (layout.KERNEL, address, self._table(arguments), units, grain, 0, 0, 0)
+            self._tags.append(tag)
 
     def begin_loop(self, trip: int) -> None:
         """Run the steps until `end_loop` `trip` times. Loops nest two deep."""
@@ -110,186 +86,113 @@ class PlanBuilder:
             raise ValueError(f"a loop cannot run {trip} times")
         if len(self._open) == 2:
             raise ValueError("loops of a plan nest at most two deep")
-        loop = _Loop(trip)
-        self._body().append(loop)
-        self._open.append(loop)
+        self._open.append(_Moves(trip, len(self._operations)))
+        self._operations += (layout.LOOP, trip, 0, 0, 0, 0, 0, 0)
+        self._tags.append(None)
 
     def end_loop(self) -> None:
         """Close the loop opened last."""
         if not self._open:
             raise ValueError("end_loop without begin_loop")
-        self._open.pop()
+        moves = self._open.pop()
+        at, words = moves.operation, self._words
+        steps = len(words)
+        flips = steps + len(moves.steps)
+        # Both words of a flip are positions, of a step only the first.
+        self._pointers += [*range(steps, flips, layout.STEP_WORDS), *range(flips, flips + len(moves.flips))]
+        words += moves.steps + moves.flips
+        count = (len(self._operations) - at) // layout.OPERATION_WORDS - 1
+        n_steps, n_flips = len(moves.steps) // layout.STEP_WORDS, len(moves.flips) // layout.STEP_WORDS
+        self._operations[at + 2:at + 7] = [count, steps, n_steps, flips, n_flips]
+        self._positions += (at + 3, at + 5)
 
     def build(self, n_buffers: int, n_scalars: int = 0, scalar_types: str | None = None) -> Plan:
         """The plan. `scalar_types` has one `struct` code per scalar: q (int64, the default), Q, d (float64), f, i, I."""
-        if self._open:
-            raise ValueError("begin_loop without end_loop")
         types = "q" * n_scalars if scalar_types is None else scalar_types
         if len(types) != n_scalars:
             raise ValueError(f"{n_scalars} scalars but {len(types)} types in {types!r}")
-        return Plan(_Layout(self._top, n_buffers, n_scalars), types, list(_tags(self._top)))
+        return Plan(self.lay_out(n_buffers, n_scalars), n_buffers, types, self._parallel)
 
-    def lay_out(self, n_buffers: int, scalar_types: str) -> TableParts:
-        """The same table for a walker other than the native one: words that hold positions are left as positions."""
-        made = _Layout(self._top, n_buffers, len(scalar_types))
-        words = _as_words(made.words)
-        start, count = made.words[1], made.words[2]
-        return TableParts(words, made.frame, np.array(made.relocations, np.int64), np.array(made.toggles, np.int64),
-                          np.array(made.words[start:start + count * layout.OPERATION_WORDS], np.int64), list(_tags(self._top)))
-
-    def _body(self) -> list[_Step | _Loop]:
-        return self._open[-1].body if self._open else self._top
-
-    def _check_loops(self, arg: Argument) -> None:
-        if arg.__class__ is Table:
-            for inner in arg.args:
-                if inner.__class__ is not int:
-                    self._check_loops(inner)
-        elif arg.__class__ is BufferRef and (arg.stride or arg.outer_stride or arg.alternate is not None):
-            depth = len(self._open)
-            if depth < (2 if arg.outer_stride else 1):
-                raise ValueError(f"{arg} moves with a loop, but there {'is one loop' if depth else 'is no loop'} around the step")
-
-
-def _tags(body: list[_Step | _Loop]) -> Iterator[Any]:
-    """In the order of the table: a loop's body follows it."""
-    for item in body:
-        if isinstance(item, _Step):
-            yield item.tag
-        else:
-            yield None
-            yield from _tags(item.body)
-
-
-class _Layout:
-    """Assigns word positions to all parts of a plan and collects their contents."""
-
-    def __init__(self, top: list[_Step | _Loop], n_buffers: int, n_scalars: int) -> None:
+    def lay_out(self, n_buffers: int, n_scalars: int) -> TableParts:
+        """The plan's table, for a walker of any kind."""
+        if self._open:
+            raise ValueError("begin_loop without end_loop")
         if n_buffers < 1:
             raise ValueError("a plan needs buffer 0, the error cell")
-        self.n_buffers, self.n_scalars = n_buffers, n_scalars
-        self.words: list[int] = [0] * (layout.HEADER_WORDS + layout.FIRST_BUFFER + n_buffers + n_scalars)
-        # Words that hold a position in this table and become addresses once it has a place in memory.
-        self.pointers: list[int] = []
-        self.relocations: list[int] = []
-        self.toggles: list[int] = []
-        self.parallel = False
-        operations = self._operations(top, [])
-        self._header(operations)
+        parts = (self._words, self._relocations, self._toggles, self._operations, [0] * (layout.FIRST_BUFFER + n_buffers + n_scalars))
+        relocations, toggles, operations, frame, _ = starts = list(accumulate(map(len, parts)))
+        words = _as_words([*chain(*parts)])
+        widths = (layout.RELOCATION_WORDS, layout.TOGGLE_WORDS, layout.OPERATION_WORDS)
+        rows = [words[start:end].view(np.int64).reshape(-1, n) for (start, end), n in zip(pairwise(starts[:4]), widths, strict=True)]
+        _find_in_frame(rows[0], n_buffers, n_scalars)
+        rows[1][:, 1::2] += layout.FIRST_BUFFER
+        words[:7] = [frame, operations, len(rows[2]), relocations, len(rows[0]), toggles, len(rows[1])]
+        pointers = np.array([0, 1, 3, 5, *self._pointers, *range(relocations, toggles, layout.RELOCATION_WORDS),
+                             *range(toggles, operations, layout.TOGGLE_WORDS), *[operations + p for p in self._positions]], np.int64)
+        return TableParts(words, pointers, frame, *rows, self._tags)
 
-    @property
-    def frame(self) -> int:
-        return layout.HEADER_WORDS
-
-    def _append(self, words: Sequence[int], pointers: Sequence[int] = ()) -> int:
-        """Append words; those at the indices `pointers` are positions. Returns where they start."""
-        start = len(self.words)
-        self.words.extend(words)
-        self.pointers += [start + i for i in pointers]
-        return start
-
-    def _header(self, operations: list[int]) -> None:
-        relocations = self._append(self.relocations, range(0, len(self.relocations), layout.RELOCATION_WORDS))
-        toggles = self._append(self.toggles, range(0, len(self.toggles), layout.TOGGLE_WORDS))
-        table = self._append(operations, self._operation_pointers(operations))
-        self.words[:7] = [
-            self.frame, table, len(operations) // layout.OPERATION_WORDS,
-            relocations, len(self.relocations) // layout.RELOCATION_WORDS,
-            toggles, len(self.toggles) // layout.TOGGLE_WORDS,
-        ]
-        self.pointers.extend((0, 1, 3, 5))
-
-    @staticmethod
-    def _operation_pointers(operations: list[int]) -> list[int]:
-        pointers = []
-        for start in range(0, len(operations), layout.OPERATION_WORDS):
-            pointers.extend([start + 2] if operations[start] == layout.KERNEL else [start + 3, start + 5])
-        return pointers
-
-    def _operations(self, body: list[_Step | _Loop], around: list[_Moves]) -> list[int]:
-        operations: list[int] = []
-        for item in body:
-            operations += self._kernel(item, around) if isinstance(item, _Step) else self._loop(item, around)
-        return operations
-
-    def _kernel(self, step: _Step, around: list[_Moves]) -> list[int]:
-        self.parallel = self.parallel or step.units > step.grain
-        return [layout.KERNEL, step.function, self._arguments(step.args, around), step.units, step.grain, 0, 0, 0]
-
-    def _arguments(self, args: Sequence[Any], around: list[_Moves]) -> int:
-        """Lay out a table of `Argument`s (and, first, those it points to)."""
-        tables: list[int] = []
-        places: list[tuple[int, Any]] = []
-        row: list[int] = []
-        for arg in args:  # many: classes are asked for, which is faster than `isinstance`
-            kind = arg.__class__
-            if kind is BufferRef or kind is ScalarRef:
-                places.append((len(row), arg))
-                row.append(0)
+    def _table(self, arguments: Sequence[Any]) -> int:
+        """Lay out `Argument`s; where. They are many: classes are asked for, which is faster than `isinstance`."""
+        words, lies, relocations = self._words, self._lies, self._relocations
+        start = len(words)
+        words += arguments
+        for at, argument in enumerate(arguments, start):
+            kind = argument.__class__
+            if kind is int:
+                continue
+            if kind is Ref:
+                number, offset, step, apart = argument
+                place, begin = (number, 0) if lies is None else lies[number]
+                relocations += (at, place, begin + offset)
+                words[at] = 0
+                if step or apart:
+                    self._moves(at, place, begin + offset, argument)
+            elif kind is ScalarRef:
+                relocations += (at, -1 - argument.position, 0)
+                words[at] = 0
+            elif kind is ErrorCell:
+                relocations += (at, 0, 0)
+                words[at] = 0
             elif kind is Table:
-                tables.append(len(row))
-                row.append(self._arguments(arg.args, around))
+                self._pointers.append(at)
+                words[at] = self._table(argument.arguments)
             else:
-                row.append(int(arg))
-        start = self._append(row or [0], tables)
-        for i, place in places:
-            if place.__class__ is BufferRef and not around:
-                self.relocations += (start + i, self._buffer(place.index), place.offset)
-            else:
-                self._relocate(start + i, place, around)
+                words[at] = int(argument)
         return start
 
-    def _loop(self, loop: _Loop, around: list[_Moves]) -> list[int]:
-        moves = _Moves(loop.trip)
-        body = self._operations(loop.body, [*around, moves])
-        # Both words of a flip are positions, of a step only the first.
-        steps = self._append(moves.steps, range(0, len(moves.steps), layout.STEP_WORDS))
-        flips = self._append(moves.flips, range(len(moves.flips)))
-        count = len(body) // layout.OPERATION_WORDS
-        step_count, flip_count = len(moves.steps) // layout.STEP_WORDS, len(moves.flips) // layout.STEP_WORDS
-        return [layout.LOOP, loop.trip, count, steps, step_count, flips, flip_count, 0, *body]
-
-    def _relocate(self, position: int, arg: BufferRef | ScalarRef, around: list[_Moves]) -> None:
-        if isinstance(arg, ScalarRef):
-            self.relocations += [position, layout.FIRST_BUFFER + self.n_buffers + self._in_range(arg.index, self.n_scalars, "scalar"), 0]
-            return
-        self.relocations += (position, self._buffer(arg.index), arg.offset)
-        if around:
-            self._move(position, arg, around)
-
-    def _move(self, position: int, arg: BufferRef, around: list[_Moves]) -> None:
-        inner, outer = around[-1], around[-2] if len(around) > 1 else None
-        if arg.stride:
-            inner.steps += [position, arg.stride]
-        # The outer loop also undoes what the inner one did, which starts afresh each time.
-        back = arg.outer_stride - inner.trip * arg.stride
-        if outer and back:
-            outer.steps += [position, back]
-        if arg.alternate is not None:
-            cell = self._append([0])
-            other = arg.offset if arg.alternate_offset is None else arg.alternate_offset
-            self.toggles += [cell, self._buffer(arg.index), arg.offset, self._buffer(arg.alternate), other]
-            inner.flips += [position, cell]
+    def _moves(self, at: int, place: int, offset: int, ref: Ref) -> None:
+        if not self._open:
+            raise ValueError(f"{ref} moves with a loop, but there is no loop around the step")
+        inner, outer = self._open[-1], self._open[0] if len(self._open) > 1 else None
+        if ref.step:
+            inner.steps += (at, ref.step)
+            if outer and inner.trip:  # undoes what the inner one did, which starts afresh each time
+                outer.steps += (at, -inner.trip * ref.step)
+        if ref.apart:
+            cell = len(self._words)
+            self._words.append(0)
+            self._toggles += (cell, place, offset, place, offset + ref.apart)
+            inner.flips += (at, cell)
             if outer and inner.trip % 2:
-                outer.flips += [position, cell]
-
-    def _buffer(self, index: int) -> int:
-        return layout.FIRST_BUFFER + self._in_range(index, self.n_buffers, "buffer")
-
-    @staticmethod
-    def _in_range(index: int, count: int, what: str) -> int:
-        if not 0 <= index < count:
-            raise ValueError(f"{what} {index} of a plan that has {count}")
-        return index
+                outer.flips += (at, cell)
 
 
 class _Moves:
-    """What a loop changes between iterations."""
+    """What a loop changes between iterations, and where its operation is."""
 
-    def __init__(self, trip: int) -> None:
-        self.trip = trip
+    def __init__(self, trip: int, operation: int) -> None:
+        self.trip, self.operation = trip, operation
         self.steps: list[int] = []
         self.flips: list[int] = []
+
+
+def _find_in_frame(relocations: np.ndarray, n_buffers: int, n_scalars: int) -> None:
+    """Words of the frame instead of numbers of buffers and of scalars."""
+    numbers = relocations[:, 1]
+    for count, last, what in ((n_buffers, int(numbers.max(initial=-1)), "buffer"), (n_scalars, int(-1 - numbers.min(initial=0)), "scalar")):
+        if last >= count:
+            raise ValueError(f"{what} {last} of a plan that has {count}")
+    relocations[:, 1] = layout.FIRST_BUFFER + np.where(numbers < 0, n_buffers - 1 - numbers, numbers)
 
 
 def _as_words(numbers: list[int]) -> np.ndarray:
@@ -306,19 +209,18 @@ class Plan:
     __slots__ = ("__weakref__", "_first", "_frame", "_lock", "_native", "_pack", "_parallel", "_table", "address",
                  "tags")
 
-    def __init__(self, table: _Layout, scalar_types: str, tags: list[Any]) -> None:
-        words = _as_words(table.words)
+    def __init__(self, table: TableParts, n_buffers: int, scalar_types: str, parallel: bool) -> None:
+        words = table.words
         self.address = int(words.ctypes.data)
-        places = np.array(table.pointers, dtype=np.int64)
-        words[places] = words[places] * np.uint64(8) + np.uint64(self.address)
+        words[table.pointers] = words[table.pointers] * np.uint64(8) + np.uint64(self.address)
         self._table = words
         self._frame: Any = words[table.frame:].view(np.uint8)
-        self._pack = struct.Struct(f"={2 + table.n_buffers}Q{_padded(scalar_types)}").pack_into
+        self._pack = struct.Struct(f"={2 + n_buffers}Q{_padded(scalar_types)}").pack_into
         self._native = layout.native().run_plan
-        self._parallel = table.parallel
+        self._parallel = parallel
         self._first = table.frame
         self._lock = threading.Lock()
-        self.tags = tags
+        self.tags = table.tags
         _plans.add(self)
         words[layout.EVENT_LOG] = _event_log  # now that `log_events` finds this plan: it may have just been called
         if _event_log:

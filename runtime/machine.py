@@ -20,6 +20,7 @@ from treadle.codegen.llvm_text import Function, Module, Val, const
 from treadle.codegen.phases import launches
 from treadle.codegen.target import host
 from treadle.ir.kernel import PARALLEL, UNIT, Access, Axis, Instr, Kernel
+from treadle.passes.program import ErrorCell, Ref, ScalarRef
 from treadle.runtime import executor, memory, threads
 
 # Working sets in bytes for which bandwidth is measured: about a core's cache, the shared cache, and memory.
@@ -93,7 +94,7 @@ def _bandwidth(size: int) -> float:
     builder = executor.PlanBuilder()
     builder.begin_loop(trip)
     for launch in launches(TRIAD, (n,)):
-        arguments: list[executor.Argument] = [executor.BufferRef(0), n, *[executor.BufferRef(i) for i in (1, 2, 3)], executor.ScalarRef(0)]
+        arguments: list[executor.Argument] = [ErrorCell(), n, *[Ref(i) for i in (1, 2, 3)], ScalarRef(0)]
         builder.step(address, arguments, launch.units, launch.grain)
     builder.end_loop()
     plan = builder.build(4, 1, "f")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from treadle.runtime import log
@@ -16,12 +17,14 @@ INTERVAL = 0.5   # between updates on a terminal; elsewhere every message is a l
 
 
 class Progress:
-    """`with Progress("45 operations") as progress: progress.phase("LLVM, 12 kernels")`. Starts a thread only when somebody would see it."""
+    """`with Progress(lambda: "45 operations") as progress: progress.phase("LLVM, 12 kernels")`.
 
-    def __init__(self, what: str) -> None:
+    Starts a thread only when somebody would see it, and asks what is compiled only when it takes long.
+    """
+
+    def __init__(self, what: Callable[[], str]) -> None:
         self._what = what
         self._phase = "planning"
-        self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._shown = False
 
@@ -33,6 +36,7 @@ class Progress:
         self._terminal = _is_terminal()
         if self._terminal or log.enabled("compile"):
             self._start = time.monotonic()
+            self._done = threading.Event()
             self._thread = threading.Thread(target=self._watch, name="treadle compile progress", daemon=True)
             self._thread.start()
         return self
@@ -50,7 +54,7 @@ class Progress:
         wait = PATIENCE
         while not self._done.wait(wait):
             self._shown = True
-            text = f"compiling {self._what}: {self._phase}, {time.monotonic() - self._start:.0f} s"
+            text = f"compiling {self._what()}: {self._phase}, {time.monotonic() - self._start:.0f} s"
             if self._terminal:
                 sys.stderr.write(f"\r\x1b[K[treadle] {text}")
                 sys.stderr.flush()

@@ -13,8 +13,9 @@ from treadle.codegen import gemm, gemm_plan
 from treadle.codegen.gemm_plan import Layout, gemm_step
 from treadle.codegen.jit import CompiledModule, assembly, compile_text
 from treadle.codegen.target import describe
+from treadle.passes.program import Ref
 from treadle.runtime import threads
-from treadle.runtime.executor import BufferRef, PlanBuilder, Table
+from treadle.runtime.executor import PlanBuilder, Table
 
 KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 GUARD = 12345.0
@@ -195,8 +196,8 @@ def test_epilogue_sees_each_element_once(sizes: tuple[int, int, int]) -> None:
     c, counts, error = np.zeros((2, m, n), np.float32), np.zeros((2, m, n), np.int64), np.zeros(8, np.int64)
     step = gemm_step("float32", m, n, k, layout_of(a), layout_of(b), layout_of(c), (2,), threads.num_threads())
     builder = PlanBuilder()
-    epilogue_args = Table((BufferRef(4), n, m * n))
-    args = step.arguments(BufferRef(1), BufferRef(2), BufferRef(3), COUNT.address("count"), epilogue_args)
+    epilogue_args = Table((Ref(4), n, m * n))
+    args = step.arguments(Ref(1), Ref(2), Ref(3), COUNT.address("count"), epilogue_args)
     builder.step(gemm.gemm_address(step.symbol), args, step.units, step.grain)
     assert builder.build(5).run([x.ctypes.data for x in (error, a, b, c, counts)]) == 0
     assert (c == k).all() and (counts == 1).all()
@@ -214,13 +215,11 @@ def test_tiles_of_other_cpus(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     """Their vector widths and register tiles, run on this CPU; and their own assembly can be made."""
     target = describe(*OTHER_CPUS[name])
     monkeypatch.setattr(gemm_plan, "host", lambda: target)
-    gemm_plan._plan.cache_clear()
     text = gemm.gemm_text(target, "float32")
     module = compile_text(text, passes=False)
     rng = np.random.default_rng(6)
     for m, n, k in itertools.product((1, 3, 8, 17, 30), (1, 4, 12, 23, 48), (1, 5, 64, 300)):
         for orders in ("nn", "nt", "tn"):
             check(operand(rng, (m, k), "float32", orders[0]), operand(rng, (k, n), "float32", orders[1]), module=module)
-    gemm_plan._plan.cache_clear()
     if name == "neon":
         assert "fmla" in assembly(text, passes=False, target=target)

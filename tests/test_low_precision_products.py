@@ -13,7 +13,6 @@ import pytest
 
 import treadle as td
 from treadle import ops
-from treadle.codegen import gemm_plan
 from treadle.codegen.gemm import gemm_text
 from treadle.codegen.gemm_int8 import int8_functions
 from treadle.codegen.gemm_plan import GemmStep, Layout, gemm_step, int8_step, tiles_step
@@ -88,7 +87,6 @@ def test_bfloat16_words(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Native, emulated and in tiles: every kind of kernel within the error of a float32 sum."""
     target = TARGETS[which]
     monkeypatch.setattr("treadle.codegen.gemm_plan.host", lambda: target)
-    gemm_plan._plan.cache_clear()
     module = compile_text(gemm_text(target, "bfloat16"), passes=False)
     rng = np.random.default_rng(0)
     kinds = set()
@@ -100,7 +98,6 @@ def test_bfloat16_words(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
         kinds.add(step.symbol)
         launch(module.address(step.symbol), step.arguments(x.ctypes.data, y.ctypes.data, c.ctypes.data), step.units)
         np.testing.assert_allclose(c, x.astype(np.float64) @ y.T.astype(np.float64), atol=1e-5 * k, err_msg=f"{m}x{n}x{k}")
-    gemm_plan._plan.cache_clear()
     assert len(kinds) >= 2
 
 
@@ -121,9 +118,7 @@ def test_tiles_read_operands_either_way(across_a: bool, across_b: bool) -> None:
 @pytest.mark.parametrize("which", TARGETS)
 def test_words_are_made_of_operands_either_way(which: str, across_a: bool, across_b: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("treadle.codegen.gemm_plan.host", lambda: TARGETS[which])
-    gemm_plan._plan.cache_clear()
     check_either_way(TARGETS[which], functools.partial(gemm_step, "bfloat16"), across_a, across_b)
-    gemm_plan._plan.cache_clear()
 
 
 def check_either_way(target: Target, make: Callable[..., GemmStep], across_a: bool, across_b: bool) -> None:

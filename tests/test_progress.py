@@ -40,7 +40,7 @@ def restore() -> Iterator[None]:
 def test_a_terminal_gets_a_line_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", screen := Screen())
     monkeypatch.setattr(progress, "PATIENCE", 0.001)
-    shown = Progress("45 operations")
+    shown = Progress(lambda: "45 operations")
     shown.phase("LLVM, 3 kernels")  # before there is a thread that may already write
     with shown:
         assert screen.seen.wait(30)
@@ -52,7 +52,7 @@ def test_the_log_gets_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", screen := Screen(terminal=False))
     monkeypatch.setattr(progress, "PATIENCE", 0.001)
     log.set_channels("compile")
-    with Progress("45 operations"):
+    with Progress(lambda: "45 operations"):
         assert screen.seen.wait(30)
     assert re.fullmatch(r"\[treadle:compile\] compiling 45 operations: planning, \d+ s", screen.getvalue().splitlines()[0])
     assert "\x1b" not in screen.getvalue()
@@ -60,18 +60,18 @@ def test_the_log_gets_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nobody_else_and_nothing_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", screen := Screen())
-    with Progress("a quick one"):
+    with Progress(lambda: "a quick one"):
         pass
     assert screen.getvalue() == ""
     before = threading.active_count()
     for stderr in (Screen(terminal=False), None):
         monkeypatch.setattr(sys, "stderr", stderr)
-        with Progress("unseen") as unseen:
+        with Progress(lambda: "unseen") as unseen:
             assert threading.active_count() == before and unseen._thread is None
 
 
 def test_an_error_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Screen())
-    with pytest.raises(ZeroDivisionError), Progress("broken") as shown:
+    with pytest.raises(ZeroDivisionError), Progress(lambda: "broken") as shown:
         raise ZeroDivisionError
     assert shown._thread is not None and not shown._thread.is_alive()

@@ -12,8 +12,9 @@ import pytest
 from treadle.codegen.executor import executor_text
 from treadle.codegen.jit import assembly, compile_text
 from treadle.codegen.target import describe
+from treadle.passes.program import Ref
 from treadle.runtime import threads
-from treadle.runtime.executor import BufferRef, Plan, PlanBuilder
+from treadle.runtime.executor import Plan, PlanBuilder
 
 # mark: out[i] += 1 for the units, and who[i] = address of the scratch memory, which tells threads apart.
 TEXT = """
@@ -52,7 +53,7 @@ def restore_threads() -> object:
 
 def marking_plan(grain: int = 1) -> Plan:
     builder = PlanBuilder()
-    builder.step(MODULE.address("mark"), [BufferRef(1), BufferRef(2)], units=UNITS, grain=grain)
+    builder.step(MODULE.address("mark"), [Ref(1), Ref(2)], units=UNITS, grain=grain)
     return builder.build(3)
 
 
