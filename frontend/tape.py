@@ -8,13 +8,16 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from treadle.ir import op as op_table
 from treadle.ir.autodiff import holds_complex
 from treadle.ir.dtypes import FLOAT
-from treadle.ir.op import Op, VjpRule
+from treadle.ir.op import Kind, Op, VjpRule
 from treadle.ir.types import TensorType
 from treadle.runtime.recorder import Data, Step
+
+EXPAND = op_table.get("expand")
 
 Edge = tuple[Any, int] | None  # (GradNode or LeafNode, which of its outputs)
 
@@ -40,12 +43,19 @@ class LeafNode:
         return self.owner()
 
 
+class Single(NamedTuple):
+    """The type of an operand with an axis of size 1 that is so in the result too: it may be one sample of as many, or, being a parameter,
+    belong to all of them."""
+
+    type: TensorType
+
+
 class Keep:
     """What the tape keeps of an op, given which operands need a gradient: decided once per place in the trie.
 
     operands: a flag per operand, None to keep all; outs: whether the results are kept; flows: the results that gradients flow
     through; rules: when every wanted operand has a rule of its own, there is one result, and nothing has to be conjugated, for each
-    (operand, function, arguments, only, its type), else None. Arguments are ("operand", i), ("out", 0) or ("value", constant);
+    (operand, function, arguments, only, its type or a Single), else None. Arguments are ("operand", i), ("out", 0) or ("value", constant);
     `only` is the operand when that is the one argument, -1 when there are none, else None.
     """
 
@@ -78,12 +88,22 @@ class Keep:
         self.rules = [_prepared(step, i, rule) for i, rule in chosen] if simple else None
 
 
-def _prepared(step: Step, i: int, rule: VjpRule) -> tuple[int, Any, list[tuple[str, Any]], int | None, TensorType]:
+def _prepared(step: Step, i: int, rule: VjpRule) -> tuple[int, Any, list[tuple[str, Any]], int | None, TensorType | Single]:
+    op = step.key[0]
+    have, made = step.operand_types[i], step.types[0]
+    alike = len(have.shape) == len(made.shape) and (op.kind is Kind.ELEMENTWISE or op is EXPAND)
+    if alike and any([n == m == 1 for n, m in zip(have.shape, made.shape, strict=True)]):
+        rest = _rule(step, rule) if op is not EXPAND else (lambda b, g: g, [], -1)
+        return i, *rest, Single(have)
+    return i, *_rule(step, rule), have
+
+
+def _rule(step: Step, rule: VjpRule) -> tuple[Any, list[tuple[str, Any]], int | None]:
     attrs = step.key[1]
     constant = {"attr": lambda k: attrs[k], "operand_type": lambda k: step.operand_types[k], "out_type": lambda k: step.types[0]}
     arguments = [(kind, k) if kind in ("operand", "out") else ("value", constant[kind](k)) for kind, k in rule.needs]
     only = -1 if not arguments else arguments[0][1] if len(arguments) == 1 and arguments[0][0] == "operand" else None
-    return i, rule.function, arguments, only, step.operand_types[i]
+    return rule.function, arguments, only
 
 
 class Extra:

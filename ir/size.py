@@ -23,9 +23,9 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-# What was chosen by a threshold that only speed depends on stands for sizes so many times larger than it, and smaller: what was planned for
-# much data is nearly right for little.
-ABOVE, BELOW = 16, 64
+# What was chosen because a size is below a threshold that only speed depends on, or below another size, stands for sizes so many times
+# larger than that. What was chosen for larger ones stands for all: what was planned for much data is right for little.
+ABOVE, BEYOND = 64, 4096
 
 # Coefficients by monomial; a monomial is the sorted names of its factors.
 Polynomial = tuple[tuple[tuple[str, ...], int], ...]
@@ -36,7 +36,7 @@ class Sizes:
     """The unknowns of one computation, the quotients made from them, and the conditions under which it holds."""
 
     def __init__(self, special: bool = False, exact: bool = False) -> None:
-        self.above, self.below = (1, 1) if exact else (ABOVE, BELOW)
+        self.exact = exact
         self.usual: dict[str, int] | None = {} if special else None  # the unknowns, quotients included, in a usual case
         self.unknowns: list[Size] = []
         self.known: dict[Polynomial, Size] = {}
@@ -99,11 +99,11 @@ class Sizes:
 
     def choose(self, a: Any, b: Any) -> bool:
         """Whether `a >= b`, as a choice that only speed depends on: see `at_least`."""
-        holds = _known(a) >= _known(b)
-        if self.usual is not None:
+        holds = usually(a) >= usually(b)
+        if self.usual is not None or (holds and not self.exact):
             return holds
-        above = self.below if b.__class__ is Size else self.above  # neither of two sizes is a threshold
-        difference = _sum(_polynomial(a * self.below), _polynomial(b), -1) if holds else _sum(_polynomial(b * above), _polynomial(a), -1)
+        above = 1 if self.exact else BEYOND if b.__class__ is Size else ABOVE
+        difference = _sum(_polynomial(a), _polynomial(b), -1) if holds else _sum(_polynomial(b * above), _polynomial(a), -1)
         if any(monomial for monomial, _ in difference):
             self.answers[difference, ">=" if holds else ">", True] = None
         return holds
@@ -360,8 +360,8 @@ def _at(polynomial: Polynomial, names: Mapping[str, int]) -> int:
 
 
 def at_least(number: Any, bound: Any) -> bool:
-    """Whether `number >= bound` (integers from 0 on), where only speed depends on it: the answer stands for a number `ABOVE` times larger
-    or `BELOW` times smaller than the bound too. In a special case it is that of the usual one."""
+    """Whether `number >= bound` (integers from 0 on), where only speed depends on it: a yes stands for smaller numbers too, a no for some
+    times larger ones. In a special case it is that of the usual one."""
     if number.__class__ is Size:
         return number.sizes.choose(number, bound)
     return bound.sizes.choose(number, bound) if bound.__class__ is Size else number >= bound
@@ -371,15 +371,15 @@ def roughly(number: Any) -> int:
     """The value of a size (from 0 on) by which memory is saved: it stands for smaller ones, and those up to `ABOVE` times larger."""
     if number.__class__ is not Size:
         return int(number)
-    value = _known(number)
+    value = usually(number)
     if number.sizes.usual is None:
-        _ = number <= value * number.sizes.above  # asks
+        _ = number <= value * (1 if number.sizes.exact else ABOVE)  # asks
     return value
 
 
 def surely(number: Any, bound: Any) -> bool:
     """Whether `number >= bound`, where a no is always right: only a yes is a condition. What a division left is not asked about."""
-    if _known(number) < _known(bound):
+    if usually(number) < usually(bound):
         return False
     for a in (number, bound):
         if a.__class__ is Size and a.sizes.has_rest(a.polynomial):
@@ -389,13 +389,13 @@ def surely(number: Any, bound: Any) -> bool:
 
 def beyond(number: Any, bound: Any) -> bool:
     """Whether `number > bound`, of two that differ: whether they do has been asked, and where that is no condition they may be equal."""
-    if _known(number) > _known(bound):
+    if usually(number) > usually(bound):
         return bool(number >= bound)
     return not number <= bound
 
 
-def _known(number: Any) -> int:
-    """The value; in a special case that in the usual one."""
+def usually(number: Any) -> int:
+    """The value, without a condition, for what is right for other values too; in a special case that of the usual one."""
     if number.__class__ is Size and number.sizes.usual is not None:
         return _at(number.polynomial, number.sizes.usual)
     return _value(number)
@@ -403,7 +403,7 @@ def _known(number: Any) -> int:
 
 def in_order(items: Iterable[T], key: Callable[[T], Any]) -> list[T]:
     """Sorted by a size, equal ones in the order of the usual case. That neighbours in it are not the other way round is the condition."""
-    found = sorted(items, key=lambda item: (_value(key(item)), _known(key(item))))
+    found = sorted(items, key=lambda item: (_value(key(item)), usually(key(item))))
     for a, b in pairwise([key(item) for item in found]):
         if a.__class__ is Size or b.__class__ is Size:
             _ = a <= b  # asks

@@ -35,7 +35,7 @@ def attention_operands(node: Node) -> list[Operand]:
     found = []
     for value in tensors(node):
         operand = fold_view(value)
-        even = len(value.shape) == 4 and min(operand.strides) >= 0 and (operand.strides[-1] == 1 or value.shape[-1] == 1)
+        even = len(value.shape) == 4 and all([s >= 0 for s in operand.strides]) and (operand.strides[-1] == 1 or value.shape[-1] == 1)
         found.append(operand if even else plain(value))
     return found
 

@@ -16,7 +16,7 @@ from treadle.ir.dtypes import DType
 from treadle.ir.graph import Node, Value
 from treadle.ir.kernel import PAIRED, PARALLEL, REDUCE, REVERSED, RUNTIME, UNIT, ZERO, Access, Axis, Instr, Kernel, argument_layout
 from treadle.ir.op import Kind
-from treadle.ir.size import Size
+from treadle.ir.size import Size, surely
 from treadle.passes.demand import GATHERS, Read, is_reduce, is_view, own_conditions, reads
 from treadle.passes.index import Condition, Expr, Guard, Index, linearize
 from treadle.passes.kernel_form import canonical
@@ -113,9 +113,9 @@ class KernelBuilder:
         for c in conditions:
             low, bound = c.low, c.bound
             if all([step == 1 for _, step in c.expr.terms]):
-                low = low and c.expr.const < 0
+                low = low and not surely(c.expr.const, 0)
                 top = c.expr.const + sum([self.axes.size[a] - 1 for a, _ in c.expr.terms])
-                bound = -1 if bound >= 0 and top < bound else bound
+                bound = -1 if bound >= 0 and surely(bound, top + 1) else bound
             if low or bound >= 0:
                 found.append(Condition(c.expr, low, bound))
         return found

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from treadle.ir.graph import Node, Value
 from treadle.ir.op import Kind
+from treadle.ir.size import surely
 from treadle.passes.index import ZERO, Axes, Condition, Guard, Index, broadcast_index, memory_index, shifted, view_index
 
 REDUCES = ("sum", "prod", "amax", "amin", "any", "all")
@@ -137,8 +138,9 @@ def window(index: Index, starts: tuple[int, ...], sizes: tuple[int, ...], shape:
     place, conditions = [], []
     for expr, start, size, n in zip(index, starts, sizes, shape, strict=True):
         inner = shifted(expr, -start)
-        if start > 0 or start + size < n:
-            conditions.append(Condition(inner, start > 0, size if start + size < n else -1))
+        low, high = not surely(0, start), not surely(start + size, n)
+        if low or high:
+            conditions.append(Condition(inner, low, size if high else -1))
         place.append(ZERO if size == 1 else inner)
     return tuple(place), conditions
 

@@ -88,8 +88,8 @@ def _kernel_spans(step: KernelStep, buffers: list[BufferInfo]) -> Iterator[Span]
         for axis, (n, kind) in enumerate(zip(step.sizes, access.strides, strict=True)):
             stride = table["stride", number, axis] if kind >= RUNTIME else int(kind != ZERO)
             assert isinstance(stride, int | Size)
-            reach = (n - 1) * stride * size
-            low, high = low + min(0, reach), high + max(reach, 0)
+            reach = (n - 1) * stride * size  # of an axis without elements the span is empty: it ends before it begins
+            low, high = (low, high + reach) if stride >= 0 else (low + reach, high)
         yield Span(ref.buffer, low, high + size, access.writes)
 
 

@@ -8,6 +8,7 @@ made for.
 """
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from itertools import count
 from math import isqrt, prod
@@ -20,8 +21,8 @@ from treadle.ir.types import Shape, TensorType, tensor_type
 from treadle.passes.family import FEW
 from treadle.passes.index import suffix_strides
 
-LEAST = 29          # samples that are imagined: products with primes tell what they are products of
-SHORTEST = 11       # length that is imagined
+LEAST = 61          # samples that are imagined: products with primes tell what they are products of
+SHORTEST = 67       # length that is imagined
 MOST_STARTS = 3     # of what is taken to be the data, until something goes together
 MOST_CHANGES = 30   # beside the data
 MOST_VISITS = 3     # of an op, on average
@@ -43,7 +44,7 @@ def imagined(graph: Graph, numbers: Sequence[int]) -> tuple[list[int], list[int]
         if not member.change(start, 0):
             continue
         for other in _starts(graph, only=_PRODUCTS):  # images of two kinds, say
-            if other.type.shape[0] in member.become:
+            if other.type.shape[0] in member.become and other not in member.weights:
                 member.change(other, 0)
         if best is None or len(member.types) > len(best.types):
             best = member
@@ -122,8 +123,8 @@ class _Member:
         if len(shape) != (3 if data.type.dtype.category == FLOAT else 2):
             return
         self.axes = EVERY
-        for axis in range(1, len(shape)):
-            if shape[axis] > FEW and shape[axis] not in self.become and self.change(data, axis):
+        for axis in sorted(range(1, len(shape)), key=lambda i: shape[i] == 1):  # one sample in many steps, if nothing else
+            if shape[axis] and shape[axis] not in self.become and self.change(data, axis):
                 return
 
     def _settle(self, start: int) -> bool:
@@ -143,7 +144,7 @@ class _Member:
         """Change something else for an op that does not go together; the first place where that matters. What has not changed at all comes
         first; then other places for a batch, and for a length what has the batch."""
         found = self._change_more(stuck, False)
-        if found is None and self.axes == 1:
+        if found is None and (self.axes == 1 or 1 in self.now):
             found = self._place_otherwise(stuck)
         return self._change_more(stuck, True) if found is None else found
 
@@ -420,13 +421,27 @@ def _unlike(size: int, least: int, numbers: set[int]) -> int:
 
 
 def _weights(graph: Graph) -> Iterator[Value]:
-    """What ops take for weights."""
+    """What ops take for weights, what optimizers update, and of single rows those whose gradients are summed over the samples."""
+    shared: Counter[TensorType] = Counter()
     for node in graph.nodes:
         assert node.op is not None
         names = node.op.operands
+        if names[:2] == ("p", "g"):  # parameters, gradients and what an optimizer keeps
+            yield from [v for i, v in enumerate(node.inputs) if i != 1]
+            continue
+        if node.op.name == "reshape" and _sums_samples(node.inputs[0].node) and node.out.type.shape[:1] == (1,):
+            shared[node.out.type] += 1
         for i, value in enumerate(node.inputs):
             if names[min(i, len(names) - 1)].rstrip("*") in _WEIGHTS:
                 yield value
+    for type, gradients in shared.items():
+        alike = [v for v in graph.inputs if v.type is type]
+        if len(alike) <= gradients:
+            yield from alike
+
+
+def _sums_samples(node: Node) -> bool:
+    return node.op is not None and node.op.name == "sum" and 0 in node.attrs[0] and node.inputs[0].type.shape[:1] == (1,)
 
 
 def _makes(node: Node, size: int) -> list[int]:

@@ -5,12 +5,15 @@ be split (outer, inner) when a reshape needs it; expressions that mention the ol
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import itemgetter
 from typing import NamedTuple
 
 from treadle.ir.graph import Node
-from treadle.ir.size import beyond, in_order
+from treadle.ir.size import Size, beyond, in_order, usually
 from treadle.ir.types import Shape
+
+MANY = 2  # sizes beyond it are what they are called, not what is repeated or left out
 
 Terms = tuple[tuple[int, int], ...]
 
@@ -150,35 +153,46 @@ def split_linear(axes: Axes, linear: Expr, shape: Shape) -> Index | None:
 
 def _digits(axes: Axes, linear: Expr, shape: Shape) -> Index | int | None:
     """The digits of `linear` in the mixed radix of `shape`; None: impossible; an int: an axis was split, try again."""
-    const = linear.const
-    terms = []
-    for axis, c in linear.terms:  # a falling term counts as a rising one from its lowest value
-        sign = 1 if c > 0 else -1
-        if sign < 0:
-            const += c * (axes.size[axis] - 1)
-        terms.append((axis, abs(c), sign))
+    terms = [(axis, c, axes.size[axis]) for axis, c in linear.terms]
+    unknown = [n for n in (linear.const, *shape, *[n for _, c, size in terms for n in (c, size)]) if n.__class__ is Size]
+    if unknown and not unknown[0].sizes.exact and min(map(usually, unknown)) > MANY:
+        # What is impossible as sizes usually are need not be asked about: a no is right for any.
+        guess = [(axis, usually(c), usually(size)) for axis, c, size in terms]
+        if _placed(usually(linear.const), guess, tuple(map(usually, shape)), lambda axis, inner: True) is None:
+            return None
+    return _placed(linear.const, terms, shape, axes.split)
+
+
+def _placed(const: int, terms: list[tuple[int, int, int]], shape: Shape, split: Callable[[int, int], bool]) -> Index | int | None:
+    """`_digits` of the sum of const and terms, each an axis, its coefficient and its size."""
+    signed = []
+    for axis, c, size in terms:  # a falling term counts as a rising one from its lowest value
+        rises = c > 0
+        if not rises:
+            const += c * (size - 1)
+        signed.append((axis, abs(c), size, 1 if rises else -1))
     index: list[Expr] = []
     for n in reversed(shape):
         keep, carry = [], []
         top = const % n
-        for axis, c, sign in terms:
+        for axis, c, size, sign in signed:
             if c % n == 0:
-                carry.append((axis, c // n, sign))
+                carry.append((axis, c // n, size, sign))
                 continue
-            reach = c * axes.size[axis]
+            reach = c * size
             if reach != n and beyond(reach, n):
-                if n % c == 0 and axes.size[axis] % (n // c) == 0 and axes.split(axis, n // c):
+                if n % c == 0 and size % (n // c) == 0 and split(axis, n // c):
                     return 0
-                if c * (axes.size[axis] - 1) + top >= n:
+                if c * (size - 1) + top >= n:
                     return None
-            keep.append((axis, c, sign))
-            top += c * (axes.size[axis] - 1)
+            keep.append((axis, c, size, sign))
+            top += c * (size - 1)
         if top >= n:
             return None
-        low = const % n + sum(c * (axes.size[a] - 1) for a, c, sign in keep if sign < 0)
-        index.append(Expr(low, tuple(sorted([(a, c * sign) for a, c, sign in keep]))))
-        terms, const = carry, const // n
-    return tuple(reversed(index)) if not terms and const == 0 else None
+        low = const % n + sum([c * (size - 1) for _, c, size, sign in keep if sign < 0])
+        index.append(Expr(low, tuple(sorted([(axis, c * sign) for axis, c, _, sign in keep]))))
+        signed, const = carry, const // n
+    return tuple(reversed(index)) if not signed and const == 0 else None
 
 
 def broadcast_index(index: Index, shape: Shape) -> Index:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Node, Value
 from treadle.ir.op import Kind
+from treadle.ir.size import at_least
 from treadle.passes.demand import is_view
 from treadle.passes.index import Axes, Expr, Index, linearize, memory_index, suffix_strides, view_index
 from treadle.passes.program import MOST_DIGITS, SHORTEST_ACROSS, SHORTEST_LINE, Windows
@@ -103,7 +104,7 @@ def fold_windows(value: Value) -> Operand | None:
         if any(len(digits) > 1 for digits in lead) or not _are_windows(rows, columns):
             continue
         # Lines of the image that rows run along are worth more than short ones of a kernel, or every second element of one.
-        across = not _are_lines(columns) or ((columns[-1][1] != 1 or columns[-1][0] < SHORT_LINE) and _are_lines_across(rows))
+        across = not _are_lines(columns) or ((columns[-1][1] != 1 or not at_least(columns[-1][0], SHORT_LINE)) and _are_lines_across(rows))
         return Operand(base, linear.const, (*[d[0][1] if d else 0 for d in lead], 0, 0), Windows(rows, columns, across))
     return None
 
@@ -133,14 +134,14 @@ def _are_lines(columns: tuple[tuple[int, int], ...]) -> bool:
 
 def _are_lines_across(rows: tuple[tuple[int, int], ...]) -> bool:
     length, step = rows[-1]
-    return step == 1 and length >= SHORTEST_ACROSS
+    return step == 1 and length >= SHORTEST_LINE and at_least(length, SHORTEST_ACROSS)
 
 
 def _runs_along(operand: Operand) -> bool:
     """Whether columns run along lines of the image, not along those of a kernel."""
     assert operand.windows is not None
     rows, columns, across = operand.windows
-    return not across and (columns[-1][0] >= SHORT_LINE or columns[-1][0] >= rows[-1][0])
+    return not across and (at_least(columns[-1][0], SHORT_LINE) or at_least(columns[-1][0], rows[-1][0]))
 
 
 def _usable(operand: Operand, shape: tuple[int, ...]) -> Operand | None:
@@ -169,7 +170,7 @@ def has_kernel(node: Node) -> bool:
 def _paired(value: Value, across: bool) -> Operand:
     """An operand whose last axis is contiguous and is read two numbers at a time; or, where `across`, the axis before it is."""
     operand = fold_view(value)
-    if across and operand.strides[-2] == 1 and operand.strides[-1] > 1 and min(operand.strides) >= 0:
+    if across and operand.strides[-2] == 1 and operand.strides[-1] > 1 and all([s >= 0 for s in operand.strides]):
         return operand
     even = operand.offset % 2 == 0 and all(s >= 0 and s % 2 == 0 for s in operand.strides[:-1])
     return operand if even and operand.strides[-1] == 1 else plain(value)

@@ -15,12 +15,13 @@ from treadle.emitter import EMITTER
 from treadle.ir import op as op_table
 from treadle.ir.autodiff import operand_gradients
 from treadle.ir.dtypes import FLOAT
+from treadle.ir.op import Kind
 from treadle.ir.ops.view import sum_to
 from treadle.runtime.recorder import STATE, Data, backward_done
-from treadle.tape import Edge, GradNode, LeafNode
+from treadle.tape import Edge, GradNode, LeafNode, Single
 from treadle.tensor import Tensor, apply, assign, read, wrap
 
-CAST = op_table.get("cast")
+CAST, SLICE = op_table.get("cast"), op_table.get("slice")
 ADD: Callable[[Any, Any], Any] = EMITTER.add
 
 
@@ -71,17 +72,35 @@ def _differentiate(node: GradNode, grads: list[Tensor | None]) -> Sequence[Tenso
             g = function(EMITTER, grads[0], _operand(node, only))
         if g is not None:
             if g._data.type is not want:
-                g = _fitted(g, want)
+                g = _fitted(g, want, node.edges[i])
             found[i] = g
     return found
 
 
-def _fitted(g: Tensor, want: Any) -> Tensor:
-    """Undo broadcasting and promotion."""
+def _fitted(g: Tensor, want: Any, edge: Edge) -> Tensor:
+    """Undo broadcasting and promotion. The gradient of a parameter that is added to one sample is summed as that of many would be."""
     have = g._data.type
-    if have.shape != want.shape:
-        g = sum_to(EMITTER, g, want.shape)
+    whole = None
+    if want.__class__ is Single:
+        want, whole = want.type, _parameter_shape(edge)
+    if whole is not None or have.shape != want.shape:
+        g = sum_to(EMITTER, g, want.shape, whole)
     return g if have.dtype is want.dtype else apply(CAST, (g,), (want.dtype,))
+
+
+def _parameter_shape(edge: Edge) -> tuple[int, ...] | None:
+    """The shape of the parameter of a module, or the view of one, that the tensor is or is cut out of."""
+    node = None if edge is None else edge[0]
+    shape = None
+    while node.__class__ is GradNode and node.op.kind is Kind.VIEW:
+        if shape is None and node.op is not SLICE:
+            shape = node.out_types[0].shape
+        node = node.edges[0][0]
+    leaf = node.owner() if node.__class__ is LeafNode else None
+    if leaf is None or leaf.__class__ is Tensor:
+        return None
+    from treadle.nn.parameter import Parameter
+    return (shape or leaf._data.type.shape) if isinstance(leaf, Parameter) else None
 
 
 def _argument(node: GradNode, kind: str, k: Any) -> Any:

@@ -55,15 +55,22 @@ def _expand_type(types: Types, shape: Shape) -> TensorType:
     return types[0].with_(shape=shape)
 
 
-def sum_to(b: Any, g: Any, shape: Shape) -> Any:
-    """Sum `g` over the axes along which `shape` was broadcast to `g`'s shape."""
+def sum_to(b: Any, g: Any, shape: Shape, whole: Shape | None = None) -> Any:
+    """Sum `g` over the axes along which `shape` was broadcast to `g`'s shape.
+
+    whole: the shape, with as many axes, of the parameter that the operand is, or a part of: it is repeated along its axes of size 1, also
+    where there is one sample only, and along no others.
+    """
     have = g.type.shape
-    if have == shape:
-        return g
     lead = len(have) - len(shape)
-    # Axes of size 1 too: another size has the same graph. But a single row, of up to three axes, is one of many, not what is added to all.
-    first = int(not lead and have[0] == 1 and len(have) < 4)
-    dims = tuple([i for i in range(first, len(have)) if i < lead or shape[i - lead] == 1])
+    if whole is not None:
+        dims = tuple([i for i, (n, m) in enumerate(zip(have, whole, strict=True)) if m == 1 or n != shape[i]])
+    elif have == shape:
+        return g
+    else:
+        # Axes of size 1 too: another size has the same graph. But a single row, of up to three axes, is one of many, not added to all.
+        first = int(not lead and have[0] == 1 and len(have) < 4)
+        dims = tuple([i for i in range(first, len(have)) if i < lead or shape[i - lead] == 1])
     total = b.sum(g, dims, False, None) if dims else g
     return total if total.type.shape == shape else b.reshape(total, shape)
 
@@ -81,7 +88,7 @@ def _check_written(name: str, y: TensorType, shape: Shape) -> None:
 
 
 def slice_shape(shape: Shape, starts: Ints, stops: Ints, steps: Ints) -> Shape:
-    return tuple([max(0, -(-(hi - lo) // st)) for lo, hi, st in zip(starts, stops, steps, strict=True)])
+    return tuple([max(-(-(hi - lo) // st), 0) for lo, hi, st in zip(starts, stops, steps, strict=True)])  # none may be an unknown size, too
 
 
 def _slices(starts: Ints, stops: Ints, steps: Ints) -> tuple[slice, ...]:
