@@ -378,13 +378,21 @@ def roughly(number: Any) -> int:
 
 
 def surely(number: Any, bound: Any) -> bool:
-    """Whether `number >= bound`, where a no is always right: only a yes is a condition. What a division left is not asked about."""
+    """Whether `number >= bound`, where a no is always right: only a yes is a condition, and given only where it is one for sizes of 1 too.
+    What a division left is not asked about."""
     if usually(number) < usually(bound):
         return False
     for a in (number, bound):
         if a.__class__ is Size and a.sizes.has_rest(a.polynomial):
             return False
+        if a.__class__ is Size and not a.sizes.exact and _least(number) < _least(bound):
+            return False
     return bool(number >= bound)
+
+
+def _least(number: Any) -> int:
+    """The value where all sizes are 1."""
+    return sum([c for _, c in number.polynomial]) if number.__class__ is Size else int(number)
 
 
 def beyond(number: Any, bound: Any) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from treadle.ir.graph import Node
 from treadle.ir.size import Size, beyond, in_order, usually
@@ -154,7 +154,7 @@ def split_linear(axes: Axes, linear: Expr, shape: Shape) -> Index | None:
 def _digits(axes: Axes, linear: Expr, shape: Shape) -> Index | int | None:
     """The digits of `linear` in the mixed radix of `shape`; None: impossible; an int: an axis was split, try again."""
     terms = [(axis, c, axes.size[axis]) for axis, c in linear.terms]
-    unknown = [n for n in (linear.const, *shape, *[n for _, c, size in terms for n in (c, size)]) if n.__class__ is Size]
+    unknown: list[Any] = [n for n in (linear.const, *shape, *[n for _, c, size in terms for n in (c, size)]) if n.__class__ is Size]
     if unknown and not unknown[0].sizes.exact and min(map(usually, unknown)) > MANY:
         # What is impossible as sizes usually are need not be asked about: a no is right for any.
         guess = [(axis, usually(c), usually(size)) for axis, c, size in terms]

@@ -39,7 +39,8 @@ from treadle.passes.program import (
 )
 
 # How immutable parts are made of a tuple of theirs: without a call of Python.
-_MAKERS = {tuple: tuple, **{kind: partial(tuple.__new__, kind) for kind in (Ref, Matrix, Windows, ScalarRef, ScalarInfo, ErrorCell)}}
+_TUPLES: tuple[Any, ...] = (Ref, Matrix, Windows, ScalarRef, ScalarInfo, ErrorCell)
+_MAKERS: dict[Any, Callable[..., Any]] = {tuple: tuple, **{kind: partial(tuple.__new__, kind) for kind in _TUPLES}}
 _RECORDS = (KernelStep, GroupStep, GemmStep, RoutineStep, HostStep, LoopStep, BufferInfo)
 _FIELDS = {kind: [f.name for f in fields(kind)] for kind in _RECORDS}
 SIZE, CONSTANT, MADE = range(3)

@@ -69,12 +69,12 @@ def named_kernels(program: Program) -> dict[str, Form]:
     own: dict[Form, None] = {}
     others: dict[Form, None] = {}
     for step in walk(program.steps):
-        kind = step.__class__
-        if kind is KernelStep:
+        if isinstance(step, KernelStep):
             own["loop", step.kernel] = None
-        elif kind is GemmStep and step.epilogue is not None:
-            others["tile", step.epilogue.kernel] = None
-        elif kind is RoutineStep:
+        elif isinstance(step, GemmStep):
+            if step.epilogue is not None:
+                others["tile", step.epilogue.kernel] = None
+        elif isinstance(step, RoutineStep):
             others["routine", step.routine] = None
     return {f"k{i}": form for i, form in enumerate([*own, *others])}
 

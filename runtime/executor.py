@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from treadle.codegen import executor as layout
+from treadle.passes import program
 from treadle.passes.program import ErrorCell, Ref, ScalarRef
 from treadle.runtime import threads
 
@@ -29,7 +30,7 @@ class Table(NamedTuple):
 
 
 # Of a kernel. A Ref is the address of a buffer and moves with the loops around it; an ErrorCell that of buffer 0.
-Argument = int | Ref | ScalarRef | ErrorCell | Table
+Argument = program.Argument | Table
 
 
 class TableParts(NamedTuple):
@@ -129,7 +130,7 @@ class PlanBuilder:
         words[:7] = [frame, operations, len(rows[2]), relocations, len(rows[0]), toggles, len(rows[1])]
         pointers = np.array([0, 1, 3, 5, *self._pointers, *range(relocations, toggles, layout.RELOCATION_WORDS),
                              *range(toggles, operations, layout.TOGGLE_WORDS), *[operations + p for p in self._positions]], np.int64)
-        return TableParts(words, pointers, frame, *rows, self._tags)
+        return TableParts(words, pointers, frame, rows[0], rows[1], rows[2], self._tags)
 
     def _table(self, arguments: Sequence[Any]) -> int:
         """Lay out `Argument`s; where. They are many: classes are asked for, which is faster than `isinstance`."""

@@ -121,8 +121,9 @@ def test_readers_of_parts_do_not_choose_among_them(weight: tuple[int, ...], grou
 def test_gradients_of_weights_run_along_lines_of_the_image() -> None:
     """Vectors of short lines of a kernel are put together from many pieces; those of an image as short as a few elements are no better."""
     def across(*shapes: tuple[int, ...], **attrs: Any) -> list[bool]:
+        treadle.compiler.reset()  # longer lines that were met before would decide for shorter ones too
         steps = [s for s in checked(*shapes, **attrs).steps if isinstance(s, GemmStep)]
-        return [s.b.windows is not None and s.b.windows.across for s in steps]
+        return sorted([s.b.windows is not None and s.b.windows.across for s in steps])
     assert across((2, 12, 9, 16), (20, 12, 3, 3), padding=(1, 1)) == [False, False, True]
     assert across((2, 12, 9, 40), (20, 12, 1, 9), padding=(0, 4)) == [False, False, False]
     assert across((3, 12, 7, 7), (20, 12, 3, 3), padding=(1, 1)) == [False, False, False]

@@ -90,17 +90,18 @@ def _fitted(g: Tensor, want: Any, edge: Edge) -> Tensor:
 
 def _parameter_shape(edge: Edge) -> tuple[int, ...] | None:
     """The shape of the parameter of a module, or the view of one, that the tensor is or is cut out of."""
-    node = None if edge is None else edge[0]
-    shape = None
-    while node.__class__ is GradNode and node.op.kind is Kind.VIEW:
-        if shape is None and node.op is not SLICE:
-            shape = node.out_types[0].shape
-        node = node.edges[0][0]
-    leaf = node.owner() if node.__class__ is LeafNode else None
+    shape: tuple[int, ...] | None = None
+    while edge is not None and edge[0].__class__ is GradNode and edge[0].op.kind is Kind.VIEW:
+        if shape is None and edge[0].op is not SLICE:
+            shape = edge[0].out_types[0].shape
+        edge = edge[0].edges[0]
+    leaf = edge[0].owner() if edge is not None and edge[0].__class__ is LeafNode else None
     if leaf is None or leaf.__class__ is Tensor:
         return None
     from treadle.nn.parameter import Parameter
-    return (shape or leaf._data.type.shape) if isinstance(leaf, Parameter) else None
+    if not isinstance(leaf, Parameter):
+        return None
+    return leaf._data.type.shape if shape is None else shape
 
 
 def _argument(node: GradNode, kind: str, k: Any) -> Any:
