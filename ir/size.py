@@ -37,7 +37,8 @@ class Sizes:
 
     def __init__(self, special: bool = False, exact: bool = False) -> None:
         self.exact = exact
-        self.usual: dict[str, int] | None = {} if special else None  # the unknowns, quotients included, in a usual case
+        self.cases: list[dict[str, int]] = [{}] if special else []  # the unknowns, quotients included, in others that are known
+        self.usual = self.cases[0] if special else None             # and in a usual one
         self.unknowns: list[Size] = []
         self.known: dict[Polynomial, Size] = {}
         self.quotients: dict[tuple[str, Any, Any], Size] = {}
@@ -47,12 +48,13 @@ class Sizes:
         self.asked: dict[tuple[Size, Any, str], bool] = {}
         self.computed: dict[tuple[Size, Any, str], Any] = {}
 
-    def unknown(self, name: str, value: int, usual: int = 0) -> Size:
-        """A size of which nothing is known but its value here, and that in a usual case."""
+    def unknown(self, name: str, value: int, *others: int) -> Size:
+        """A size of which nothing is known but its value here and in other cases, the usual one first."""
         found: Size = self.make((((name,), 1),), value)
         self.unknowns.append(found)
-        if self.usual is not None:
-            self.usual[name] = usual
+        self.cases += [{} for _ in others[len(self.cases):]]
+        for case, number in zip(self.cases, others, strict=True):
+            case[name] = number
         return found
 
     def make(self, polynomial: Polynomial, value: int) -> Any:
@@ -75,10 +77,10 @@ class Sizes:
             defined = f" if {text(b)} else 0" if b.__class__ is Size else ""  # conditions exclude 0, but are asked later
             self.definitions.append(f"{name} = ({text(a)}) {operator} ({text(b)}){defined}")
             found = self.quotients[key] = self.make((((name,), 1),), value)
-            if self.usual is not None:
-                over = evaluated(b, self.usual)
-                whole, rest = divmod(evaluated(a, self.usual), over) if over else (0, 0)
-                self.usual[name] = whole if operator == "//" else rest
+            for case in self.cases:
+                over = evaluated(b, case)
+                whole, rest = divmod(evaluated(a, case), over) if over else (0, 0)
+                case[name] = whole if operator == "//" else rest
         return found
 
     def note(self, a: Size, b: Any, operator: str, holds: bool) -> bool:
@@ -107,6 +109,10 @@ class Sizes:
         if any(monomial for monomial, _ in difference):
             self.answers[difference, ">=" if holds else ">", True] = None
         return holds
+
+    def everywhere(self, number: Any, bound: Any) -> bool:
+        """Whether `number >= bound` in all cases that are known: what holds for many may do so because they are many."""
+        return all([evaluated(number, case) >= evaluated(bound, case) for case in self.cases])
 
     def forget(self) -> None:
         """Keep only the sizes themselves, which nodes hold: what was asked and computed takes several times as much memory."""
@@ -378,21 +384,14 @@ def roughly(number: Any) -> int:
 
 
 def surely(number: Any, bound: Any) -> bool:
-    """Whether `number >= bound`, where a no is always right: only a yes is a condition, and given only where it is one for sizes of 1 too.
-    What a division left is not asked about."""
+    """Whether `number >= bound`, where a no is always right: only a yes is a condition, and only said where it is one in all cases that are
+    known. What a division left is not asked about."""
     if usually(number) < usually(bound):
         return False
     for a in (number, bound):
-        if a.__class__ is Size and a.sizes.has_rest(a.polynomial):
-            return False
-        if a.__class__ is Size and not a.sizes.exact and _least(number) < _least(bound):
+        if a.__class__ is Size and (a.sizes.has_rest(a.polynomial) or not a.sizes.everywhere(number, bound)):
             return False
     return bool(number >= bound)
-
-
-def _least(number: Any) -> int:
-    """The value where all sizes are 1."""
-    return sum([c for _, c in number.polynomial]) if number.__class__ is Size else int(number)
 
 
 def beyond(number: Any, bound: Any) -> bool:

@@ -168,7 +168,7 @@ class Family:
             if min(sizes) > FEW and len(graph.nodes) < MANY_NODES:
                 return None
             varies = {i for i, (a, b) in enumerate(zip(other, numbers, strict=True)) if a != b}
-            template = Template(graph, [numbers, other], varies, plan)  # sizes that are imagined are not equal by chance
+            template = Template(graph, [numbers, other], varies, plan, imagined=True)  # its sizes are not equal by chance
         except UNPLANNABLE:
             return None
         return self._kept(template).program(numbers) or None

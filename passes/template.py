@@ -22,13 +22,14 @@ from treadle.passes.recipe import Recipe
 
 class Template:
     """What planning gave for the last of some members of a family, as a function of its numbers. `varies`: positions of those not taken
-    as fixed. `special`: it is planned as the member before it."""
+    as fixed. `special`: it is planned as the member before it; `imagined`: it is planned for that one."""
 
     def __init__(self, graph: Graph, members: Sequence[Numbers], varies: set[int], plan: Callable[[Graph], Program],
-                 special: bool = False) -> None:
+                 special: bool = False, imagined: bool = False) -> None:
         sizes = Sizes(special, exact=family.ALONE)
         columns = list(zip(*members, strict=True))
-        unknown = _unknowns(sizes, sorted({columns[i] for i in varies}, key=lambda column: column[::-1]))
+        cases = 1 + (special or imagined)
+        unknown = _unknowns(sizes, sorted({columns[i] for i in varies}, key=lambda column: column[::-1]), cases)
         found = [unknown[column] if i in varies else column[-1] for i, column in enumerate(columns)]
         unknown_graph = with_numbers(graph, iter(found))
         by_name = not family.ALONE and _typed_by_name(unknown_graph)
@@ -66,8 +67,8 @@ def _identical(a: Any, b: Any) -> bool:
 Column = tuple[int, ...]
 
 
-def _unknowns(sizes: Sizes, columns: list[Column]) -> dict[Column, Any]:
-    """A size for each column: the numbers that stood in one place in several members of a family.
+def _unknowns(sizes: Sizes, columns: list[Column], cases: int) -> dict[Column, Any]:
+    """A size for each column: the numbers that stood in one place in several members of a family. The last ones are cases to look at.
 
     Equal columns are taken to be one size, and columns that are multiples, neighbours or products of others to be just that. Members of
     which this is not true do not get the template.
@@ -75,7 +76,7 @@ def _unknowns(sizes: Sizes, columns: list[Column]) -> dict[Column, Any]:
     found: dict[Column, Any] = {}
     for column in columns:
         made = next((m for other, size in found.items() if (m := _related(column, other, size, found)) is not None), None)
-        found[column] = sizes.unknown(f"s{len(sizes.unknowns)}", *column[:-3:-1]) if made is None else made
+        found[column] = sizes.unknown(f"s{len(sizes.unknowns)}", *column[:-1 - cases:-1]) if made is None else made
     return found
 
 

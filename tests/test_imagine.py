@@ -12,8 +12,9 @@ import treadle
 import treadle.nn.functional as F
 from treadle import nn
 from treadle.ir.graph import Graph
-from treadle.passes import imagine
+from treadle.passes import imagine, pipeline
 from treadle.passes.family import skeleton
+from treadle.passes.pipeline import steps_of
 from treadle.runtime import engine
 
 MANY = 16  # ops of a graph that is looked at
@@ -208,3 +209,19 @@ def test_steps_of_all_sizes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for got, want in zip(compiled, steps(), strict=True):
         for a, b in zip(got, want, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+
+def test_what_is_planned_for_many_serves_the_few_it_was_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of 8 positions is covered by the words that are imagined, but not by the 5 that there are."""
+    planned: list[int] = []
+    monkeypatch.setattr(pipeline, "steps_of", lambda graph, *rest: planned.append(len(graph.nodes)) or steps_of(graph, *rest))
+    treadle.compiler.reset()
+    program = ZOO["transformer"]
+    model = program.make(treadle)
+    data = program.data(np.random.default_rng(0))
+    loss = treadle.compile(lambda *d: program.loss(treadle, model, *d))
+    for n in (32, 7, 1):
+        for _ in range(3):
+            with treadle.no_grad():
+                loss(*resized(data, n)).item()
+    assert sum(count > 100 for count in planned) == 1

@@ -87,7 +87,7 @@ def test_choices_of_speed_have_slack() -> None:
     assert not at_least(pair.unknown("s0", 99), pair.unknown("s1", 100))  # of two sizes neither is a threshold
     assert all(eval(c, {}, {"s0": 4000 * 99, "s1": 100}) for c, _ in pair.conditions())
     assert at_least(exact.unknown("s0", 100), 100) and not holds(exact, 99) and holds(exact, 100)
-    assert at_least(special.unknown("s0", 1, usual=100), 100) and not list(special.conditions())
+    assert at_least(special.unknown("s0", 1, 100), 100) and not list(special.conditions())
     assert at_least(3, 2) and not at_least(2, 3)
     some = Sizes()
     assert roughly(some.unknown("s0", 10)) == 10
@@ -98,8 +98,11 @@ def test_questions_whose_answers_bind_less() -> None:
     sizes = Sizes()
     n = sizes.unknown("s0", 6)
     assert not surely(n, 7) and not list(sizes.conditions())
-    assert not surely(n, 6) and not list(sizes.conditions())  # a sentence may happen to be as long as a table of 6
-    assert surely(6 * n, 6) and [c for c, _ in sizes.conditions()] == ["-6 + 6*s0 >= 0"]
+    assert surely(n, 6) and [c for c, _ in sizes.conditions()] == ["-6 + s0 >= 0"]
+    sizes = Sizes()
+    n = sizes.unknown("s0", 67, 5)  # a sentence that is planned with more words than it has
+    assert not surely(n, 6) and not list(sizes.conditions())
+    assert surely(n, 5) and [c for c, _ in sizes.conditions()] == ["-5 + s0 >= 0"]
     sizes = Sizes()
     n = sizes.unknown("s0", 6)
     assert beyond(4 * n, 4) and not beyond(4, 4 * n)
