@@ -28,6 +28,7 @@ from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError, evaluate
 from treadle.ir.kernel import Kernel, print_kernel
 from treadle.ir.routine import Routine, print_routine
+from treadle.passes.family import TEMPLATES
 from treadle.passes.memory import donations
 from treadle.passes.pipeline import compile_to_program
 from treadle.passes.program import (
@@ -157,7 +158,7 @@ def _refs(step: Step) -> str:
 
 def compile_graph(graph: Graph) -> CompiledPlan:
     """Lower `graph` and compile what it needs."""
-    with Progress(lambda: dump.title(graph)) as progress:
+    with Progress(lambda: dump.title(graph), quick=graph in TEMPLATES.ready) as progress:
         return _compile_graph(graph, progress)
 
 

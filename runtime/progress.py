@@ -19,11 +19,11 @@ INTERVAL = 0.5   # between updates on a terminal; elsewhere every message is a l
 class Progress:
     """`with Progress(lambda: "45 operations") as progress: progress.phase("LLVM, 12 kernels")`.
 
-    Starts a thread only when somebody would see it, and asks what is compiled only when it takes long.
+    Starts a thread only when somebody would see it and it is not `quick`, and asks what is compiled only when it takes long.
     """
 
-    def __init__(self, what: Callable[[], str]) -> None:
-        self._what = what
+    def __init__(self, what: Callable[[], str], quick: bool = False) -> None:
+        self._what, self._quick = what, quick
         self._phase = "planning"
         self._thread: threading.Thread | None = None
         self._shown = False
@@ -33,8 +33,8 @@ class Progress:
         self._phase = text
 
     def __enter__(self) -> Progress:
-        self._terminal = _is_terminal()
-        if self._terminal or log.enabled("compile"):
+        self._terminal = not self._quick and _is_terminal()
+        if self._terminal or (not self._quick and log.enabled("compile")):
             self._start = time.monotonic()
             self._done = threading.Event()
             self._thread = threading.Thread(target=self._watch, name="treadle compile progress", daemon=True)

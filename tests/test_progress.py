@@ -68,6 +68,9 @@ def test_nobody_else_and_nothing_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stderr", stderr)
         with Progress(lambda: "unseen") as unseen:
             assert threading.active_count() == before and unseen._thread is None
+    monkeypatch.setattr(sys, "stderr", Screen())
+    with Progress(lambda: "what a template has the program of", quick=True):
+        assert threading.active_count() == before
 
 
 def test_an_error_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
