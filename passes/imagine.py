@@ -11,25 +11,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from itertools import count
-from math import isqrt, prod
+from math import gcd, isqrt, prod
 from typing import Any
 
+from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Graph, Node, Value
-from treadle.ir.op import EXTENTS, Kind, result_types
+from treadle.ir.interpreter import decomposed
+from treadle.ir.op import EXTENTS, Kind, Op, result_types
 from treadle.ir.types import Shape, TensorType, tensor_type
 from treadle.passes.family import FEW
 from treadle.passes.index import suffix_strides
 
 LEAST = 61          # samples that are imagined: products with primes tell what they are products of
 SHORTEST = 67       # length that is imagined
+HALVES = 16         # sizes are imagined that are the same modulo this
 MOST_STARTS = 3     # of what is taken to be the data, until something goes together
 MOST_CHANGES = 30   # beside the data
 MOST_VISITS = 3     # of an op, on average
 ENOUGH = 4          # one in so many results changes with the data; with something else fewer may
 EVERY = 64          # more axes than there are
 
+CONVOLUTION, CONVOLUTION_INPUT = op_table.get("convolution"), op_table.get("convolution_input")
 _PRODUCTS = (Kind.CONTRACT, Kind.COMPOSITE, Kind.GATHER)  # ops that have data and weights
+_WINDOWS = "size kernel stride padding dilation".split()
 _WEIGHTS = frozenset("w w_ih w_hh weight bias affine".split())
 
 Attrs = tuple[Any, ...]
@@ -118,14 +123,14 @@ class _Member:
 
     def lengthen(self) -> None:
         """Change the length of sequences too: of tokens (N, T), of vectors (N, T, D) or of channels (N, C, T)."""
-        data = next(iter(self.inputs))
-        shape = data.type.shape
-        if len(shape) != (3 if data.type.dtype.category == FLOAT else 2):
-            return
         self.axes = EVERY
-        for axis in sorted(range(1, len(shape)), key=lambda i: shape[i] == 1):  # one sample in many steps, if nothing else
-            if shape[axis] and shape[axis] not in self.become and self.change(data, axis):
-                return
+        for data in list(self.inputs):  # those of other sequences may be others
+            shape = data.type.shape
+            if len(shape) != (3 if data.type.dtype.category == FLOAT else 2) or len(self.inputs[data]) > 1 or data in self.weights:
+                continue
+            for axis in sorted(range(1, len(shape)), key=lambda i: shape[i] == 1):  # one sample in many steps, if nothing else
+                if shape[axis] and shape[axis] not in self.become and self.change(data, axis):
+                    break
 
     def _settle(self, start: int) -> bool:
         for _ in range(MOST_CHANGES):
@@ -163,7 +168,7 @@ class _Member:
             for n, m in zip(v.type.shape, self._shape(v), strict=True):
                 if n != m and self.become.get(n) != m:
                     local[n] = max(m, local.get(n, 0))
-        for become in (local | self.now, self.now | local):
+        for become in (local | self.now, self.now | local, *[self.seen] * (self.axes > 1)):
             waiting, seen = [*reversed(stuck.inputs)], set()
             while waiting:
                 value = waiting.pop()
@@ -245,11 +250,11 @@ class _Member:
         operands = tuple([self.types.get(v, v.type) for v in node.inputs])
         for attrs in self._attributes(node, operands):
             try:
-                found = result_types(node.op, operands, attrs)
+                found = _checked_types(node.op, operands, attrs)
             except (IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
                 continue
             if all([len(a.shape) == len(o.type.shape) and a.dtype is o.type.dtype for a, o in zip(found, node.outputs, strict=True)]):
-                if 1 in self.become and self._repeats(node):
+                if (1 in self.become and self._repeats(node)) or not _as_whole(node, operands, attrs):
                     return False
                 self.attrs[node] = attrs
                 self._note(node, found)
@@ -301,10 +306,17 @@ class _Member:
         elif node in self.made:
             yield self._made(node, operands)
         else:
+            if "kernel" in node.op.attrs and operands[0].shape[2:] != node.inputs[0].type.shape[2:]:  # of pooling, and its gradient
+                yield _pooled(node, operands[0].shape) if "shape" not in node.op.attrs else self._changed(node, extents)
             yield self._along(node, operands)
             if 1 not in self.become:
                 yield tuple([_each(a, self._multiple) if e else a for e, a in zip(extents, node.attrs, strict=True)])
+            yield self._changed(node, extents)
             yield node.attrs
+
+    def _changed(self, node: Node, extents: list[bool]) -> Attrs:
+        """With sizes as results that had them have changed first."""
+        return tuple([_each(a, lambda n: self.seen.get(n, n)) if e else a for e, a in zip(extents, node.attrs, strict=True)])
 
     def _made(self, node: Node, operands: tuple[TensorType, ...]) -> Attrs:
         """Of what is made, repeated or cut out with sizes that have changed."""
@@ -413,11 +425,33 @@ class _Member:
         return tuple(found)
 
 
+def _checked_types(op: Op, operands: tuple[TensorType, ...], attrs: Attrs) -> tuple[TensorType, ...]:
+    """The types of results. What an op is made of may ask for more than its type rule, which trusts that gradients have their shapes."""
+    found = result_types(op, operands, attrs)
+    if op.decompose is not None:
+        parts = decomposed(op, operands, attrs).outputs
+        if [v.type.shape for v in parts] != [t.shape for t in found]:
+            raise ValueError(op.name)
+    return found
+
+
+def _as_whole(node: Node, operands: tuple[TensorType, ...], attrs: Attrs) -> bool:
+    """Whether the gradient that a gradient of a convolution is made from is still that of its whole result, if it was."""
+    assert node.op is not None
+    if node.op.name not in ("convolution_input", "convolution_weight"):
+        return True
+
+    def whole(a: TensorType, b: TensorType, attrs: Attrs) -> bool:
+        x, w, y = (a.with_(attrs[0]), b, a) if node.op is CONVOLUTION_INPUT else (a, b.with_(attrs[0]), b)
+        return result_types(CONVOLUTION, (x, w), attrs[1:])[0].shape == y.shape
+    return whole(operands[0], operands[1], attrs) or not whole(node.inputs[0].type, node.inputs[1].type, node.attrs)
+
+
 def _unlike(size: int, least: int, numbers: set[int]) -> int:
-    """A prime from the size on that is none of the numbers; for an even size twice a prime, so that what is halved still can be."""
-    times = 2 if size > FEW and size % 2 == 0 else 1
-    primes = (n for n in count(max(size, least) // times) if all(n % d for d in range(2, isqrt(n) + 1)))
-    return next(n * times for n in primes if n * times not in numbers)
+    """A prime from the size on that is none of the numbers, or a power of 2 times a prime: what is halved leaves what it left."""
+    times = gcd(size, HALVES) if size > FEW else 1
+    primes = (n for n in count(max(size, least) // times) if n > 1 and all(n % d for d in range(2, isqrt(n) + 1)))
+    return next(n * times for n in primes if n * times not in numbers and (size <= FEW or (n * times - size) % HALVES == 0))
 
 
 def _weights(graph: Graph) -> Iterator[Value]:
@@ -468,6 +502,19 @@ def _restrided(old: Shape, new: Shape, shape: Shape, strides: tuple[int, ...], o
     steps = {s: t for (_, s), (_, t) in axes.items()}
     found = [axes.get((n, s), (n, steps.get(s, s))) for n, s in zip(shape, strides, strict=True)]
     return tuple([n for n, _ in found]), tuple([s for _, s in found]), offset
+
+
+def _pooled(node: Node, new: Shape) -> Attrs:
+    """Of windows that move over the last axes: there are as many more as fit."""
+    assert node.op is not None
+    attrs = dict(zip(node.op.attrs, node.attrs, strict=True))
+    rank = len(attrs["kernel"])
+    old, sizes = node.inputs[0].type.shape[-rank:], []
+    for n, m, size, k, step, pad, apart in zip(old, new[-rank:], *[attrs[name] for name in _WINDOWS], strict=True):
+        span = apart * (k - 1) + 1 - 2 * pad
+        last = (n - span) // step + 1 == size  # only whole ones
+        sizes.append((m - span) // step + 1 if last else -(-(m - span) // step) + 1)
+    return tuple((attrs | {"size": tuple(sizes)}).values())
 
 
 def _each(attr: Any, change: Any) -> Any:
