@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from treadle.ir.graph import Node
-from treadle.ir.size import Size, beyond, in_order, usually
+from treadle.ir.size import Size, beyond, in_order, surely, usually
 from treadle.ir.types import Shape
 
 MANY = 2  # sizes beyond it are what they are called, not what is repeated or left out
@@ -174,7 +174,8 @@ def _placed(const: int, terms: list[tuple[int, int, int]], shape: Shape, split: 
     index: list[Expr] = []
     for n in reversed(shape):
         keep, carry = [], []
-        top = const % n
+        const, rest = (0, const) if surely(const, 0) and surely(n, const + 1) else divmod(const, n)
+        top = rest
         for axis, c, size, sign in signed:
             if c % n == 0:
                 carry.append((axis, c // n, size, sign))
@@ -189,9 +190,9 @@ def _placed(const: int, terms: list[tuple[int, int, int]], shape: Shape, split: 
             top += c * (size - 1)
         if top >= n:
             return None
-        low = const % n + sum([c * (size - 1) for _, c, size, sign in keep if sign < 0])
+        low = rest + sum([c * (size - 1) for _, c, size, sign in keep if sign < 0])
         index.append(Expr(low, tuple(sorted([(axis, c * sign) for axis, c, _, sign in keep]))))
-        signed, const = carry, const // n
+        signed = carry
     return tuple(reversed(index)) if not signed and const == 0 else None
 
 
