@@ -20,7 +20,7 @@ Attrs = tuple[Any, ...]
 
 # Attributes that hold sizes of axes, or positions along them: graphs that differ in nothing else are planned alike. Rules compute with
 # them; they look nothing up by them.
-EXTENTS = frozenset(("shape", "size", "starts", "stops", "low", "high", "strides", "offset"))
+EXTENTS = frozenset(("shape", "size", "starts", "stops", "low", "high", "strides", "offset", "length"))
 
 
 class Kind(enum.Enum):

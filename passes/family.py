@@ -43,8 +43,12 @@ UNPLANNABLE = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeE
 
 
 def skeleton(graph: Graph) -> tuple[tuple, Numbers]:
-    """The graph without its sizes, and these in order. Unfit for control flow, whose regions have shapes of their own."""
+    """The graph without its sizes, and these in order. Unfit for control flow that the host runs, and when something lives elsewhere."""
     numbers: Numbers = []
+    return _skeleton(graph, numbers), numbers
+
+
+def _skeleton(graph: Graph, numbers: Numbers) -> tuple:
     place: dict[Value, int] = {}
     types: dict[TensorType, tuple] = {}  # their keys
     key: list[Any] = [dtypes.default_float()]
@@ -61,11 +65,13 @@ def skeleton(graph: Graph) -> tuple[tuple, Numbers]:
     met(graph.inputs)
     for node in graph.nodes:
         assert node.op is not None
+        if node.regions and node.op.name != "scan":
+            raise Unfit("control flow")
         attrs = tuple([_attr_key(a, n in EXTENTS, numbers) for n, a in zip(node.op.attrs, node.attrs, strict=True)]) if node.attrs else ()
         key += (node.op, node.loc, tuple([place[v] for v in node.inputs]), attrs)
         met(node.outputs)
     key.append(tuple([place[v] for v in graph.outputs]))
-    return tuple(key), numbers
+    return tuple(key)
 
 
 def _type_key(type: TensorType) -> tuple:
@@ -84,7 +90,7 @@ def _attr_key(attr: Any, extent: bool, numbers: Numbers) -> Any:
     if kind is float:
         return attr.hex()
     if kind is Graph:
-        raise Unfit("control flow")
+        return _skeleton(attr, numbers)
     return kind, attr
 
 
@@ -96,7 +102,8 @@ def with_numbers(graph: Graph, numbers: Iterator[Any]) -> Graph:
         env[value] = new.add_input(_retyped(value.type, numbers))
     for node in graph.nodes:
         assert node.op is not None
-        attrs = tuple([_renumbered(a, numbers) if n in EXTENTS else a for n, a in zip(node.op.attrs, node.attrs, strict=True)])
+        attrs = tuple([_renumbered(a, numbers) if n in EXTENTS else with_numbers(a, numbers) if a.__class__ is Graph else a
+                       for n, a in zip(node.op.attrs, node.attrs, strict=True)])
         types = tuple([_retyped(o.type, numbers) for o in node.outputs])
         made = new.append(Node(node.op, tuple([env[v] for v in node.inputs]), attrs, types, node.loc))
         env.update(zip(node.outputs, made.outputs, strict=True))

@@ -43,6 +43,8 @@ Attrs = tuple[Any, ...]
 def imagined(graph: Graph, numbers: Sequence[int]) -> tuple[list[int], list[int]] | None:
     """The numbers of a graph (see `treadle.passes.family.skeleton`) for other data, and the sizes that its data has in fact; None if it
     cannot be told what would change."""
+    if any([node.regions for node in graph.nodes]):
+        return None  # regions have shapes of their own
     best = None
     for start in _starts(graph):
         member = _Member(graph, numbers)

@@ -174,7 +174,7 @@ def _placed(const: int, terms: list[tuple[int, int, int]], shape: Shape, split: 
     index: list[Expr] = []
     for n in reversed(shape):
         keep, carry = [], []
-        const, rest = (0, const) if surely(const, 0) and surely(n, const + 1) else divmod(const, n)
+        const, rest = (0, const) if surely(const, 0) and surely(n, const + 1) else (const // n, const % n)
         top = rest
         for axis, c, size, sign in signed:
             if c % n == 0:

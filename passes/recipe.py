@@ -176,6 +176,8 @@ class Recipe:
         return self._node(value) if name == "node" else self._part(value)
 
     def _node(self, node: Node) -> Part:
+        if node.regions:
+            raise TypeError(f"a template cannot hold {node.op}, which the host runs")
         sizes: dict[int, Size] = {}
         types = [v.type.shape for v in (*node.inputs, *node.outputs)]
         each_size((*types, node.attrs), lambda size: sizes.setdefault(id(size), size))
