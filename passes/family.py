@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.ir import dtypes
 from treadle.ir.graph import Graph, Node, Value
-from treadle.ir.op import EXTENTS
+from treadle.ir.op import EXTENTS, Kind
 from treadle.ir.types import TensorType, tensor_type
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _skeleton(graph: Graph, numbers: Numbers) -> tuple:
     met(graph.inputs)
     for node in graph.nodes:
         assert node.op is not None
-        if node.regions and node.op.name != "scan":
+        if node.op.kind is Kind.CONTROL and node.op.name != "scan":
             raise Unfit("control flow")
         attrs = tuple([_attr_key(a, n in EXTENTS, numbers) for n, a in zip(node.op.attrs, node.attrs, strict=True)]) if node.attrs else ()
         key += (node.op, node.loc, tuple([place[v] for v in node.inputs]), attrs)
