@@ -257,3 +257,9 @@ def test_ctc_loss_is_as_many_ops_for_any_length() -> None:
         return recorder.counters["ops_recorded"] - before
     count(7)
     assert count(20) == count(40)
+
+
+def test_ctc_loss_names_targets_that_do_not_fit() -> None:
+    scores, labels = treadle.zeros(4, 2, 5), treadle.ones(3, 1, dtype=treadle.int64)
+    with pytest.raises(RuntimeError, match=r"ctc_loss: expected targets of 2 samples, as many as log_probs has, got shape \[3, 1\]"):
+        treadle.nn.functional.ctc_loss(scores, labels, (4, 4), (1, 1))

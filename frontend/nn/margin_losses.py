@@ -141,7 +141,7 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequenc
     """Connectionist temporal classification (Graves et al., 2006): -log of the probability of all alignments.
 
     log_probs (T, N, C) or (T, C), targets (N, S) or all labels in one row, lengths (N). "mean" divides each loss by its target's length
-    first. The forward variables are computed step by step in log space; the gradient is theirs. RuntimeError for lengths that do not fit.
+    first. The forward variables are computed step by step in log space; the gradient is theirs. RuntimeError for what does not fit.
     """
     need_float("ctc_loss", log_probs._data.type)
     batched = log_probs.dim() == 3
@@ -156,6 +156,8 @@ def ctc_loss(log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequenc
     counts, label_counts = _lengths(target_lengths, scores.device)
     if lengths.numel() != n or counts.numel() != n:
         raise RuntimeError(f"ctc_loss: expected {n} input_lengths and target_lengths, got {lengths.numel()} and {counts.numel()}")
+    if batched and targets.dim() == 2 and targets.size(0) != n:
+        raise RuntimeError(f"ctc_loss: expected targets of {n} samples, as many as log_probs has, got shape {list(targets.shape)}")
     if not 0 <= blank < classes:
         raise RuntimeError(f"ctc_loss: blank must be in label range, got {blank} of {classes} classes")
     steps = steps if known is None else max(known, default=0)
