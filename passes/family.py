@@ -94,8 +94,8 @@ def _attr_key(attr: Any, extent: bool, numbers: Numbers) -> Any:
     return kind, attr
 
 
-def with_numbers(graph: Graph, numbers: Iterator[Any]) -> Graph:
-    """The graph with its sizes replaced, in the order of `skeleton`."""
+def with_numbers(graph: Graph, numbers: Iterator[Any], results: Callable[..., list[TensorType]] | None = None) -> Graph:
+    """The graph with its sizes replaced, in the order of `skeleton`; those of results by `results(op, operands, attributes, types)`."""
     new = Graph(graph.name)
     env: dict[Value, Value] = {}
     for value in graph.inputs:
@@ -104,8 +104,10 @@ def with_numbers(graph: Graph, numbers: Iterator[Any]) -> Graph:
         assert node.op is not None
         attrs = tuple([_renumbered(a, numbers) if n in EXTENTS else with_numbers(a, numbers) if a.__class__ is Graph else a
                        for n, a in zip(node.op.attrs, node.attrs, strict=True)])
-        types = tuple([_retyped(o.type, numbers) for o in node.outputs])
-        made = new.append(Node(node.op, tuple([env[v] for v in node.inputs]), attrs, types, node.loc))
+        operands = tuple([env[v] for v in node.inputs])
+        types = [_retyped(o.type, numbers) for o in node.outputs] if results is None else \
+            results(node.op, tuple([v.type for v in operands]), attrs, [o.type for o in node.outputs])
+        made = new.append(Node(node.op, operands, attrs, tuple(types), node.loc))
         env.update(zip(node.outputs, made.outputs, strict=True))
     new.outputs = [env[v] for v in graph.outputs]
     return new

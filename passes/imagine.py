@@ -109,18 +109,18 @@ class _Member:
         """Change this axis and what has to change with it, until all goes together; if it does not, all stays as it was."""
         if axis in self.inputs.get(start, ()):
             return True
-        before = self.become, self.inputs, self.made, self.types, self.attrs
+        before = self.become, self.inputs, self.made, self.types, self.attrs, self.seen
         size = start.type.shape[axis]
         if size not in self.become:
             taken = {*self.given, *self.become.values(), *[size + m - n for n, m in self.become.items()]}  # no neighbour of another one
             self.become = {**self.become, size: _unlike(size, SHORTEST if self.become else LEAST, taken)}
         self.now = {size: self.become[size]}
         self.inputs, self.made = dict(self.inputs), dict(self.made)
-        self.types, self.attrs = dict(self.types), dict(self.attrs)
+        self.types, self.attrs, self.seen = dict(self.types), dict(self.attrs), dict(self.seen)
         self.left = MOST_VISITS * len(self.graph.nodes)
         if self._settle(self._change_input(start, axis, self.become[size])):
             return True
-        self.become, self.inputs, self.made, self.types, self.attrs = before
+        self.become, self.inputs, self.made, self.types, self.attrs, self.seen = before
         return False
 
     def lengthen(self) -> None:
@@ -255,8 +255,9 @@ class _Member:
                 found = _checked_types(node.op, operands, attrs)
             except (IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
                 continue
-            if all([len(a.shape) == len(o.type.shape) and a.dtype is o.type.dtype for a, o in zip(found, node.outputs, strict=True)]):
-                if (1 in self.become and self._repeats(node)) or not _as_whole(node, operands, attrs):
+            if all([len(a.shape) == len(o.type.shape) and a.dtype is o.type.dtype for a, o in zip(found, node.outputs, strict=True)]) \
+                    and _as_whole(node, operands, attrs):
+                if 1 in self.become and self._repeats(node):
                     return False
                 self.attrs[node] = attrs
                 self._note(node, found)

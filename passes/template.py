@@ -8,16 +8,21 @@ them is planned as if it were like another one, so that it takes the same kernel
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 from treadle.ir.graph import Graph
-from treadle.ir.op import result_types
-from treadle.ir.size import Sizes
+from treadle.ir.op import Op, result_types
+from treadle.ir.size import Size, Sizes, evaluated
+from treadle.ir.types import TensorType, tensor_type
 from treadle.passes import family
 from treadle.passes.family import UNPLANNABLE, Numbers, Unfit, with_numbers
 from treadle.passes.program import Program
 from treadle.passes.recipe import Recipe
+
+
+Column = tuple[int, ...]
 
 
 class Template:
@@ -26,16 +31,21 @@ class Template:
 
     def __init__(self, graph: Graph, members: Sequence[Numbers], varies: set[int], plan: Callable[[Graph], Program],
                  special: bool = False, imagined: bool = False) -> None:
-        sizes = Sizes(special, exact=family.ALONE)
         columns = list(zip(*members, strict=True))
-        cases = 1 + (special or imagined)
-        unknown = _unknowns(sizes, sorted({columns[i] for i in varies}, key=lambda column: column[::-1]), cases)
-        found = [unknown[column] if i in varies else column[-1] for i, column in enumerate(columns)]
-        unknown_graph = with_numbers(graph, iter(found))
-        by_name = not family.ALONE and _typed_by_name(unknown_graph)
+        varying = {columns[i] for i in varies}
+        ruled = _met_as_results(graph, columns)
+        while True:
+            sizes = Sizes(special, exact=family.ALONE)
+            given = sorted(varying - ruled, key=lambda column: column[::-1])
+            numbers = _Numbers(columns, varying, _unknowns(sizes, given, 1 + (special or imagined)), sizes.cases)
+            unknown_graph = with_numbers(graph, numbers, numbers.results)
+            if not numbers.missed:
+                break
+            ruled -= numbers.missed
+        by_name = numbers.by_name and not family.ALONE
         if special and not by_name:
             raise Unfit("sizes that happen to be equal")
-        self._recipe = Recipe(sizes, found, plan(unknown_graph), by_name)
+        self._recipe = Recipe(sizes, numbers.found, plan(unknown_graph), by_name)
         self.special = sizes.special
         sizes.forget()
 
@@ -45,26 +55,75 @@ class Template:
         return self._recipe.program(numbers)
 
 
-def _typed_by_name(graph: Graph) -> bool:
-    """Whether the sizes of results follow from the names of those of operands, as in any usual case: a size of 1 may be what others are, or
-    what is repeated. If so, that sizes differ is no condition: what is planned for different ones is right for equal ones too."""
-    for node in graph.nodes:
-        assert node.op is not None
+class _Numbers:
+    """The numbers of a graph for `with_numbers`: of inputs and attributes the `unknown` sizes of columns that vary, and of results what
+    type rules make of these.
+
+    If the rules tell them all (`by_name`), as in any usual case, that sizes differ is no condition: what is planned for different ones is
+    right for equal ones too. `missed`: columns met as results first that the rules do not tell.
+    """
+
+    def __init__(self, columns: list[Column], varying: set[Column], unknown: dict[Column, Any], cases: list[dict[str, int]]) -> None:
+        self.columns, self.varying, self.unknown, self.cases = columns, varying, unknown, cases
+        self.found: list[Any] = []
+        self.missed: set[Column] = set()
+        self.by_name = True
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        column = self.columns[len(self.found)]
+        number = self.unknown.get(column, column[-1])
+        if number is column[-1] and column in self.varying:
+            self.missed.add(column)
+        self.found.append(number)
+        return number
+
+    def results(self, op: Op, operands: tuple[TensorType, ...], attrs: tuple[Any, ...], given: list[TensorType]) -> list[TensorType]:
         try:
-            found = result_types(node.op, tuple([v.type for v in node.inputs]), node.attrs)
+            shapes = [made.shape for made in result_types(op, operands, attrs)]
         except UNPLANNABLE:
-            return False
-        for made, out in zip(found, node.outputs, strict=True):
-            if len(made.shape) != len(out.type.shape) or not all(map(_identical, made.shape, out.type.shape)):
-                return False
-    return True
+            shapes = []
+        if [len(s) for s in shapes] != [len(old.shape) for old in given]:
+            shapes = [(None,) * len(old.shape) for old in given]
+        return [tensor_type(tuple(map(self._result, shape)), old.dtype, old.device, old.weak)
+                for shape, old in zip(shapes, given, strict=True)]
+
+    def _result(self, ruled: Any) -> Any:
+        column = self.columns[len(self.found)]
+        if not self._right(ruled, column):
+            self.by_name = False
+            return next(self)
+        if column in self.varying:
+            self.unknown.setdefault(column, ruled)
+        self.found.append(ruled)
+        return ruled
+
+    def _right(self, ruled: Any, column: Column) -> bool:
+        """Whether it is what stood there in all cases that are known."""
+        if ruled.__class__ is Size:
+            return ruled.value == column[-1] and all([evaluated(ruled, case) == n for case, n in zip(self.cases, column[-2::-1], strict=False)])
+        return column == (ruled,) * len(column)
 
 
-def _identical(a: Any, b: Any) -> bool:
-    return a is b or (a.__class__ is int and b.__class__ is int and a == b)
+def _met_as_results(graph: Graph, columns: list[Column]) -> set[Column]:
+    """The columns that are first met as sizes of results."""
+    given: set[Column] = set()
+    found: set[Column] = set()
+    rest = iter(columns)
 
+    def numbers() -> Iterator[int]:
+        for column in rest:
+            if column not in found:
+                given.add(column)
+            yield column[-1]
 
-Column = tuple[int, ...]
+    def results(op: Op, operands: tuple[TensorType, ...], attrs: tuple[Any, ...], types: list[TensorType]) -> list[TensorType]:
+        found.update([c for c in islice(rest, sum([len(t.shape) for t in types])) if c not in given])
+        return types
+    with_numbers(graph, numbers(), results)
+    return found
 
 
 def _unknowns(sizes: Sizes, columns: list[Column], cases: int) -> dict[Column, Any]:
