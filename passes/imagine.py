@@ -20,7 +20,7 @@ from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.interpreter import decomposed
 from treadle.ir.op import EXTENTS, Kind, Op, result_types
 from treadle.ir.types import Shape, TensorType, tensor_type
-from treadle.passes.family import FEW
+from treadle.passes.family import FEW, with_numbers
 from treadle.passes.index import suffix_strides
 
 LEAST = 61          # samples that are imagined: products with primes tell what they are products of
@@ -45,9 +45,26 @@ def imagined(graph: Graph, numbers: Sequence[int]) -> tuple[list[int], list[int]
     cannot be told what would change."""
     if any([node.regions for node in graph.nodes]):
         return None  # regions have shapes of their own
+    weights = set(_weights(graph))
+    best = _other_batch(graph, weights)
+    if best is None:
+        return None
+    found, sizes = best.numbers(), list(best.become.items())
+    places = {v: i for i, v in enumerate(graph.inputs)}
+    known = {places[v] for v in weights if v in places}
+    for i in [places[v] for v, axes in best.inputs.items() if len(axes) == 1 and v not in weights]:
+        graph = with_numbers(graph, iter(found))  # so that only what is a length has the size of one
+        longer = _longer(graph, i, known, sizes)
+        if longer is not None:
+            found = longer.numbers()
+            sizes += longer.become.items()
+    return found, [n for n, _ in sizes]
+
+
+def _other_batch(graph: Graph, weights: set[Value]) -> _Member | None:
     best = None
     for start in _starts(graph):
-        member = _Member(graph, numbers)
+        member = _Member(graph, weights, 1, LEAST)
         if not member.change(start, 0):
             continue
         for other in _starts(graph, only=_PRODUCTS):  # images of two kinds, say
@@ -57,10 +74,20 @@ def imagined(graph: Graph, numbers: Sequence[int]) -> tuple[list[int], list[int]
             best = member
         if len(best.types) * ENOUGH >= len(graph.nodes):
             break
-    if best is None:
+    return best
+
+
+def _longer(graph: Graph, place: int, weights: set[int], changed: list[tuple[int, int]]) -> _Member | None:
+    """With another length of sequences, of the input at this place: of tokens (N, T), of vectors (N, T, D) or of channels (N, C, T)."""
+    data = graph.inputs[place]
+    shape = data.type.shape
+    if len(shape) != (3 if data.type.dtype.category == FLOAT else 2):
         return None
-    best.lengthen()
-    return best.numbers(), list(best.become)
+    member = _Member(graph, {graph.inputs[i] for i in weights}, EVERY, SHORTEST, changed)
+    for axis in sorted(range(1, len(shape)), key=lambda i: shape[i] == 1):  # one sample in many steps, if nothing else
+        if shape[axis] and all([shape[axis] != m for _, m in changed]) and member.change(data, axis):
+            return member
+    return None
 
 
 def _starts(graph: Graph, only: Container[Kind] = tuple(Kind)) -> Iterator[Value]:
@@ -83,19 +110,18 @@ def _starts(graph: Graph, only: Container[Kind] = tuple(Kind)) -> Iterator[Value
 
 
 class _Member:
-    """The graph again, where sizes of the data have `become` others. `inputs`: axes of inputs that have changed; `made`: nodes that make,
+    """The graph again, where a size of the data has `become` another. `inputs`: axes of inputs that have changed; `made`: nodes that make,
     repeat or cut out something, with sizes, what they have become and in how many places; `types` and `attrs` that follow from that."""
 
-    def __init__(self, graph: Graph, numbers: Sequence[int]) -> None:
-        self.graph, self.given = graph, set(numbers)
+    def __init__(self, graph: Graph, weights: set[Value], axes: int, least: int, changed: Sequence[tuple[int, int]] = ()) -> None:
+        self.graph, self.weights = graph, weights
         self.loss = any([o.type.shape == () and not o.type.weak for node in graph.nodes for o in node.outputs])
         self.places = {node: i for i, node in enumerate(graph.nodes)}
         self.users = {v: i for i, node in reversed(list(enumerate(graph.nodes))) for v in node.inputs}  # the first ones
-        self.weights = set(_weights(graph))
         self.left = 0                   # visits of ops
-        self.axes = 1                   # so many leading axes of inputs may have the size
+        self.axes = axes                # so many leading axes of inputs may have the size
+        self.least, self.changed = least, changed
         self.become: dict[int, int] = {}
-        self.now: dict[int, int] = {}   # of these the one that is being changed
         self.inputs: dict[Value, dict[int, int]] = {}
         self.made: dict[Node, dict[int, tuple[int, int]]] = {}
         self.types: dict[Value, TensorType] = {}
@@ -111,10 +137,9 @@ class _Member:
             return True
         before = self.become, self.inputs, self.made, self.types, self.attrs, self.seen
         size = start.type.shape[axis]
-        if size not in self.become:
-            taken = {*self.given, *self.become.values(), *[size + m - n for n, m in self.become.items()]}  # no neighbour of another one
-            self.become = {**self.become, size: _unlike(size, SHORTEST if self.become else LEAST, taken)}
-        self.now = {size: self.become[size]}
+        if not self.become:
+            taken = {*self.numbers(), *[size + m - n for n, m in self.changed]}  # no neighbour of another one
+            self.become = {size: _unlike(size, self.least, taken)}
         self.inputs, self.made = dict(self.inputs), dict(self.made)
         self.types, self.attrs, self.seen = dict(self.types), dict(self.attrs), dict(self.seen)
         self.left = MOST_VISITS * len(self.graph.nodes)
@@ -122,17 +147,6 @@ class _Member:
             return True
         self.become, self.inputs, self.made, self.types, self.attrs, self.seen = before
         return False
-
-    def lengthen(self) -> None:
-        """Change the length of sequences too: of tokens (N, T), of vectors (N, T, D) or of channels (N, C, T)."""
-        self.axes = EVERY
-        for data in list(self.inputs):  # those of other sequences may be others
-            shape = data.type.shape
-            if len(shape) != (3 if data.type.dtype.category == FLOAT else 2) or len(self.inputs[data]) > 1 or data in self.weights:
-                continue
-            for axis in sorted(range(1, len(shape)), key=lambda i: shape[i] == 1):  # one sample in many steps, if nothing else
-                if shape[axis] and shape[axis] not in self.become and self.change(data, axis):
-                    break
 
     def _settle(self, start: int) -> bool:
         for _ in range(MOST_CHANGES):
@@ -151,7 +165,7 @@ class _Member:
         """Change something else for an op that does not go together; the first place where that matters. What has not changed at all comes
         first; then other places for a batch, and for a length what has the batch."""
         found = self._change_more(stuck, False)
-        if found is None and (self.axes == 1 or 1 in self.now):
+        if found is None and (self.axes == 1 or 1 in self.become):
             found = self._place_otherwise(stuck)
         return self._change_more(stuck, True) if found is None else found
 
@@ -170,7 +184,7 @@ class _Member:
             for n, m in zip(v.type.shape, self._shape(v), strict=True):
                 if n != m and self.become.get(n) != m:
                     local[n] = max(m, local.get(n, 0))
-        for become in (local | self.now, self.now | local, *[self.seen] * (self.axes > 1)):
+        for become in (local | self.become, self.become | local, *[self.seen] * (self.axes > 1)):
             waiting, seen = [*reversed(stuck.inputs)], set()
             while waiting:
                 value = waiting.pop()
