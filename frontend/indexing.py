@@ -26,11 +26,13 @@ class _Parsed:
     """An index split into its view part and its advanced part.
 
     `slices`: one slice per axis of the tensor, integers as slices of length one; `shape`: the shape after dropping integer
-    axes and inserting None; `advanced`: (axis of that shape, index tensor) pairs. `apart`: axes under a mask are not joined.
+    axes and inserting None; `advanced`: (axis of that shape, index tensor) pairs. `cuts`: an integer or `-1:` takes one element, which is
+    recorded for an axis of one, too: it would cut any other. `apart`: axes under a mask are not joined.
     """
 
     def __init__(self, apart: bool) -> None:
         self.apart = apart
+        self.cuts = False
         self.slices: list[tuple[int, int, int]] = []
         self.shape: list[int] = []
         self.advanced: list[tuple[int, Tensor]] = []
@@ -102,9 +104,11 @@ def _take(parsed: _Parsed, item: Any, shape: tuple[int, ...]) -> None:
             raise IndexError(f"index {item} is out of bounds for dimension {axis} with size {size}")
         item += size if item < 0 else 0
         parsed.slices.append((item, item + 1, 1))
+        parsed.cuts = True
     elif isinstance(item, slice):
         parsed.slices.append(_bounds(item, shape[axis]))
         lo, hi, step = parsed.slices[-1]
+        parsed.cuts = parsed.cuts or (item.start.__class__ is int and item.start == -1)
         parsed.shape.append(max(0, -(-(hi - lo) // step)))
     elif item._data.type.dtype in (dtypes.bool_, dtypes.uint8):
         _take_mask(parsed, item, shape)
@@ -148,7 +152,7 @@ def _basic(x: Tensor, parsed: _Parsed) -> Tensor:
     """The view part. Always a tensor of its own, even for `x[...]`."""
     shape = x._data.type.shape
     out = x
-    if any(s != (0, n, 1) for s, n in zip(parsed.slices, shape, strict=True)):
+    if parsed.cuts or any(s != (0, n, 1) for s, n in zip(parsed.slices, shape, strict=True)):
         starts, stops, steps = zip(*parsed.slices, strict=True)
         out = view(SLICE, out, (starts, stops, steps))
     if tuple(parsed.shape) != out._data.type.shape:

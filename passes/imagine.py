@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from itertools import count
 from math import gcd, isqrt, prod
-from typing import Any
+from typing import Any, TypeVar
 
 from treadle.ir import op as op_table
 from treadle.ir.dtypes import FLOAT
@@ -38,6 +38,7 @@ _WINDOWS = "size kernel stride padding dilation".split()
 _WEIGHTS = frozenset("w w_ih w_hh weight bias affine".split())
 
 Attrs = tuple[Any, ...]
+T = TypeVar("T")
 
 
 def imagined(graph: Graph, numbers: Sequence[int]) -> tuple[list[int], list[int]] | None:
@@ -208,14 +209,15 @@ class _Member:
             if axis is None or value in self.weights or not (n > 1 or self.loss):
                 return None
             return self._change_input(value, axis, m)
-        if len(_makes(node, n)) <= self.made.get(node, {}).get(n, (0, 0))[1]:
+        places = self._makes(node, n)
+        if len(places) <= self.made.get(node, {}).get(n, (0, 0))[1]:
             return None
         if n == 1 and node.op.name == "expand" and self._has_source(node.inputs[0], False):
             return None  # rather that
         alike = [k for k in self.graph.nodes if k.op is node.op and k.attrs == node.attrs and k.out.type == value.type]
         for k in alike:
             sizes = self.made.get(k, {})
-            self.made[k] = {**sizes, n: (m, sizes.get(n, (0, 0))[1] + 1)}
+            self.made[k] = {**sizes, n: (m, 2 if self.axes > 1 and value.type.shape == (1, 1) and len(places) == 2 else sizes.get(n, (0, 0))[1] + 1)}
         return self.places[alike[0]]
 
     def _place_otherwise(self, stuck: Node) -> int | None:
@@ -226,19 +228,42 @@ class _Member:
             if node.op is None or node in seen:
                 continue
             seen.add(node)
-            key = node.op, node.loc, node.attrs
+            key = _key(node)
             if key in self.open and key not in self.last:
                 self.last.add(key)
-                return next(i for i, n in enumerate(self.graph.nodes) if (n.op, n.loc, n.attrs) == key)
+                return next(i for i, n in enumerate(self.graph.nodes) if _key(n) == key)
             waiting += node.inputs
         return None
 
-    def _in_order(self, node: Node, places: list[int]) -> list[int]:
+    def _in_order(self, node: Node, places: list[T]) -> list[T]:
         """Places that may have the size: the first one has it, or the last one if the first would not go together."""
-        key = node.op, node.loc, node.attrs
+        key = _key(node)
         if len(places) > 1:
             self.open.add(key)
         return places[::-1] if key in self.last else places
+
+    def _steps_last(self, axes: list[int]) -> list[int]:
+        """Axes in the order in which they are likely to have the size: samples come before steps."""
+        return axes if self.axes == 1 else axes[::-1]
+
+    def _makes(self, node: Node, size: int) -> list[int]:
+        """The axes to which an op itself gives a size: it makes something, repeats an axis, or cuts so much out of one."""
+        assert node.op is not None
+        attrs = dict(zip(node.op.attrs, node.attrs, strict=True))
+        shape = node.outputs[0].type.shape
+        given = node.inputs[0].type.shape if node.inputs else ()
+        if node.op.name == "expand":
+            before = (1,) * (len(shape) - len(given)) + given
+            return [i for i, (n, k) in enumerate(zip(shape, before, strict=True)) if n == size and k == 1]
+        if node.op.name == "slice":
+            table = self.axes > 1 and node.inputs[0].node.op is None  # of positions, say
+            cut = enumerate(zip(shape, given, attrs["starts"], attrs["steps"], strict=True))
+            return [i for i, (n, k, start, step) in cut if n == size != k and step == 1 and (n > 1 or (start == 0 and table))]
+        if ("shape" not in attrs and "size" not in attrs) or any([v.type.shape and not v.type.weak for v in node.inputs]):
+            return []
+        found = [i for i, n in enumerate(shape) if n == size]
+        # Samples come second in what a layer keeps, (layers, samples, features).
+        return found[::-1] if len(shape) == 3 and found == [0, 1] else found
 
     # -- what follows ------------------------------------------------------------------------------------------------
     def _shape(self, value: Value) -> Shape:
@@ -271,7 +296,7 @@ class _Member:
                 continue
             if all([len(a.shape) == len(o.type.shape) and a.dtype is o.type.dtype for a, o in zip(found, node.outputs, strict=True)]) \
                     and _as_whole(node, operands, attrs):
-                if 1 in self.become and self._repeats(node):
+                if 1 in self.become and self._repeats(node, found[0].shape):
                     return False
                 self.attrs[node] = attrs
                 self._note(node, found)
@@ -286,16 +311,20 @@ class _Member:
                     if n != m:
                         self.seen.setdefault(n, m)
 
-    def _repeats(self, node: Node) -> bool:
-        """Whether what had the shape of something that has changed would be repeated: a single label for many samples."""
+    def _repeats(self, node: Node, shape: Shape) -> bool:
+        """Whether what had the shape of something that has changed would be repeated: a single label for many samples. For a length also
+        what was made with an axis that the result, which has this shape now, has longer: the mask of a single word, say."""
         assert node.op is not None
         if node.op.name == "gather":
             return node.inputs[0] in self.types and self._has_source(node.inputs[1], True)
         if node.op.kind not in (Kind.ELEMENTWISE, Kind.COMPOSITE):
             return False
         changed = {v.type.shape for v in node.inputs if v in self.types}
-        single = [v for v in node.inputs if v not in self.types and v.type.shape in changed]
-        return bool(single) and self._has_source(single[0], True)
+        single = [v for v in node.inputs if v not in self.types and v.type.shape in changed][:1]
+        if self.axes > 1:
+            axes = [i for i, n in enumerate(reversed(node.out.type.shape)) if n == 1 != shape[-1 - i]]
+            single += [v for v in node.inputs if v not in self.types and any([v.type.shape[::-1][i:i + 1] == (1,) for i in axes])]
+        return any([self._has_source(v, True) for v in single])
 
     def _has_source(self, value: Value, made: bool) -> bool:
         """Whether it could have changed with an input of a single sample, or something that is made."""
@@ -306,9 +335,9 @@ class _Member:
                 continue
             seen.add(v)
             if v.node.op is None:
-                if v.type.shape[:1] == (1,) and self.loss and v not in self.weights:
+                if 1 in v.type.shape[:self.axes] and self.loss and v not in self.weights:
                     return True
-            elif made and _makes(v.node, 1):
+            elif made and self._makes(v.node, 1):
                 return True
             waiting += v.node.inputs
         return False
@@ -340,7 +369,7 @@ class _Member:
         assert node.op is not None
         attrs = dict(zip(node.op.attrs, self._along(node, operands), strict=True))
         for n, (m, times) in self.made[node].items():
-            places = self._in_order(node, _makes(node, n))
+            places = self._in_order(node, self._steps_last(self._makes(node, n)) if n == 1 else self._makes(node, n))
             for axis in places[:times]:
                 if "size" in attrs:
                     attrs["size"] = m
@@ -359,27 +388,34 @@ class _Member:
             return (self._regrouped(node, old, new),)
         if node.op.name.startswith("as_strided"):
             return _restrided(old, new, *node.attrs)
-        moved = tuple([self._moved(old, new, a) if name in EXTENTS and a.__class__ is tuple else a
+        moved = tuple([self._moved(old, new, a, name == "stops") if name in EXTENTS and a.__class__ is tuple else a
                        for name, a in zip(node.op.attrs, node.attrs, strict=True)])
-        if node.op.name != "slice_scatter":
+        if node.op.name not in ("slice", "slice_scatter"):
             return moved
         starts, stops, steps = moved
+        cut = node.inputs[-1].type.shape if node.op.name == "slice_scatter" else node.out.type.shape
+        now = operands[-1].shape if node.op.name == "slice_scatter" else cut
+        if cut == old and (self.axes > 1 or old.count(1) == 1):  # all that there is is recorded only of what takes a single place
+            starts = tuple([m - 1 if n == k == 1 != m else lo for lo, n, m, k in zip(starts, old, new, now, strict=True)])
+        if node.op.name == "slice":
+            return starts, stops, steps
         part = zip(starts, stops, steps, node.inputs[1].type.shape, operands[1].shape, strict=True)
         return starts, tuple([lo + m if n != m and step == 1 else hi for lo, hi, step, n, m in part]), steps
 
-    def _moved(self, old: Shape, new: Shape, places: tuple[int, ...]) -> tuple[int, ...]:
+    def _moved(self, old: Shape, new: Shape, places: tuple[int, ...], stops: bool) -> tuple[int, ...]:
         """Places along the last axes of a shape, or all of them, that has become another."""
         lead = len(places) - len(old)
         if lead < 0:
             return places
-        return (*places[:lead], *[p if n == m else self._moved_place(n, m, p) for p, n, m in zip(places[lead:], old, new, strict=True)])
+        return (*places[:lead], *[p if n == m else self._moved_place(n, m, p, stops) for p, n, m in zip(places[lead:], old, new, strict=True)])
 
-    def _moved_place(self, n: int, m: int, place: int) -> int:
+    def _moved_place(self, n: int, m: int, place: int, stops: bool) -> int:
         """A place along an axis of n that has become m: that of a part of several equal ones, or else so far from the nearer end."""
         for size, other in self.become.items():
             if size > 1 and n % size == 0 and m == n // size * other and place % size == 0:
                 return place // size * other
-        return place + m - n if place * 2 > n else place
+        before_last = stops and n == 2 and self.axes > 1  # the first of two words is all but one
+        return place + m - n if place * 2 > n or before_last else place
 
     def _multiple(self, n: int) -> int:
         found = self.become.get(n)
@@ -388,7 +424,7 @@ class _Member:
     def _regrouped(self, node: Node, old: Shape, new: Shape) -> Shape:
         """The shape that a reshape of `old` has, for `new`: axes that are joined or split change together."""
         shape: Shape = node.attrs[0]
-        squeezed = self._squeezed(node, old, new) if 1 in self.become else None
+        squeezed = self._squeezed(node, old, new) if 1 in self.become or 1 in self.seen else None
         if squeezed is not None:
             return squeezed
         found: list[int] = []
@@ -402,6 +438,9 @@ class _Member:
                     j += 1
                 else:
                     break
+            if shape[j:j + 1] != (1,) or _key(node) in self.last:
+                while i < len(old) and old[i] == 1 != new[i]:  # samples of a step are rows, not features
+                    i += 1
             found += self._group(old[start:i], new[start:i], shape[first:j])
         return tuple(found)
 
@@ -432,14 +471,22 @@ class _Member:
                 continue
             before = sum([k != 1 for k in old[:i]])  # axes of other sizes
             places = [j for j, k in enumerate(shape) if k == n and sum([s != 1 for s in shape[:j]]) == before]
-            if not places:
+            joined = [None] if n == 1 and i and len(shape) < len(old) else []
+            at = next(iter(self._in_order(node, [*self._steps_last(places), *joined])), None)
+            if at is None:
                 return None
-            at = self._in_order(node, places)[0]
-            samples = self.become[1]
-            if n != 1 and m % samples == 0 and shape[:at][-1:] == (1,):
-                found[at - 1], m = samples, m // samples
+            one = self.become.get(1) or self.seen[1]
+            ones = [k for k in (at - 1, at + 1) if shape[max(k, 0):k + 1] == (1,)]
+            if n != 1 and m % one == 0 and ones:
+                where = self._steps_last(ones)[0]
+                found[where], m = one, m // one
             found[at] = m
         return tuple(found)
+
+
+def _key(node: Node) -> tuple[Any, ...]:
+    """What nodes have in common that make alike things at the same line."""
+    return node.op, node.loc, node.attrs
 
 
 def _checked_types(op: Op, operands: tuple[TensorType, ...], attrs: Attrs) -> tuple[TensorType, ...]:
@@ -493,24 +540,6 @@ def _weights(graph: Graph) -> Iterator[Value]:
 
 def _sums_samples(node: Node) -> bool:
     return node.op is not None and node.op.name == "sum" and 0 in node.attrs[0] and node.inputs[0].type.shape[:1] == (1,)
-
-
-def _makes(node: Node, size: int) -> list[int]:
-    """The axes to which an op itself gives a size: it makes something, repeats an axis, or cuts so much out of one."""
-    assert node.op is not None
-    attrs = dict(zip(node.op.attrs, node.attrs, strict=True))
-    shape = node.outputs[0].type.shape
-    given = node.inputs[0].type.shape if node.inputs else ()
-    if node.op.name == "expand":
-        before = (1,) * (len(shape) - len(given)) + given
-        return [i for i, (n, k) in enumerate(zip(shape, before, strict=True)) if n == size and k == 1]
-    if node.op.name == "slice":
-        return [i for i, (n, k, step) in enumerate(zip(shape, given, attrs["steps"], strict=True)) if 1 != n == size != k and step == 1]
-    if ("shape" not in attrs and "size" not in attrs) or any([v.type.shape and not v.type.weak for v in node.inputs]):
-        return []
-    found = [i for i, n in enumerate(shape) if n == size]
-    # Samples come second in what a layer keeps, (layers, samples, features).
-    return found[::-1] if len(shape) == 3 and found == [0, 1] else found
 
 
 def _restrided(old: Shape, new: Shape, shape: Shape, strides: tuple[int, ...], offset: int) -> Attrs:
