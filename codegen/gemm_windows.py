@@ -3,6 +3,7 @@
 Element (k, j) of B lies at rows(k) + columns(j), each a sum over up to four digits of its index times a stride. Either neighbouring
 columns are neighbours in memory, or every second element of it, as far as a line of the image reaches, or (`ACROSS`) neighbouring rows
 are neighbours. A vector of them is put together from the pieces of lines it covers; the other index goes through a table of offsets.
+Where lines turn out to have a single element, of a sequence of one, say, elements are taken one by one.
 """
 from __future__ import annotations
 
@@ -25,7 +26,14 @@ Piece = tuple[Val, Val]  # where a vector would begin in memory, and the lanes t
 def emit_windows(module: Module, tile: Tile) -> None:
     """`pack_windows_<type>(args, count, steps, first, column, source, to, table)`: panels as `pack_b` makes them."""
     f = Function(module, f"pack_windows_{tile.suffix}", PARAMETERS, linkage="internal", attributes="nounwind noinline")
+    single, longer = f.label("single"), f.label("longer")
     across, lines, along, second = f.label("across"), f.label("lines"), f.label("along"), f.label("second")
+    length = _words(f, Word.LINES_SIZE_1, MOST_DIGITS - 1)[-1]
+    f.branch_if(f.compare("slt", length, const("i64", SHORTEST_LINE)), single, longer)
+    f.start(single)
+    _one_by_one(f, tile)
+    f.line("ret void")
+    f.start(longer)
     f.branch_if(f.compare("eq", _word(f, Word.PACK_B), const("i64", ACROSS)), across, lines)
     f.start(across)
     _across(f, tile)
@@ -70,6 +78,26 @@ def _across(f: Function, tile: Tile) -> None:
                 offsets = [f.load(f.gep(table, f.add(strip.index, i), "i64"), "i64") for i in range(lanes)]
                 square = transposed_vectors(f, tile, [_gathered(f, tile, pieces, offset) for offset in offsets])
                 _store_square(f, tile, square, f.gep(to, place, tile.scalar), rows, number == 1)
+
+
+def _one_by_one(f: Function, tile: Tile) -> None:
+    """Columns or (`ACROSS`) steps, each an element of its own, with all of the others."""
+    _, count, steps, first, column, source, to, table = PARAMETERS
+    across = f.compare("eq", _word(f, Word.PACK_B), const("i64", ACROSS))
+    others = f.select(across, count, steps)
+    _fill_table(f, f.select(across, column, first), others)
+    sizes, strides = _words(f, Word.LINES_SIZE_1, MOST_DIGITS - 1), _words(f, Word.LINES_STRIDE_0, MOST_DIGITS - 1)
+    begin = f.select(across, first, column)
+    with f.loop(ZERO, f.select(across, steps, count), 1) as line:
+        place = _place(f, _digits(f, f.add(begin, line.index), sizes)[:-1], strides)
+        with f.loop(ZERO, others, 1) as other:
+            step, number = f.select(across, line.index, other.index), f.select(across, other.index, line.index)
+            panel = f.binary("udiv", number, const("i64", tile.columns))
+            inside = f.sub(number, f.mul(panel, tile.columns))
+            target = f.add(f.mul(f.add(f.mul(panel, steps), step), tile.columns), inside)
+            offset = f.load(f.gep(table, other.index, "i64"), "i64")
+            value = f.load(f.gep(source, f.add(place, offset), tile.scalar), tile.scalar)
+            f.store(value, f.gep(to, target, tile.scalar))
 
 
 def _store_square(f: Function, tile: Tile, square: list[Val], target: Val, rows: Val, whole: bool) -> None:

@@ -26,8 +26,8 @@ class _Parsed:
     """An index split into its view part and its advanced part.
 
     `slices`: one slice per axis of the tensor, integers as slices of length one; `shape`: the shape after dropping integer
-    axes and inserting None; `advanced`: (axis of that shape, index tensor) pairs. `cuts`: an integer or `-1:` takes one element, which is
-    recorded for an axis of one, too: it would cut any other. `apart`: axes under a mask are not joined.
+    axes and inserting None; `advanced`: (axis of that shape, index tensor) pairs. `cuts`: an integer, `-1:` or `:n` would cut other sizes,
+    so it is recorded as a slice if it takes everything, too. `apart`: axes under a mask are not joined.
     """
 
     def __init__(self, apart: bool) -> None:
@@ -108,7 +108,7 @@ def _take(parsed: _Parsed, item: Any, shape: tuple[int, ...]) -> None:
     elif isinstance(item, slice):
         parsed.slices.append(_bounds(item, shape[axis]))
         lo, hi, step = parsed.slices[-1]
-        parsed.cuts = parsed.cuts or (item.start.__class__ is int and item.start == -1)
+        parsed.cuts = parsed.cuts or item.stop is not None or (item.start.__class__ is int and item.start == -1)
         parsed.shape.append(max(0, -(-(hi - lo) // step)))
     elif item._data.type.dtype in (dtypes.bool_, dtypes.uint8):
         _take_mask(parsed, item, shape)

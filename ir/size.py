@@ -9,8 +9,8 @@ In a special case, a batch of one say, it can be done as in a usual one: sizes a
 only their names were known, and that others are not is no condition. All other answers are those of the case itself.
 
 Questions may ask for less: a choice that only speed depends on stands for sizes some times larger or smaller too (`at_least`, `roughly`),
-a no that is always right is no condition (`surely`), and where it is none that two sizes differ, their order is not a strict one (`beyond`,
-`in_order`).
+a no that is always right is no condition (`surely`, `evenly`), and where it is none that two sizes differ, their order is not a strict
+one (`beyond`, `in_order`). Where other cases are known, sizes are equal only if they are so in all of them.
 
 Unequal polynomials hash differently, also when their values agree: a table that would have found an equal number may miss it. Tables
 of what is there already may be searched with sizes, tables whose misses mean something else may not.
@@ -35,10 +35,11 @@ Number = "int | Size"
 class Sizes:
     """The unknowns of one computation, the quotients made from them, and the conditions under which it holds."""
 
-    def __init__(self, special: bool = False, exact: bool = False) -> None:
-        self.exact = exact
+    def __init__(self, special: bool = False, exact: bool = False, of_data: bool = False) -> None:
+        self.exact, self.of_data = exact, of_data  # of samples and steps alone, not of weights
         self.cases: list[dict[str, int]] = [{}] if special else []  # the unknowns, quotients included, in others that are known
         self.usual = self.cases[0] if special else None             # and in a usual one
+        self.by_name = special          # whether it was taken to be no condition that sizes differ
         self.unknowns: list[Size] = []
         self.known: dict[Polynomial, Size] = {}
         self.quotients: dict[tuple[str, Any, Any], Size] = {}
@@ -94,8 +95,12 @@ class Sizes:
         difference = _sum(a.polynomial, _polynomial(b), -1)
         if all(not monomial for monomial, _ in difference):
             return holds  # a constant: it is so in every case
-        if operator == "==" and self.usual is not None and not self.has_rest(difference) and (not holds or _at(difference, self.usual)):
-            return False
+        if operator == "==" and not self.has_rest(difference):
+            if self.usual is not None and (not holds or _at(difference, self.usual)):
+                return False
+            if holds and any([_at(difference, case) for case in self.cases]):
+                self.by_name = True
+                return False
         self.answers[difference, operator, holds] = None
         return holds
 
@@ -373,6 +378,14 @@ def at_least(number: Any, bound: Any) -> bool:
     return bound.sizes.choose(number, bound) if bound.__class__ is Size else number >= bound
 
 
+def long_enough(number: Any, bound: Any) -> bool:
+    """`at_least` for sizes of data: that of a weight decides more. A sequence of one is computed as longer ones are, a kernel of one is
+    not."""
+    if number.__class__ is Size and not number.sizes.of_data:
+        return bool(number >= bound)
+    return at_least(number, bound)
+
+
 def roughly(number: Any) -> int:
     """The value of a size (from 0 on) by which memory is saved: it stands for smaller ones, and those up to `ABOVE` times larger."""
     if number.__class__ is not Size:
@@ -392,6 +405,27 @@ def surely(number: Any, bound: Any) -> bool:
         if a.__class__ is Size and (a.sizes.has_rest(a.polynomial) or not a.sizes.everywhere(number, bound)):
             return False
     return bool(number >= bound)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger one: not which one it is is asked, where one is never the smaller."""
+    return a if surely(a, b) else b if surely(b, a) else max(a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller one, asked for like `maximum`."""
+    return a if surely(b, a) else b if surely(a, b) else min(a, b)
+
+
+def evenly(number: Any, parts: Any) -> bool:
+    """Whether a number can be divided so, where a no is always right: only a yes is a condition, and only said where it is one in all cases
+    that are known."""
+    rest = number % parts
+    if rest.__class__ is not Size or rest.sizes.exact:
+        return bool(rest == 0)
+    if rest.value or any([evaluated(rest, case) for case in rest.sizes.cases]):
+        return False
+    return bool(rest == 0)
 
 
 def beyond(number: Any, bound: Any) -> bool:

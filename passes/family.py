@@ -128,6 +128,19 @@ def _unlike(member: Numbers, numbers: Numbers) -> int:
     return sum([a > 2 and a != b for a, b in zip(member, numbers, strict=True)])
 
 
+def _of_other_weights(graph: Graph, member: Numbers, numbers: Numbers) -> bool:
+    """Whether the weights of a graph have other sizes than a member's."""
+    from treadle.passes.imagine import weights_of
+    weights = set(weights_of(graph))
+    start = 0
+    for value in graph.inputs:
+        stop = start + len(value.type.shape)
+        if value in weights and member[start:stop] != numbers[start:stop]:
+            return True
+        start = stop
+    return False
+
+
 class Family:
     """Graphs that differ in sizes alone: the numbers of some, which of them were seen to differ, and templates for those."""
 
@@ -173,11 +186,12 @@ class Family:
             found = imagined(graph, numbers)
             if found is None:
                 return None
-            other, sizes = found
+            others, sizes = found
             if min(sizes) > FEW and len(graph.nodes) < MANY_NODES:
                 return None
-            varies = {i for i, (a, b) in enumerate(zip(other, numbers, strict=True)) if a != b}
-            template = Template(graph, [numbers, other], varies, plan, imagined=True)  # its sizes are not equal by chance
+            members = [*others[:-1], numbers, others[-1]]
+            varies = {i for i, column in enumerate(zip(*members, strict=True)) if len(set(column)) > 1}
+            template = Template(graph, members, varies, plan, imagined=True)  # its sizes are not equal by chance
         except UNPLANNABLE:
             return None
         return self._kept(template).program(numbers) or None
@@ -190,6 +204,8 @@ class Family:
         small = any([b <= 2 < a for a, b in zip(like, numbers, strict=True)])
         if ALONE or not (small or (special and _unlike(like, numbers))) or self.made_special == MAX_TEMPLATES:
             return None
+        if _of_other_weights(graph, like, numbers):
+            return None  # a kernel of one element is more than a special case
         self.made_special += 1
         from treadle.passes.template import Template
         try:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from treadle.ir.dtypes import by_name
 from treadle.ir.kernel import RUNTIME, ZERO, Kernel, argument_layout, may_fail
-from treadle.ir.size import Size, at_least, surely
+from treadle.ir.size import Size, at_least, maximum, minimum, surely
 from treadle.passes.program import BufferInfo, GemmStep, GroupStep, HostStep, KernelStep, Program, Ref, RoutineStep, Step, step_refs
 
 SMALL = 64 << 10     # bytes of an operand
@@ -129,7 +129,7 @@ class _Later:
                 return
         last = pieces[-1] if pieces else None
         if last is not None and (last[0] == span.high or len(pieces) == MOST_SPANS):  # the parts of a stack come in order
-            last[:] = [min(last[0], span.low), max(last[1], span.high), max(last[2], number)]
+            last[:] = [minimum(last[0], span.low), maximum(last[1], span.high), max(last[2], number)]
         else:
             pieces.append([span.low, span.high, number])
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from treadle.ir.graph import Node
-from treadle.ir.size import Size, beyond, in_order, surely, usually
+from treadle.ir.size import Size, beyond, evenly, in_order, surely, usually
 from treadle.ir.types import Shape
 
 MANY = 2  # sizes beyond it are what they are called, not what is repeated or left out
@@ -101,7 +101,7 @@ class Axes:
 
     def split(self, axis: int, inner: int) -> bool:
         """axis := outer * inner + rest. False when it may not be split."""
-        if axis in self.frozen or self.size[axis] % inner:
+        if axis in self.frozen or not evenly(self.size[axis], inner):
             return False
         high, low = self.new(self.size[axis] // inner), self.new(inner)
         self.became[axis] = Expr(0, ((high, inner), (low, 1)))
@@ -177,12 +177,12 @@ def _placed(const: int, terms: list[tuple[int, int, int]], shape: Shape, split: 
         const, rest = (0, const) if surely(const, 0) and surely(n, const + 1) else (const // n, const % n)
         top = rest
         for axis, c, size, sign in signed:
-            if c % n == 0:
+            if evenly(c, n):
                 carry.append((axis, c // n, size, sign))
                 continue
             reach = c * size
             if reach != n and beyond(reach, n):
-                if n % c == 0 and size % (n // c) == 0 and split(axis, n // c):
+                if evenly(n, c) and evenly(size, n // c) and split(axis, n // c):
                     return 0
                 if c * (size - 1) + top >= n:
                     return None

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from treadle.ir.dtypes import FLOAT
 from treadle.ir.graph import Node, Value
 from treadle.ir.op import Kind
-from treadle.ir.size import at_least
+from treadle.ir.size import at_least, long_enough
 from treadle.passes.demand import is_view
 from treadle.passes.index import Axes, Expr, Index, linearize, memory_index, suffix_strides, view_index
 from treadle.passes.program import MOST_DIGITS, SHORTEST_ACROSS, SHORTEST_LINE, Windows
@@ -129,12 +129,12 @@ def _are_windows(rows: tuple[tuple[int, int], ...], columns: tuple[tuple[int, in
 
 def _are_lines(columns: tuple[tuple[int, int], ...]) -> bool:
     length, step = columns[-1]
-    return step in (1, 2) and length >= SHORTEST_LINE
+    return step in (1, 2) and long_enough(length, SHORTEST_LINE)
 
 
 def _are_lines_across(rows: tuple[tuple[int, int], ...]) -> bool:
     length, step = rows[-1]
-    return step == 1 and length >= SHORTEST_LINE and at_least(length, SHORTEST_ACROSS)
+    return step == 1 and long_enough(length, SHORTEST_LINE) and at_least(length, SHORTEST_ACROSS)
 
 
 def _runs_along(operand: Operand) -> bool:

@@ -80,7 +80,7 @@ class KernelStep:
     nodes: tuple[Node, ...] = ()
 
 
-# The kernels put vectors together from pieces of lines that have at least so many elements.
+# The kernels put vectors together from pieces of lines that have at least so many elements; of single ones they take one after another.
 SHORTEST_LINE = 2
 # Along rows they are transposed on the way, which only longer lines are worth.
 SHORTEST_ACROSS = 8

@@ -21,32 +21,36 @@ from treadle.passes.family import UNPLANNABLE, Numbers, Unfit, with_numbers
 from treadle.passes.program import Program
 from treadle.passes.recipe import Recipe
 
-
 Column = tuple[int, ...]
+CHANCE = "sizes that happen to be equal"
 
 
 class Template:
     """What planning gave for the last of some members of a family, as a function of its numbers. `varies`: positions of those not taken
-    as fixed. `special`: it is planned as the member before it; `imagined`: it is planned for that one."""
+    as fixed. `special`: it is planned as the member before it; `imagined`: it is planned for that one, all others are cases to look at."""
 
     def __init__(self, graph: Graph, members: Sequence[Numbers], varies: set[int], plan: Callable[[Graph], Program],
                  special: bool = False, imagined: bool = False) -> None:
         columns = list(zip(*members, strict=True))
         varying = {columns[i] for i in varies}
         ruled = _met_as_results(graph, columns)
+        cases = len(members) if imagined else 1 + special
         while True:
-            sizes = Sizes(special, exact=family.ALONE)
+            sizes = Sizes(special, exact=family.ALONE, of_data=imagined)
             given = sorted(varying - ruled, key=lambda column: column[::-1])
-            numbers = _Numbers(columns, varying, _unknowns(sizes, given, 1 + (special or imagined)), sizes.cases)
+            numbers = _Numbers(columns, varying, _unknowns(sizes, given, cases), sizes.cases)
             unknown_graph = with_numbers(graph, numbers, numbers.results)
             if not numbers.missed:
                 break
             ruled -= numbers.missed
         by_name = numbers.by_name and not family.ALONE
         if special and not by_name:
-            raise Unfit("sizes that happen to be equal")
-        self._recipe = Recipe(sizes, numbers.found, plan(unknown_graph), by_name)
-        self.special = sizes.special
+            raise Unfit(CHANCE)
+        program = plan(unknown_graph)
+        if sizes.by_name and not by_name:
+            raise Unfit(CHANCE)
+        self._recipe = Recipe(sizes, numbers.found, program, by_name)
+        self.special = sizes.special and cases < 3  # what is so in three cases is not so by chance
         sizes.forget()
 
     def program(self, numbers: Numbers) -> Program | Literal[False] | None:
@@ -82,7 +86,7 @@ class _Numbers:
 
     def results(self, op: Op, operands: tuple[TensorType, ...], attrs: tuple[Any, ...], given: list[TensorType]) -> list[TensorType]:
         try:
-            shapes = [made.shape for made in result_types(op, operands, attrs)]
+            shapes: list[tuple[Any, ...]] = [made.shape for made in result_types(op, operands, attrs)]
         except UNPLANNABLE:
             shapes = []
         if [len(s) for s in shapes] != [len(old.shape) for old in given]:
@@ -103,7 +107,8 @@ class _Numbers:
     def _right(self, ruled: Any, column: Column) -> bool:
         """Whether it is what stood there in all cases that are known."""
         if ruled.__class__ is Size:
-            return ruled.value == column[-1] and all([evaluated(ruled, case) == n for case, n in zip(self.cases, column[-2::-1], strict=False)])
+            others = zip(self.cases, column[-2::-1], strict=False)
+            return ruled.value == column[-1] and all([evaluated(ruled, case) == n for case, n in others])
         return column == (ruled,) * len(column)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from treadle.ir.graph import Node, Value
+from treadle.ir.size import evenly
 from treadle.passes.index import Axes, Expr, Guard, Index, by_coefficient, covers, linearize
 
 
@@ -78,7 +79,7 @@ class Unit:
         expr = self.axes.resolve(place)
         if not expr.terms or any([c.__class__ is int and c % 2 for _, c in expr.terms]):
             return False  # before anything is asked about sizes
-        if expr.const not in (0, 1) or numel % 2 or any([c % 2 for _, c in expr.terms]):
+        if expr.const not in (0, 1) or not evenly(numel, 2) or not all([evenly(c, 2) for _, c in expr.terms]):
             return False
         half = Expr(0, tuple([(axis, c // 2) for axis, c in expr.terms]))
         return covers(self.axes, (half,), (numel // 2,), self.parallel_atoms() + self.reduce_atoms())

@@ -15,6 +15,7 @@ from treadle.ir.batching import BatchedCall
 from treadle.ir.op import Field, Kind, declare
 from treadle.ir.ops.common import in_float32, need_number, zeros
 from treadle.ir.ops.matmul import transposed
+from treadle.ir.size import at_least, maximum, surely
 from treadle.ir.types import Shape, TensorType
 
 Types = tuple[TensorType, ...]
@@ -101,12 +102,12 @@ def _check_output(name: str, x: TensorType, w: Shape, y: TensorType, stride: Int
 def _padded(b: Any, x: Any, low: Ints, high: Ints) -> Any:
     """x with zeros around its spatial axes; negative widths crop."""
     shape, ones = x.type.shape, (1,) * x.type.ndim
-    if any(p < 0 for p in (*low, *high)):
-        starts = (0, 0, *[max(0, -p) for p in low])
-        stops = (*shape[:2], *[n - max(0, -p) for n, p in zip(shape[2:], high, strict=True)])
+    if not all([surely(p, 0) for p in (*low, *high)]):
+        starts = (0, 0, *[maximum(-p, 0) for p in low])
+        stops = (*shape[:2], *[n - maximum(-p, 0) for n, p in zip(shape[2:], high, strict=True)])
         x = b.slice(x, starts, stops, ones)
-    if any(p > 0 for p in (*low, *high)):
-        x = b.pad(x, 0.0, (0, 0, *[max(0, p) for p in low]), (0, 0, *[max(0, p) for p in high]))
+    if not all([surely(0, p) for p in (*low, *high)]):
+        x = b.pad(x, 0.0, (0, 0, *[maximum(p, 0) for p in low]), (0, 0, *[maximum(p, 0) for p in high]))
     return x
 
 
@@ -140,7 +141,7 @@ def _forward(b: Any, xp: Any, w: Any, out: Ints, stride: Ints, dilation: Ints, g
         return _depthwise(b, xp, b.flip(w, tuple(range(2, w.type.ndim))) if turned else w, out, stride, dilation, groups, origin)
     rows, places = depth * math.prod(kernel), math.prod(out)
     weights = b.reshape(w, (groups, o // groups, rows))
-    if n != 1 and places < FEW_PLACES:
+    if n != 1 and not at_least(places, FEW_PLACES):
         windows = _windows(b, xp, kernel, out, stride, dilation, True, turned, origin)
         y = b.matmul(weights, b.reshape(windows, (groups, rows, n * places)))
         return b.reshape(b.permute(b.reshape(y, (o, n, places)), (1, 0, 2)), (n, o, *out))

@@ -17,6 +17,7 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import Types, in_float32, need_float, need_number, not_implemented, zeros
+from treadle.ir.size import maximum, minimum
 from treadle.ir.types import Shape, TensorType
 
 Ints = tuple[int, ...]
@@ -64,7 +65,7 @@ def _pooled(x: TensorType, w: Windows) -> Shape:
 def _padded(b: Any, x: Any, value: Any, w: Windows) -> Any:
     shape = x.type.shape
     lead = (0,) * (len(shape) - w.rank)
-    high = tuple([max(0, r - p - n) for r, p, n in zip(w.reach, w.padding, shape[len(lead):], strict=True)])
+    high = tuple([maximum(r - p - n, 0) for r, p, n in zip(w.reach, w.padding, shape[len(lead):], strict=True)])
     return b.pad(x, value, lead + w.padding, lead + high) if any(w.padding) or any(high) else x
 
 
@@ -129,7 +130,7 @@ def _shifted(b: Any, g: Any, w: Windows, turn: Ints, counts: Ints) -> Any:
     """g[q - turn] for q < counts, 0 where there is no such window, with an axis of size 1 after every pooled one."""
     shape = g.type.shape
     lead = len(shape) - w.rank
-    held = [min(o, n - t) for o, n, t in zip(w.size, counts, turn, strict=True)]
+    held = [minimum(o, n - t) for o, n, t in zip(w.size, counts, turn, strict=True)]
     part = b.slice(g, (0,) * len(shape), shape[:lead] + tuple(held), (1,) * len(shape))
     high = tuple([n - t - h for n, t, h in zip(counts, turn, held, strict=True)])
     if any(turn) or any(high):
