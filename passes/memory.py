@@ -5,6 +5,9 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from itertools import accumulate
+from operator import add
+
+import numpy as np
 
 from treadle.ir.dtypes import by_name
 from treadle.ir.kernel import PARALLEL, argument_layout, may_fail
@@ -16,6 +19,7 @@ from treadle.passes.program import (
     HostStep,
     KernelStep,
     LoopStep,
+    Packing,
     Program,
     Ref,
     Step,
@@ -24,6 +28,7 @@ from treadle.passes.program import (
 )
 
 ALIGNMENT = 64
+SPARE = 1.02          # blocks are packed as for other sizes if that takes at most so much more
 BY_SIZE_LIMIT = 1500  # above this many temporaries, placing the biggest first (quadratic) gives way to order of use
 
 
@@ -34,10 +39,16 @@ def plan_memory(program: Program) -> Program:
 
 def place(program: Program) -> Program:
     """`plan_memory` of a program with lifetimes."""
-    buffers = program.buffers
-    sizes = [-(-max([buffers[b].nbytes for b in block.members]) // ALIGNMENT) * ALIGNMENT for block in program.blocks]
-    program.arena_bound = _bound(program.blocks, sizes, len(program.steps))
-    program.arena = _place(program, sizes)
+    buffers, blocks = program.buffers, program.packing.blocks
+    sizes = [-(-max([buffers[b].nbytes for b in block.members]) // ALIGNMENT) * ALIGNMENT for block in blocks]
+    bound = program.arena_bound = _bound(blocks, sizes, len(program.steps))
+    offsets = _packed_again(program.packing, sizes, bound)
+    if offsets is None:
+        offsets = _pack_by_size(program.packing, sizes, bound) if len(blocks) <= BY_SIZE_LIMIT else _pack_by_time(blocks, sizes)
+    for (_, _, members), offset in zip(blocks, offsets, strict=True):
+        for number in members:
+            buffers[number].offset = offset
+    program.arena = max(map(add, offsets, sizes), default=0)
     return program
 
 
@@ -48,7 +59,7 @@ def find_lifetimes(program: Program) -> Program:
     mark_lifetimes(program)
     program.safe = 1 + max((i for i, step in enumerate(program.steps) if may_fail_step(step)), default=-1)
     _reuse(program)
-    program.blocks = _blocks(program)
+    program.packing = Packing(_blocks(program))
     program.takers = _takers(program)
     return program
 
@@ -223,39 +234,53 @@ def _blocks(program: Program) -> list[Block]:
     return [Block(min(first), max(last), tuple(found)) for first, last, found in spans]
 
 
-def _place(program: Program, sizes: list[int]) -> int:
-    """Give every block, of so many bytes, the tightest gap that fits among those alive at the same time; the size of the arena."""
-    if len(sizes) <= BY_SIZE_LIMIT:
-        return _place_by_size(program, sizes)
-    return _place_by_time(program, sizes)
+def _packed_again(packing: Packing, sizes: list[int], bound: int) -> list[int] | None:
+    """Where blocks of so many bytes begin, each on top of the same one as last time; None if that does not do."""
+    if not packing.order:
+        return None
+    offsets, ends = [0] * len(sizes), [0] * len(sizes)
+    below = packing.below
+    for i in packing.order:
+        at = offsets[i] = ends[below[i]] if below[i] >= 0 else 0
+        ends[i] = at + sizes[i]
+    if max(ends) > SPARE * packing.ratio * bound:
+        return None
+    one, other = packing.apart
+    starts, stops = np.array(offsets), np.array(ends)
+    return None if ((starts[one] < stops[other]) & (starts[other] < stops[one])).any() else offsets
 
 
-def _place_by_size(program: Program, sizes: list[int]) -> int:
-    blocks = program.blocks
-    placed: list[tuple[int, int, int, int]] = []  # (offset, end, first, last)
-    arena = 0
-    for i in sorted(range(len(blocks)), key=lambda i: (-sizes[i], blocks[i].first)):
-        size, (first, last, members) = sizes[i], blocks[i]
-        at, best, gap = 0, -1, 1 << 62
-        for offset, end in [(o, e) for o, e, f, n in placed if f <= last and n >= first]:
+def _pack_by_size(packing: Packing, sizes: list[int], bound: int) -> list[int]:
+    """Give every block, of so many bytes, the tightest gap that fits among those alive at the same time."""
+    blocks = packing.blocks
+    placed: list[tuple[int, int, int, int, int]] = []  # (offset, end, first, last, number)
+    offsets, below, apart = [0] * len(blocks), [-1] * len(blocks), []
+    order = sorted(range(len(blocks)), key=lambda i: (-sizes[i], blocks[i].first))
+    for i in order:
+        size, (first, last, _) = sizes[i], blocks[i]
+        at, under, best, gap = 0, -1, (-1, -1), 1 << 62
+        for offset, end, other in [(o, e, k) for o, e, f, n, k in placed if f <= last and n >= first]:
+            apart.append((i, other))
             if size <= offset - at < gap:
-                best, gap = at, offset - at
+                best, gap = (at, under), offset - at
             if end > at:
-                at = end
-        offset = at if best < 0 else best
-        for number in members:
-            program.buffers[number].offset = offset
-        insort(placed, (offset, offset + size, first, last))
-        arena = max(arena, offset + size)
-    return arena
+                at, under = end, other
+        offset, below[i] = (at, under) if best[0] < 0 else best
+        offsets[i] = offset
+        insort(placed, (offset, offset + size, first, last, i))
+    packing.order, packing.below, packing.apart = order, below, np.array(apart, np.intp).reshape(-1, 2).T
+    packing.ratio = max(map(add, offsets, sizes), default=0) / max(bound, 1)
+    return offsets
 
 
-def _place_by_time(program: Program, sizes: list[int]) -> int:
+def _pack_by_time(blocks: list[Block], sizes: list[int]) -> list[int]:
     """First come, first served, from lists of freed pieces of exactly the same size."""
     free: dict[int, list[int]] = {}
     ends: dict[int, list[tuple[int, int]]] = {}
     arena = now = 0
-    for size, block in sorted(zip(sizes, program.blocks, strict=True), key=lambda item: item[1].first):
+    offsets = [0] * len(blocks)
+    for i in sorted(range(len(blocks)), key=lambda i: blocks[i].first):
+        size, block = sizes[i], blocks[i]
         while now < block.first:
             for offset, freed in ends.pop(now, ()):
                 free.setdefault(freed, []).append(offset)
@@ -265,10 +290,9 @@ def _place_by_time(program: Program, sizes: list[int]) -> int:
             offset = pieces.pop()
         else:
             offset, arena = arena, arena + size
-        for number in block.members:
-            program.buffers[number].offset = offset
+        offsets[i] = offset
         ends.setdefault(block.last, []).append((offset, size))
-    return arena
+    return offsets
 
 
 def _bound(blocks: list[Block], sizes: list[int], steps: int) -> int:

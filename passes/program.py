@@ -193,6 +193,19 @@ class Block(NamedTuple):
     members: tuple[int, ...]
 
 
+@dataclass(slots=True)
+class Packing:
+    """The blocks of a program, and how they were packed last, for programs that differ from it in sizes alone: the biggest first (`order`),
+    each on top of another one (`below`; -1: at the bottom), in so many times the bytes that must be alive at once. `apart`: pairs of blocks
+    that are alive at the same time."""
+
+    blocks: list[Block] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+    below: list[int] = field(default_factory=list)
+    apart: Any = None
+    ratio: float = 1.0
+
+
 class Taker(NamedTuple):
     """An output whose memory is first touched in step `first`, and inputs that are read there for the last time, just as it is written."""
 
@@ -212,7 +225,7 @@ class Program:
     outputs: list[int] = field(default_factory=list)
     scalars: list[ScalarInfo] = field(default_factory=list)
     safe: int = 0
-    blocks: list[Block] = field(default_factory=list)
+    packing: Packing = field(default_factory=Packing)
     takers: list[Taker] = field(default_factory=list)
     arena: int = 0
     arena_bound: int = 0

@@ -104,7 +104,7 @@ class Recipe:
         self._sizes: list[int] = []          # their rows
         self._places: dict[Any, Part] = {}   # of sizes and constants by id, of immutable parts by what they are made of
         parts = [self._part(p) for p in (program.steps, program.buffers, program.inputs, program.outputs, program.scalars, program.safe)]
-        parts += [self._constant(p) for p in (program.blocks, program.takers)]
+        parts += [self._constant(p) for p in (program.packing, program.takers)]
         self._make(Program, parts)
         self._close()
 

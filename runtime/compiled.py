@@ -322,13 +322,16 @@ class CompiledPlan:
     def _calls(self, step: KernelStep) -> list[_Call]:
         """One, or one for each sweep, with memory between them that is the plan's own."""
         launches = phases.launches(step.kernel, step.sizes)
+        if not phases.has_phases(step.kernel):
+            launch, = launches
+            return [_Call(_KERNELS["loop", step.kernel], step.arguments, launch.units, launch.grain)]
         partials = 0
         if launches[0].parts:
             self._partials.append(memory.allocate(phases.partial_bytes(step.kernel, step.sizes, launches[0].parts)))
             partials = self._partials[-1].ptr
         calls = []
         for launch in launches:
-            words = (launch.phase, launch.parts, launch.length, partials) if phases.has_phases(step.kernel) else ()
+            words = launch.phase, launch.parts, launch.length, partials
             calls.append(_Call(_KERNELS["loop", step.kernel], (*step.arguments, *words), launch.units, launch.grain))
         return calls
 
