@@ -12,7 +12,7 @@ import treadle
 from treadle import nn
 from treadle.nn import functional as F
 from treadle.nn.utils import rnn
-from treadle.runtime import recorder
+from treadle.runtime import engine, recorder
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((4, 5))
@@ -137,9 +137,13 @@ def test_adaptive_softmax_oracle() -> None:
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 @pytest.mark.parametrize("settings", [{}, {"num_layers": 2, "bidirectional": True}])
 @pytest.mark.parametrize("lengths", [[5, 3, 3, 1], [2, 5, 1, 4]])
-def test_packed_recurrent_oracle(kind: str, settings: dict[str, Any], lengths: list[int]) -> None:
+@pytest.mark.parametrize("padding", [0, 3])
+def test_packed_recurrent_oracle(kind: str, settings: dict[str, Any], lengths: list[int], padding: int,
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padded within, and run by run of steps with equally many sequences."""
     import torch
 
+    monkeypatch.setattr("treadle.nn.rnn.MOST_PADDING", padding)
     theirs = getattr(torch.nn, kind)(3, 4, batch_first=True, **settings).double()
     ours = getattr(nn, kind)(3, 4, batch_first=True, **settings).double()
     ours.load_state_dict({k: treadle.tensor(v.numpy()) for k, v in theirs.state_dict().items()})
@@ -154,6 +158,30 @@ def test_packed_recurrent_oracle(kind: str, settings: dict[str, Any], lengths: l
     compare(run, RNG.standard_normal((4, 5, 3)))
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         close(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("settings", [{}, {"proj_size": 3, "bidirectional": True}])
+def test_lengths_of_packed_sequences_make_no_difference_to_the_program(settings: dict[str, Any]) -> None:
+    """Every sequence is computed as if it were alone, and other lengths compile nothing."""
+    treadle.compiler.reset()
+    layer = nn.LSTM(4, 6, num_layers=2, batch_first=True, **settings)
+    kernels = []
+    for lengths in ([7, 5, 5, 2], [6, 6, 4, 1], [9, 8, 3], [4, 4, 4, 4, 3], [8, 2, 2, 2, 1, 1]):
+        x = treadle.tensor(RNG.standard_normal((len(lengths), max(lengths), 4)).astype(np.float32))
+        before = engine.counters["kernels"]
+        for _ in range(3):
+            layer.zero_grad()
+            out, (h, c) = layer(rnn.pack_padded_sequence(x, lengths, batch_first=True))
+            (out.data.square().mean() + h.sum() + c.square().sum()).backward()
+            assert layer.weight_ih_l0.grad is not None
+            layer.weight_ih_l0.grad.tolist()
+        kernels.append(engine.counters["kernels"] - before)
+        padded, _ = rnn.pad_packed_sequence(out, batch_first=True)
+        for i, n in enumerate(lengths):
+            alone, (h1, c1) = layer(x[i:i + 1, :n])
+            for got, want in ((padded[i:i + 1, :n], alone), (h[:, i:i + 1], h1), (c[:, i:i + 1], c1)):
+                close(got, want, 1e-5)
+    assert kernels[0] and not any(kernels[1:]) and layer.weight_ih_l0.grad.isfinite().all()
 
 
 def test_packing() -> None:

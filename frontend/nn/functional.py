@@ -450,23 +450,26 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
 
 
 def _rnn_layer(mode: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,
-               b_hh: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+               b_hh: Tensor | None, reverse: bool, ends: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
     """One direction of one recurrent layer: x (T, N, I), h0 (N, H or P), c0 (N, H) for LSTM -> outputs (T, N, H), last h, last c.
 
-    `mode` is "RNN_TANH", "RNN_RELU", "LSTM" or "GRU". Recorded as one op, whatever the length (at least 1).
+    `mode` is "RNN_TANH", "RNN_RELU", "LSTM" or "GRU". Recorded as one op, whatever the length (at least 1). `ends` (N): the last states
+    are those in these rows of (T * N, H).
     """
     weights = (w_ih, w_hh) if b_ih is None else (w_ih, w_hh, b_ih, b_hh)
     # What the backward pass would otherwise compute again is an extra result.
     save = treadle.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h0, c0, *weights))
     if mode == "LSTM":
-        ys, h, c, *_ = ops.lstm_layer(x, h0, c0, *weights, reverse=reverse, save=save)
-        return ys, h, c
+        ys, h, c, *saved = ops.lstm_layer(x, h0, c0, *weights, reverse=reverse, save=save or ends is not None)
+        if ends is None:
+            return ys, h, c
+        return ys, *[rows.flatten(0, 1).index_select(0, ends) for rows in (ys, saved[1])]
     if mode == "GRU":
         ys, h, *_ = ops.gru_layer(x, h0, *weights, reverse=reverse, save=save)
         ys, h = ys.to(h0.dtype), h.to(h0.dtype)  # under autocast the state's type is the wider one
     else:
         ys, h, *_ = ops.rnn_layer(x, h0, *weights, nonlinearity=mode[4:].lower(), reverse=reverse, save=save)
-    return ys, h, None
+    return ys, h if ends is None else ys.flatten(0, 1).index_select(0, ends), None
 
 
 def _packed_rnn_layer(mode: str, x: Tensor, h0: Tensor, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None,

@@ -12,10 +12,12 @@ from treadle.nn import functional as F
 from treadle.nn import init
 from treadle.nn.module import Module
 from treadle.nn.parameter import Parameter
-from treadle.nn.utils.rnn import PackedSequence
+from treadle.nn.utils.rnn import PackedSequence, PaddedRows
 from treadle.runtime.recorder import STATE
 from treadle.tensor import Tensor
 
+# Packed sequences are padded if that makes at most so many times more steps of them: then their lengths make no difference to the program.
+MOST_PADDING = 3
 _GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 
 
@@ -170,14 +172,20 @@ class RNNBase(Module):
             self.check_hidden_size(state, shape)
         if input.sorted_indices is not None:
             states = [s.index_select(1, input.sorted_indices) for s in states]
-        x, last = self._layers(x, states, directions, sizes)
+        if self.mode != "RNN_RELU" and len(sizes) * sizes[0] <= MOST_PADDING * sum(sizes):  # what grows may overflow behind the end
+            rows = PaddedRows(sizes, x.device)
+            x, last = self._layers(rows.padded(x), states, directions, rows=rows)
+            x = rows.packed(x)
+        else:
+            x, last = self._layers(x, states, directions, sizes)
         finals = [treadle.stack(parts) for parts in last]
         if input.unsorted_indices is not None:
             finals = [s.index_select(1, input.unsorted_indices) for s in finals]
         return input._replace(data=x), finals
 
-    def _layers(self, x: Tensor, states: list[Tensor], directions: int,
-                sizes: list[int] | None = None) -> tuple[Tensor, list[list[Tensor]]]:
+    def _layers(self, x: Tensor, states: list[Tensor], directions: int, sizes: list[int] | None = None,
+                rows: PaddedRows | None = None) -> tuple[Tensor, list[list[Tensor]]]:
+        """All of them on (T, N, I), of which `rows` are sequences, or on packed rows, of which `sizes` are steps."""
         last: list[list[Tensor]] = [[] for _ in states]
         for layer in range(self.num_layers):
             outputs = []
@@ -186,15 +194,17 @@ class RNNBase(Module):
                 weights = [getattr(self, name) for name in self._all_weights[place]]
                 bias = weights[2:4] if self.bias else [None, None]
                 c0 = states[1][place] if self.mode == "LSTM" else None
-                inner, h0, matrices = x, states[0][place], weights[:2]
+                turned = direction == 1 and rows is not None  # backwards from each one's end
+                reverse = direction == 1 and not turned
+                inner, h0, matrices = rows.turned(x) if rows is not None and turned else x, states[0][place], weights[:2]
                 if self.proj_size:
-                    inner, h0, matrices = _unprojected(x, h0, weights, direction == 1, sizes)
-                given = (self.mode, inner, h0, c0, *matrices, bias[0], bias[1], direction == 1)
-                run = F._rnn_layer if sizes is None else partial(F._packed_rnn_layer, sizes=sizes)
+                    inner, h0, matrices = _unprojected(inner, h0, weights, reverse, sizes)
+                given = (self.mode, inner, h0, c0, *matrices, bias[0], bias[1], reverse)
+                run = partial(F._rnn_layer, ends=rows and rows.ends) if sizes is None else partial(F._packed_rnn_layer, sizes=sizes)
                 y, h, c = run(*given)
                 if self.proj_size:
                     y, h = F.linear(y, weights[-1]), F.linear(h, weights[-1])
-                outputs.append(y)
+                outputs.append(rows.turned(y) if rows is not None and turned else y)
                 for parts, value in zip(last, (h, c), strict=False):
                     parts.append(value)  # type: ignore[arg-type]
             x = outputs[0] if directions == 1 else treadle.cat(outputs, -1)

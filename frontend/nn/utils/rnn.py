@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import treadle
 from treadle.tensor import Tensor
 
@@ -67,6 +69,42 @@ class PackedSequence(NamedTuple):
     @property
     def is_cuda(self) -> bool:
         return self.data.is_cuda
+
+
+class PaddedRows:
+    """Where the rows of a PackedSequence with these `batch_sizes` lie in a padded sequence (T, N, F), whose shape does not tell which
+    sequence ends where: programs for it are the same for all lengths.
+
+    steps: T, batch: N, ends (N): which row of (T * N, F) is the last of each sequence.
+    """
+
+    def __init__(self, batch_sizes: Sequence[int], device: Any) -> None:
+        sizes = np.array(batch_sizes, np.int64)
+        self.steps, self.batch, self.device = len(sizes), int(sizes[0]), device
+        step, number = np.indices((self.steps, self.batch))
+        there = number < sizes[:, None]
+        lengths = there.sum(0)
+        starts = np.cumsum(sizes) - sizes
+        self._fill = self._rows(np.where(there, starts[:, None] + number, sizes.sum()))  # the row behind the last is of zeros
+        self._kept = self._rows(np.flatnonzero(there))
+        self._turned = self._rows(np.where(there, lengths - 1 - step, step) * self.batch + number)
+        self.ends = self._rows((lengths - 1) * self.batch + np.arange(self.batch))
+
+    def _rows(self, places: np.ndarray) -> Tensor:
+        return treadle.tensor(places.reshape(-1), device=self.device)
+
+    def padded(self, rows: Tensor) -> Tensor:
+        """(sum of lengths, F) -> (T, N, F), with zeros behind the end of a sequence."""
+        nothing = treadle.zeros((1, rows.size(-1)), dtype=rows.dtype, device=rows.device)
+        return treadle.cat([rows, nothing]).index_select(0, self._fill).reshape(self.steps, self.batch, rows.size(-1))
+
+    def packed(self, x: Tensor) -> Tensor:
+        """(T, N, F) -> (sum of lengths, F)."""
+        return x.reshape(-1, x.size(-1)).index_select(0, self._kept)
+
+    def turned(self, x: Tensor) -> Tensor:
+        """(T, N, F) with each sequence backwards, in its own steps."""
+        return x.reshape(-1, x.size(-1)).index_select(0, self._turned).reshape(x.shape)
 
 
 def invert_permutation(permutation: Tensor | None) -> Tensor | None:
