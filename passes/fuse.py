@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.kernel import INTEGER_FAULTS
-from treadle.ir.size import at_least
+from treadle.ir.size import at_least, usually
 from treadle.passes.attention import attention_operands, has_numbers, is_attention
 from treadle.passes.cost import EXPENSIVE, Cost, costs
 from treadle.passes.demand import (
@@ -34,6 +34,7 @@ MAX_LOADS = 18
 MAX_STORES = 8
 # Instructions for operands that a cat takes in turn, and that are chosen among for each element: a product of complex numbers has so many.
 MOST_IN_TURN = 6
+SHORT_LINES = 4  # elements; what joins lines no longer than this is not read in reductions
 
 
 class Fuser:
@@ -188,6 +189,8 @@ class Fuser:
             return False
         assert node.op is not None
         if node.op.name == "cat" and len(node.inputs) > MAX_INLINE_CAT:
+            return False
+        if unit.reduce and _joins_short_lines(node):
             return False
         if site.guard and (is_reduce(node) or node.op.name in GATHERS or node.op.name in INTEGER_FAULTS):
             return False
@@ -514,6 +517,14 @@ def _interleaves(node: Node) -> bool:
     """Whether a cat puts single elements in turn: parts of complex numbers, a stack along a last axis."""
     dim = node.attr("dim")
     return len(node.inputs) <= MAX_STORES and dim == len(node.out.shape) - 1 and all([v.shape[dim] == 1 for v in node.inputs])
+
+
+def _joins_short_lines(node: Node) -> bool:
+    """Whether a view joins lines of a few elements, the windows of a pooling, say: a sweep over it would go line by line, and reductions
+    sweep several times."""
+    assert node.op is not None
+    x = node.inputs[0].shape if node.op.name == "reshape" else ()
+    return bool(x) and x[-1].__class__ is int and 1 < x[-1] <= SHORT_LINES and x[-1] < usually(node.out.shape[-1] if node.out.shape else 0)
 
 
 def _product(sizes: tuple[int, ...]) -> int:

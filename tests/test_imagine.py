@@ -12,9 +12,11 @@ import treadle
 import treadle.nn.functional as F
 from treadle import nn
 from treadle.ir.graph import Graph
+from treadle.ir.kernel import REDUCE
 from treadle.passes import imagine, member, pipeline
 from treadle.passes.family import skeleton
 from treadle.passes.pipeline import steps_of
+from treadle.passes.program import KernelStep, walk
 from treadle.runtime import engine
 
 MANY = 16  # ops of a graph that is looked at
@@ -297,3 +299,11 @@ def test_what_is_planned_for_many_serves_the_few_it_was_made_for(monkeypatch: py
             with treadle.no_grad():
                 loss(*resized(data, n)).item()
     assert sum(count > 100 for count in planned) == 1
+
+
+def test_reductions_do_not_sweep_over_windows_of_two() -> None:
+    """The gradient of a pooling is put together once, in memory, not again in every sweep of batch norm's."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+    program = treadle.inspect(lambda x: treadle.autograd.grad(squares(model, x), list(model.parameters())), vectors(2, 3, 8, 8)).program
+    sweeping = [step for step in walk(program.steps) if isinstance(step, KernelStep) and any(a.kind == REDUCE for a in step.kernel.axes)]
+    assert sweeping and all(step.sizes[-1] > 2 for step in sweeping)
