@@ -43,14 +43,27 @@ def imagined(graph: Graph, numbers: Sequence[int]) -> tuple[list[list[int]], lis
     others: list[list[int]] = []
     places = {v: i for i, v in enumerate(graph.inputs)}
     known = {places[v] for v in weights if v in places}
-    for i in [places[v] for v, axes in best.inputs.items() if len(axes) == 1 and v not in weights]:
-        graph = with_numbers(graph, iter(found))  # so that only what is a length has the size of one
-        longer = _longer(graph, i, known, sizes)
-        if longer is not None:
-            others = [*_uneven(longer, i), *others]
-            found = longer.numbers()
-            sizes += longer.become.items()
+    data = [places[v] for v, axes in best.inputs.items() if len(axes) == 1 and v not in weights and _is_sequence(v)]
+    current, failed = None, 0
+    while data and failed < MOST_STARTS:
+        if current is None:
+            current = with_numbers(graph, iter(found))  # so that only what is a length has the size of one
+        place = data.pop(0)
+        if {*current.inputs[place].type.shape[1:]} & {m for _, m in sizes}:
+            continue  # it has become longer with another one
+        longer = _longer(current, place, known, sizes)
+        if longer is None:
+            failed += 1
+            continue
+        others = [*_uneven(longer, place), *others]
+        found, current = longer.numbers(), None
+        sizes += longer.become.items()
     return [*others, found], [n for n, _ in sizes]
+
+
+def _is_sequence(data: Value) -> bool:
+    """Whether it may be of tokens (N, T), of vectors (N, T, D) or of channels (N, C, T)."""
+    return data.type.ndim == (3 if data.type.dtype.category == FLOAT else 2)
 
 
 def _other_batch(graph: Graph, weights: set[Value]) -> Member | None:
@@ -70,16 +83,14 @@ def _other_batch(graph: Graph, weights: set[Value]) -> Member | None:
 
 
 def _longer(graph: Graph, place: int, weights: set[int], changed: list[tuple[int, int]]) -> Member | None:
-    """With another length of sequences, of the input at this place: of tokens (N, T), of vectors (N, T, D) or of channels (N, C, T)."""
+    """With another length of sequences, of the input at this place."""
     data = graph.inputs[place]
     shape = data.type.shape
-    if len(shape) != (3 if data.type.dtype.category == FLOAT else 2):
-        return None
     far = max(shape) + 2 * prod([_step(node) for node in graph.nodes])  # what is left of them is more, too
-    axes = [i for i, n in enumerate(shape) if i and n and all([n != m for _, m in changed])]
+    axes = sorted([i for i, n in enumerate(shape) if i and n], key=lambda i: shape[i] == 1)  # one sample in many steps, if nothing else
     for least in (max(SHORTEST, far), 0, -HALVES):  # a table of positions may be shorter, or as long
         member = Member(graph, {graph.inputs[i] for i in weights}, EVERY, least, changed)
-        for axis in sorted(axes, key=lambda i: shape[i] == 1):  # one sample in many steps, if nothing else
+        for axis in axes:
             if member.change(data, axis, max(0, shape[axis] + least) if least < 0 else 0):
                 return member
     return None

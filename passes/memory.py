@@ -254,13 +254,14 @@ def _pack_by_size(packing: Packing, sizes: list[int], bound: int) -> list[int]:
     """Give every block, of so many bytes, the tightest gap that fits among those alive at the same time."""
     blocks = packing.blocks
     placed: list[tuple[int, int, int, int, int]] = []  # (offset, end, first, last, number)
-    offsets, below, apart = [0] * len(blocks), [-1] * len(blocks), []
+    offsets, below = [0] * len(blocks), [-1] * len(blocks)
+    apart: list[int] = []  # pairs
     order = sorted(range(len(blocks)), key=lambda i: (-sizes[i], blocks[i].first))
     for i in order:
         size, (first, last, _) = sizes[i], blocks[i]
         at, under, best, gap = 0, -1, (-1, -1), 1 << 62
         for offset, end, other in [(o, e, k) for o, e, f, n, k in placed if f <= last and n >= first]:
-            apart.append((i, other))
+            apart += (i, other)
             if size <= offset - at < gap:
                 best, gap = (at, under), offset - at
             if end > at:
@@ -268,7 +269,7 @@ def _pack_by_size(packing: Packing, sizes: list[int], bound: int) -> list[int]:
         offset, below[i] = (at, under) if best[0] < 0 else best
         offsets[i] = offset
         insort(placed, (offset, offset + size, first, last, i))
-    packing.order, packing.below, packing.apart = order, below, np.array(apart, np.intp).reshape(-1, 2).T
+    packing.order, packing.below, packing.apart = order, below, np.array(apart, np.int32).reshape(-1, 2).T
     packing.ratio = max(map(add, offsets, sizes), default=0) / max(bound, 1)
     return offsets
 
