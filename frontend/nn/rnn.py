@@ -186,6 +186,7 @@ class RNNBase(Module):
     def _layers(self, x: Tensor, states: list[Tensor], directions: int, sizes: list[int] | None = None,
                 rows: PaddedRows | None = None) -> tuple[Tensor, list[list[Tensor]]]:
         """All of them on (T, N, I), of which `rows` are sequences, or on packed rows, of which `sizes` are steps."""
+        ends = None if rows is None else rows.ends
         last: list[list[Tensor]] = [[] for _ in states]
         for layer in range(self.num_layers):
             outputs = []
@@ -200,7 +201,7 @@ class RNNBase(Module):
                 if self.proj_size:
                     inner, h0, matrices = _unprojected(inner, h0, weights, reverse, sizes)
                 given = (self.mode, inner, h0, c0, *matrices, bias[0], bias[1], reverse)
-                run = partial(F._rnn_layer, ends=rows and rows.ends) if sizes is None else partial(F._packed_rnn_layer, sizes=sizes)
+                run = partial(F._rnn_layer, ends=ends) if sizes is None else partial(F._packed_rnn_layer, sizes=sizes)
                 y, h, c = run(*given)
                 if self.proj_size:
                     y, h = F.linear(y, weights[-1]), F.linear(h, weights[-1])
