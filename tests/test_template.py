@@ -21,11 +21,11 @@ from treadle.ir.graph import Graph
 from treadle.ir.interpreter import DataError, run
 from treadle.ir.op import TABLE, result_types
 from treadle.ir.size import ABOVE, Size, Sizes, at_least, beyond, evaluated, in_order, roughly, surely
-from treadle.passes import pipeline
+from treadle.passes import memory, pipeline
 from treadle.passes.family import TEMPLATES, Family, Templates, Unfit, skeleton, with_numbers
 from treadle.passes.memory import plan_memory
 from treadle.passes.pipeline import compile_to_program, steps_of
-from treadle.passes.program import GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Program, RoutineStep, Step
+from treadle.passes.program import Block, GemmStep, GroupStep, HostStep, KernelStep, LoopStep, Packing, Program, RoutineStep, Step
 from treadle.passes.template import Template
 from treadle.runtime import compiled, engine
 from treadle.runtime.memory import array_of, own_copy
@@ -446,3 +446,24 @@ def test_random_programs_of_many_sizes(part: int) -> None:
                 found.append([[r.detach().tolist() for r in results], counts, world.values()])
             assert programs.close(found[0], found[2]), f"seed {seed}, {rows} rows\n{programs.source(seed)}"
     assert TEMPLATES.used > used and not TEMPLATES.failures
+
+
+def test_blocks_stand_where_they_stood_for_other_sizes() -> None:
+    """Nothing that is alive at the same time overlaps, and the arena is as near its bound, or blocks are packed anew."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        spans = [sorted(rng.integers(0, 40, 2).tolist()) for _ in range(60)]
+        packing = Packing([Block(first, last, (i,)) for i, (first, last) in enumerate(spans)])
+        widths = rng.integers(1, 50, 60)
+        again = 0
+        for scale, other in ((64, 64), (128, 128), (192, 64), (64, 6400)):
+            sizes = [int(w) * (scale if i % 2 else other) for i, w in enumerate(widths)]
+            bound = memory._bound(packing.blocks, sizes, 40)
+            offsets = memory._packed_again(packing, sizes, bound)
+            again += offsets is not None
+            if offsets is None:
+                offsets = memory._pack_by_size(packing, sizes, bound)
+            for i, (first, last) in enumerate(spans):
+                for j, (f, n) in enumerate(spans[:i]):
+                    assert f > last or n < first or offsets[i] + sizes[i] <= offsets[j] or offsets[j] + sizes[j] <= offsets[i]
+        assert again >= 1
