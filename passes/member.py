@@ -181,6 +181,8 @@ class Member:
             cut = enumerate(zip(shape, given, attrs["starts"], attrs["steps"], strict=True))
             return [i for i, (n, k, start, step) in cut if n == size and step == 1 and (n > 1 or (start == 0 and table))
                     and (n != k or (shape == given and n > 1 and table))]  # all of it is recorded only of what is cut
+        if node.op.name == "adaptive_sum_pool":  # a gradient is given the size of what was pooled
+            return [i for i, n in enumerate(shape) if n == size and i >= len(shape) - len(attrs["size"])]
         if ("shape" not in attrs and "size" not in attrs) or any([v.type.shape and not v.type.weak for v in node.inputs]):
             return []
         found = [i for i, n in enumerate(shape) if n == size]
@@ -307,8 +309,12 @@ class Member:
         for n, (m, times) in self.made[node].items():
             places = self._in_order(node, self._steps_last(self._makes(node, n)) if n == 1 else self._makes(node, n))
             for axis in places[:times]:
-                if "size" in attrs:
+                if attrs.get("size").__class__ is int:
                     attrs["size"] = m
+                    continue
+                if "size" in attrs:
+                    at = axis - (len(node.out.type.shape) - len(attrs["size"]))
+                    attrs["size"] = (*attrs["size"][:at], m, *attrs["size"][at + 1:])
                     continue
                 name = "stops" if "stops" in attrs else "shape"
                 start = attrs["starts"][axis] if name == "stops" else 0

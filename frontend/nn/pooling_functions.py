@@ -147,9 +147,9 @@ def _target(name: str, input: Tensor, rank: int, output_size: Any) -> tuple[int,
 
 
 def _blocks(input: Tensor, size: tuple[int, ...]) -> Windows | None:
-    """Adaptive windows as ordinary ones, where they divide the input."""
+    """Adaptive windows as ordinary ones, where they divide the input; not along sequences, whose programs are the same for all lengths."""
     sizes = tuple(input.shape[-len(size):])
-    if any(n % o for n, o in zip(sizes, size, strict=True)):
+    if (len(size) == 1 and size != sizes) or any(n % o for n, o in zip(sizes, size, strict=True)):
         return None
     kernel = tuple([n // o for n, o in zip(sizes, size, strict=True)])
     return Windows(kernel, kernel, (0,) * len(size), (1,) * len(size), size)

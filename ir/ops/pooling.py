@@ -17,7 +17,7 @@ from treadle.ir import dtypes
 from treadle.ir.dtypes import BOOL, FLOAT
 from treadle.ir.op import Kind, declare
 from treadle.ir.ops.common import Types, in_float32, need_float, need_number, not_implemented, zeros
-from treadle.ir.size import maximum, minimum
+from treadle.ir.size import Size, evenly, maximum, minimum
 from treadle.ir.types import Shape, TensorType
 
 Ints = tuple[int, ...]
@@ -356,16 +356,29 @@ def _adaptive_sum(b: Any, x: Any, size: Ints) -> Any:
     more = [a for a, count in enumerate(size, lead) if count > x.type.shape[a]]
     fewer = [a for a, count in enumerate(size, lead) if count < x.type.shape[a]]
     for axis in (*fewer, *reversed(more)):
+        n, count = x.type.shape[axis], size[axis - lead]
         along = axis == len(x.type.shape) - 1 and axis in fewer
-        x = (_line_sums if along else _row_sums)(b, x, axis, size[axis - lead])
+        if evenly(n, count) or evenly(count, n):
+            x = _block_sums(b, x, axis, n, count)
+        else:
+            x = (_line_sums if along else _row_sums)(b, x, axis, count)
     return x
+
+
+def _block_sums(b: Any, x: Any, axis: int, n: int, count: int) -> Any:
+    """Where windows are blocks without rest, or an element is in as many windows as any other."""
+    before, behind = x.type.shape[:axis], x.type.shape[axis + 1:]
+    if n > count:
+        return b.sum(b.reshape(x, (*before, count, n // count, *behind)), (axis + 1,), False, None)
+    repeated = b.expand(b.reshape(x, (*before, n, 1, *behind)), (*before, n, count // n, *behind))
+    return b.reshape(repeated, (*before, count, *behind))
 
 
 def _row_sums(b: Any, x: Any, axis: int, count: int) -> Any:
     """The rows of each window are looked up, and those behind its end left out: windows have one or two sizes."""
     shape, device = x.type.shape, x.type.device
     n, rest = shape[axis], shape[axis] % count
-    longest = n // count + (0 if not rest else 2 if count % rest else 1)
+    longest = n // count + (2 if rest.__class__ is Size else 0 if not rest else 2 if count % rest else 1)  # or one or two too many
     first, last = _bounds(b, b.iota(count, dtypes.int64, device), n, count)
     place = b.add(first, b.reshape(b.iota(longest, dtypes.int64, device), (longest, 1)))
     rows = b.index_select(x, b.minimum(place, n - 1), axis)
