@@ -195,6 +195,9 @@ def test_packing() -> None:
         rnn.pack_padded_sequence(treadle.ones(2, 1), [0])
     with pytest.raises(ValueError, match="total_length=2"):
         rnn.pad_packed_sequence(packed, total_length=2)
+    for sizes in ([3, 3], [2, 3], [5, 0], [3, 1], []):  # made by hand: more rows than there are, increasing, none, fewer, no steps
+        with pytest.raises(RuntimeError, match=r"GRU: expected batch_sizes of a PackedSequence .* but got .* for data of shape \[5, 4\]"):
+            nn.GRU(4, 6)(rnn.PackedSequence(treadle.ones(5, 4), treadle.tensor(sizes, dtype=treadle.int64)))
 
 
 @pytest.mark.oracle

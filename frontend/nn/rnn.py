@@ -164,6 +164,9 @@ class RNNBase(Module):
         if x.dim() != 2 or x.size(-1) != self.input_size:
             raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.size(-1)}")
         sizes = [int(n) for n in input.batch_sizes.tolist()]
+        if not sizes or sizes[-1] < 1 or sizes != sorted(sizes, reverse=True) or sum(sizes) != x.size(0):
+            raise RuntimeError(f"{type(self).__name__}: expected batch_sizes of a PackedSequence to be positive, in decreasing order, and "
+                               f"as many in all as data has rows, but got {sizes} for data of shape {list(x.shape)}")
         directions = 2 if self.bidirectional else 1
         expected = self._state_shapes(directions, sizes[0])
         if states is None:
@@ -195,9 +198,9 @@ class RNNBase(Module):
                 weights = [getattr(self, name) for name in self._all_weights[place]]
                 bias = weights[2:4] if self.bias else [None, None]
                 c0 = states[1][place] if self.mode == "LSTM" else None
-                turned = direction == 1 and rows is not None  # backwards from each one's end
-                reverse = direction == 1 and not turned
-                inner, h0, matrices = rows.turned(x) if rows is not None and turned else x, states[0][place], weights[:2]
+                turn = rows.turned if rows is not None and direction == 1 else None  # backwards from each one's end
+                reverse = direction == 1 and turn is None
+                inner, h0, matrices = x if turn is None else turn(x), states[0][place], weights[:2]
                 if self.proj_size:
                     inner, h0, matrices = _unprojected(inner, h0, weights, reverse, sizes)
                 given = (self.mode, inner, h0, c0, *matrices, bias[0], bias[1], reverse)
@@ -205,7 +208,7 @@ class RNNBase(Module):
                 y, h, c = run(*given)
                 if self.proj_size:
                     y, h = F.linear(y, weights[-1]), F.linear(h, weights[-1])
-                outputs.append(rows.turned(y) if rows is not None and turned else y)
+                outputs.append(y if turn is None else turn(y))
                 for parts, value in zip(last, (h, c), strict=False):
                     parts.append(value)  # type: ignore[arg-type]
             x = outputs[0] if directions == 1 else treadle.cat(outputs, -1)
